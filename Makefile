@@ -1,0 +1,42 @@
+# Every target sets up what it needs: system packages through apt where it may,
+# then a virtual environment in .venv.
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+PYTEST_WORKERS ?= 2
+
+.PHONY: setup demo test test-long lint format bench coverage clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml scripts/setup
+	scripts/setup $(VENV)
+	@touch $@
+
+demo: $(STAMP)
+	examples/fix-nginx/demo $(BIN)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not long" tests
+
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m long --timeout 14400 tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py
+
+coverage: $(STAMP)
+	scripts/coverage $(BIN)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist

@@ -1,0 +1,187 @@
+"""The channel between daemon and runner: length-prefixed frames with a JSON header.
+
+A frame is two big-endian 32-bit lengths, a JSON header (ASCII, an object) and a raw payload.
+Strings hold bytes that are not UTF-8 as surrogate escapes. Where both ends are local,
+descriptors ride with a frame's first byte (SCM_RIGHTS) and `fds` in the header counts them.
+
+Control connection (daemon -> runner main), one answer per request, in order:
+
+    {op: "hello"}                      -> {builder, limits: [str], version, uid, host}
+    {op: "run", fds: 1}   + job end    -> {}   (hands the job channel to a warm sandbox)
+    {op: "apply", fds: 1} + job end    -> {}   (hands the job channel to a new apply process)
+    {op: "pool", size: int}            -> {ready: int}
+    an error                           -> {error: {code, details}}
+
+A job channel is a socket pair of its own; the daemon keeps one end.
+
+Dry run. The daemon sends one frame, then may send {op: "cancel"}:
+
+    {op: "run", session, kind: "python"|"file"|"shell"|"command", name, path: str|null,
+     arguments: [str], script_size: int, stdin_size: int, cwd, run_as: str|null,
+     environment: {str: str},
+     limits: {wall_seconds, output_bytes, written_bytes, processes, memory_bytes, open_files, steps},
+     hide: [glob], scratch: [glob], policy_version, on_failure}   payload: script + stdin
+
+and receives, in order, ending with `end` or a closed channel (= the runner was lost):
+
+    {event: "started"}
+    {event: "output", stream: "stdout"|"stderr"}                      payload: bytes
+    {event: "exited", exit_code: int|null, signal: int|null,
+     stopped: null|"cancelled"|"wall_seconds"|"output_bytes"|"processes"|"memory_bytes",
+     duration, stdout_dropped: int, stderr_dropped: int, leftover: int}
+    {event: "blobs", blobs: [[sha256, size], ...]}                    payload: contents, in order
+    {event: "blob", sha256, size, fds: 1} + a read-only descriptor    (large contents)
+    {event: "plan", digest, seal, canonical_size, notes_size}         payload: canonical + notes
+    {event: "error", code, details}                                   (then no plan follows)
+    {event: "end"}
+
+`notes` is a JSON list with one object per step: {diff: str|null, binary, too_large}.
+`seal` proves to the runner, at apply, that it recorded this digest for this session.
+
+Apply. The daemon sends one frame and then answers each `need`:
+
+    {op: "apply", session, digest, seal}                              payload: canonical
+    <- {event: "need", sha256: [..]}
+    {op: "blobs", blobs: [[sha256, size], ...]} payload / {op: "blob", sha256, size, fds: 1}
+    <- {event: "step", index, applied: "done"|"failed"|"stale"|"skipped"}
+    <- {event: "error", code: "stale"|"apply_failed"|..., details}    (what stopped it)
+    <- {event: "end"}
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import os
+import socket
+import struct
+from typing import Any, Dict, List, Optional, Tuple
+
+LENGTHS = struct.Struct(">II")
+MAX_HEADER_BYTES = 4 * 1024 * 1024
+MAX_PAYLOAD_BYTES = 256 * 1024 * 1024
+MAX_DESCRIPTORS = 4
+
+Header = Dict[str, Any]
+
+
+class Closed(Exception):
+    """The other end of the channel is gone."""
+
+
+class RunnerError(Exception):
+    """A failure that the caller meets as the error `code` of wire/errors.py."""
+
+    def __init__(self, code: str, **details: object) -> None:
+        super().__init__(code, details)
+        self.code = code
+        self.details = details
+
+    def header(self) -> Header:
+        """The event that reports it."""
+        return {"event": "error", "code": self.code, "details": self.details}
+
+
+class Channel:
+    """Frames over a connected stream socket, blocking; owns the socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._buffer = bytearray()
+        self._descriptors: List[int] = []
+
+    def fileno(self) -> int:
+        """The socket's descriptor, for poll."""
+        return self.socket.fileno()
+
+    def close(self) -> None:
+        """Close the socket and every descriptor that was received and not taken."""
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors.clear()
+        self.socket.close()
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def send(self, header: Header, payload: bytes = b"", descriptors: Tuple[int, ...] = ()) -> None:
+        """Send one frame, all of it.
+
+        :raises Closed: the other end is gone.
+        """
+        if descriptors:
+            header = {**header, "fds": len(descriptors)}
+        encoded = json.dumps(header, separators=(",", ":")).encode("ascii")
+        data = LENGTHS.pack(len(encoded), len(payload)) + encoded
+        if len(payload) <= 65536:
+            data += payload
+            payload = b""
+        try:
+            if descriptors:
+                rights = array.array("i", descriptors)
+                sent = self.socket.sendmsg(
+                    [data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_NOSIGNAL
+                )
+                data = data[sent:]
+            if data:
+                self.socket.sendall(data, socket.MSG_NOSIGNAL)
+            if payload:
+                self.socket.sendall(payload, socket.MSG_NOSIGNAL)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise Closed from error
+
+    def receive(self) -> Tuple[Header, bytes, List[int]]:
+        """The next frame and its descriptors (the caller's from now on).
+
+        :raises Closed: the other end is gone, or sent no frame.
+        """
+        lengths = self._take(LENGTHS.size)
+        header_size, payload_size = LENGTHS.unpack(lengths)
+        if header_size > MAX_HEADER_BYTES or payload_size > MAX_PAYLOAD_BYTES:
+            raise Closed(f"a frame of {header_size} + {payload_size} bytes")
+        header = _parse(self._take(header_size))
+        payload = self._take(payload_size)
+        count = header.get("fds", 0)
+        if not isinstance(count, int) or not 0 <= count <= len(self._descriptors):
+            raise Closed("fewer descriptors than announced")
+        taken, self._descriptors = self._descriptors[:count], self._descriptors[count:]
+        return header, payload, taken
+
+    def pending(self) -> bool:
+        """Whether received bytes wait that `receive` has not used: poll would not tell."""
+        return bool(self._buffer)
+
+    def _take(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            try:
+                data, ancillary, _, _ = self.socket.recvmsg(
+                    max(65536, min(size - len(self._buffer), 1 << 20)),
+                    socket.CMSG_SPACE(MAX_DESCRIPTORS * 4),
+                    socket.MSG_CMSG_CLOEXEC,
+                )
+            except ConnectionResetError as error:
+                raise Closed from error
+            for level, kind, content in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    rights = array.array("i")
+                    rights.frombytes(content[: len(content) - len(content) % rights.itemsize])
+                    self._descriptors.extend(rights)
+            if not data:
+                raise Closed
+            self._buffer += data
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return taken
+
+
+def _parse(encoded: bytes) -> Header:
+    try:
+        header: Optional[Header] = json.loads(encoded)
+    except ValueError as error:
+        raise Closed("a frame whose header is no JSON") from error
+    if not isinstance(header, dict):
+        raise Closed("a frame whose header is no object")
+    return header

@@ -1,0 +1,160 @@
+"""The plan as the runner records and applies it, its canonical encoding and its digest.
+
+The canonical encoding is JSON with sorted keys, no spaces, ASCII only (bytes that are not
+UTF-8 as surrogate escapes), so that equal plans are equal bytes. The digest is the
+SHA-256 of it (P2). The daemon and the clients only ever parse these bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Dict, List, Optional, Tuple
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TreeSummary:
+    """A tree (or the appended part of a file) by number of entries, bytes and SHA-256."""
+
+    entries: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What is, or will be, at a path.
+
+    `type` is absent, file, directory, symlink, fifo, socket, character or block; `mode` the
+    permission bits; `sha256` of a file's content (null where it is too large to hash: then
+    `fingerprint` is inode, size, mtime and ctime); `target` of a symlink; `xattrs` name to
+    hex value (ACLs, capabilities and labels among them); `mtime_ns` only where it is promised;
+    `links` the number of hard links where it is more than one; `tree` for a directory that is
+    deleted or replaced as a whole.
+    """
+
+    type: str
+    mode: Optional[int] = None
+    uid: Optional[int] = None
+    gid: Optional[int] = None
+    size: Optional[int] = None
+    sha256: Optional[str] = None
+    target: Optional[str] = None
+    xattrs: Dict[str, str] = field(default_factory=dict)
+    mtime_ns: Optional[int] = None
+    links: Optional[int] = None
+    fingerprint: Optional[str] = None
+    tree: Optional[TreeSummary] = None
+
+
+ABSENT = FileState("absent")
+
+
+@dataclass(frozen=True)
+class FileStep:
+    """One file change. `path` is physical: no component of it was a symlink.
+
+    `change` is create, modify, append, delete, rename or metadata. For `append`, `appended`
+    is the added part (its content is the blob). `link_to` names a path of which the new file
+    is one more hard link. `scratch` steps are shown and not applied.
+    """
+
+    change: str
+    path: str
+    before: FileState
+    after: FileState
+    old_path: Optional[str] = None
+    appended: Optional[TreeSummary] = None
+    link_to: Optional[str] = None
+    scratch: bool = False
+    kind: str = "file"
+
+
+@dataclass(frozen=True)
+class BlockedStep:
+    """Something that was refused in the dry run, once per kind and destination."""
+
+    what: str
+    target: str
+    count: int
+    kind: str = "blocked"
+
+
+@dataclass(frozen=True)
+class StepNote:
+    """What a reader sees beside a step: a unified diff, or why there is none."""
+
+    diff: Optional[str] = None
+    binary: bool = False
+    too_large: bool = False
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Under whom a script runs, in the dry run and at apply."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: Tuple[int, ...]
+    umask: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The ordered steps of one dry run."""
+
+    session: str
+    target: Dict[str, str]
+    identity: Identity
+    policy_version: str
+    on_failure: str
+    steps: Tuple[Any, ...]
+    format: int = FORMAT
+
+
+def canonical(plan: Plan) -> bytes:
+    """The one encoding of `plan` that is hashed, sent, stored and parsed."""
+    return json.dumps(asdict(plan), sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def digest(encoded: bytes) -> str:
+    """SHA-256 of a canonical encoding, in hex."""
+    return hashlib.sha256(encoded).hexdigest()
+
+
+def seal(key: bytes, session: str, plan_digest: str) -> str:
+    """Proof that the holder of `key` recorded `plan_digest` for `session` (HMAC-SHA-256)."""
+    return hmac.new(key, f"{session}\n{plan_digest}".encode("ascii"), "sha256").hexdigest()
+
+
+def parse(encoded: bytes) -> Plan:
+    """The plan in `encoded`; only for bytes whose seal was checked.
+
+    :raises ValueError, KeyError, TypeError: the bytes are no plan of this format.
+    """
+    value = json.loads(encoded)
+    if value["format"] != FORMAT:
+        raise ValueError(f"plan format {value['format']}")
+    identity = value.pop("identity")
+    identity["groups"] = tuple(identity["groups"])
+    steps: List[Any] = []
+    for step in value.pop("steps"):
+        if step["kind"] == "file":
+            for name in ("before", "after"):
+                state = step[name]
+                if state["tree"] is not None:
+                    state["tree"] = TreeSummary(**state["tree"])
+                step[name] = FileState(**state)
+            if step["appended"] is not None:
+                step["appended"] = TreeSummary(**step["appended"])
+            steps.append(FileStep(**step))
+        elif step["kind"] == "blocked":
+            steps.append(BlockedStep(**step))
+        else:
+            raise ValueError(f"step of kind {step['kind']!r}")
+    return Plan(identity=Identity(**identity), steps=tuple(steps), **value)

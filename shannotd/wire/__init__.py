@@ -1,0 +1,1 @@
+"""The published contract between daemon and clients. Loads nothing by itself."""

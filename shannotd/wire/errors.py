@@ -1,0 +1,277 @@
+"""One class per error that a caller can meet; the docstring is its message.
+
+A message says what happened, to which object, and what to do. The fields in
+braces are the error's details; they travel with the code, so that a client can
+act on them without reading prose.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from typing import ClassVar
+
+from shannotd.wire.text import visible
+
+Detail = str | int | None
+
+
+class ShannotError(Exception):
+    """Something went wrong inside shannot: {reason}. The daemon's log has more; please report it."""
+
+    code: ClassVar[str] = "internal"
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, **details: Detail) -> None:
+        super().__init__()
+        self.details: dict[str, Detail] = dict(details)
+
+    def __str__(self) -> str:
+        template = " ".join((type(self).__doc__ or "").split())
+        shown = {
+            name: visible(
+                str(self.details.get(name) if self.details.get(name) is not None else "?")
+            )
+            for _, name, _, _ in string.Formatter().parse(template)
+            if name
+        }
+        return template.format(**shown)
+
+    def to_wire(self) -> dict[str, object]:
+        """The error as it travels: code, message, details."""
+        return {"code": self.code, "message": str(self), "details": self.details}
+
+
+class UsageError(ShannotError):
+    """{reason}"""
+
+    code = "usage"
+    exit_status = 2
+
+
+class InvalidRequest(ShannotError):
+    """The request {method} was not understood: {reason}. Correct the parameters and send it again."""
+
+    code = "invalid_request"
+    exit_status = 2
+
+
+class UnknownMethod(ShannotError):
+    """The daemon has no method {method}. Client and daemon may be of different versions."""
+
+    code = "unknown_method"
+    exit_status = 2
+
+
+class BadFrame(ShannotError):
+    """The bytes received are no MessagePack-RPC message: {reason}. The connection was closed."""
+
+    code = "bad_frame"
+    exit_status = 8
+
+
+class FrameTooLarge(ShannotError):
+    """A message of more than {limit} bytes was refused and the connection closed.
+    Send large content in chunks."""
+
+    code = "frame_too_large"
+    exit_status = 2
+
+
+class ScriptTooLarge(ShannotError):
+    """The script has {size} bytes, more than the {limit} that the configuration allows
+    (max_script_bytes). Put data beside the script and let it read them."""
+
+    code = "script_too_large"
+    exit_status = 2
+
+
+class FileUnreadable(ShannotError):
+    """The file {path} cannot be read: {reason}."""
+
+    code = "file_unreadable"
+    exit_status = 2
+
+
+class NotFound(ShannotError):
+    """There is no session {id} that you may see. `shannotctl list` shows those that there are."""
+
+    code = "not_found"
+    exit_status = 10
+
+
+class AmbiguousId(ShannotError):
+    """The id {id} fits {count} sessions. Give more of its characters."""
+
+    code = "ambiguous_id"
+    exit_status = 2
+
+
+class NotAllowed(ShannotError):
+    """Your account (uid {uid}) may not {action}: {reason}."""
+
+    code = "not_allowed"
+    exit_status = 6
+
+
+class WrongState(ShannotError):
+    """Session {id} is {state}: it cannot be {action} any more."""
+
+    code = "wrong_state"
+    exit_status = 4
+
+
+class DigestMismatch(ShannotError):
+    """The plan of session {id} is not the one that you saw (its digest is {digest}).
+    Look at it again, then decide."""
+
+    code = "digest_mismatch"
+    exit_status = 7
+
+
+class Stale(ShannotError):
+    """{path} is no longer what the dry run saw (expected {expected}, found {found}).
+    Nothing from step {step} on was applied. Submit the script again."""
+
+    code = "stale"
+    exit_status = 7
+
+
+class ApplyFailed(ShannotError):
+    """Step {step} could not be applied to {path}: {reason}. Steps before it were {before}."""
+
+    code = "apply_failed"
+    exit_status = 5
+
+
+class NotPermitted(ShannotError):
+    """The plan cannot be applied: {identity} may not {action} {path} ({reason}).
+    Run the script under another identity, or change the path's permissions."""
+
+    code = "not_permitted"
+    exit_status = 5
+
+
+class IdentityRefused(ShannotError):
+    """Nothing runs as {identity} here: {reason}. See run_as in the profile and the runner's
+    runner.conf."""
+
+    code = "identity_refused"
+    exit_status = 6
+
+
+class DirectoryNotEntered(ShannotError):
+    """{identity} cannot enter the working directory {path}: {reason}. Choose another with --cwd."""
+
+    code = "directory_not_entered"
+    exit_status = 2
+
+
+class SandboxUnavailable(ShannotError):
+    """No sandbox can be built on this machine: {reason}. {remedy} Nothing was run;
+    `shannotctl doctor` checks all of it."""
+
+    code = "sandbox_unavailable"
+    exit_status = 9
+
+
+class RunnerLost(ShannotError):
+    """The runner ended while it worked on session {id}: {reason}. Nothing more happens in this
+    session; submit the script again."""
+
+    code = "runner_lost"
+    exit_status = 5
+
+
+class CaptureFailed(ShannotError):
+    """What the script did could not be recorded: {path}: {reason}. Nothing was kept."""
+
+    code = "capture_failed"
+    exit_status = 5
+
+
+class LimitExceeded(ShannotError):
+    """The session exceeded its limit of {limit} ({name}) and was stopped. Nothing was kept."""
+
+    code = "limit_exceeded"
+    exit_status = 5
+
+
+class TooManySessions(ShannotError):
+    """There are already {count} {kind} sessions of yours, the most that are allowed.
+    Wait for one to end, or cancel one."""
+
+    code = "too_many_sessions"
+    exit_status = 11
+
+
+class StoreFull(ShannotError):
+    """The session could not be stored: {reason}. Free space under {path}; nothing was lost."""
+
+    code = "store_full"
+    exit_status = 11
+
+
+class ConfigError(ShannotError):
+    """The configuration {path} is not valid: {reason}. Nothing was started with it."""
+
+    code = "config"
+    exit_status = 2
+
+
+class ProfileUnknown(ShannotError):
+    """There is no profile {name}. Known profiles: {known}."""
+
+    code = "profile_unknown"
+    exit_status = 2
+
+
+class DaemonUnreachable(ShannotError):
+    """No shannot daemon answers at {path}: {reason}. `shannotctl doctor` says why."""
+
+    code = "daemon_unreachable"
+    exit_status = 8
+
+
+class DaemonStopping(ShannotError):
+    """The daemon is stopping and takes no new work. Try again in a moment."""
+
+    code = "daemon_stopping"
+    exit_status = 8
+
+
+class AuditBroken(ShannotError):
+    """The audit log fails verification at {file}, line {line}: {reason}. Keep the files as they
+    are and find out who changed them."""
+
+    code = "audit_broken"
+    exit_status = 12
+
+
+def _all_errors(base: type[ShannotError] = ShannotError) -> dict[str, type[ShannotError]]:
+    known = {base.code: base}
+    for subclass in base.__subclasses__():
+        known.update(_all_errors(subclass))
+    return known
+
+
+ERRORS: Mapping[str, type[ShannotError]] = _all_errors()
+
+
+def error_from_wire(value: object) -> ShannotError:
+    """The error that `value` (a decoded `to_wire`) describes; never raises.
+
+    An unknown code becomes a plain ShannotError that carries the message as reason.
+    """
+    if not isinstance(value, Mapping):
+        return ShannotError(reason=f"malformed error {value!r}")
+    details = value.get("details")
+    clean: dict[str, Detail] = {}
+    if isinstance(details, Mapping):
+        for key, detail in details.items():
+            if isinstance(key, str) and (detail is None or isinstance(detail, str | int)):
+                clean[key] = detail
+    kind = ERRORS.get(str(value.get("code")))
+    if kind is None:
+        return ShannotError(reason=str(value.get("message")))
+    return kind(**clean)

@@ -1,0 +1,379 @@
+"""What travels between daemon and clients, as frozen dataclasses.
+
+Paths, arguments and outputs that are not UTF-8 hold their bytes as surrogate escapes
+(PEP 383). Times are seconds since the epoch (UTC), durations seconds, sizes bytes.
+
+A plan travels as its canonical encoding (`Session.plan_canonical`, JSON with sorted keys
+in ASCII) beside what was derived from it (`notes`). Its digest is the SHA-256 of just
+those bytes: a reader computes it from what it shows, and needs to trust nobody for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from shannotd.wire.decode import decode
+
+
+class State(StrEnum):
+    """Where a session is in its life (design section 2)."""
+
+    RUNNING = "running"
+    PENDING = "pending"
+    APPROVED = "approved"
+    EXECUTING = "executing"
+    EXECUTED = "executed"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    STALE = "stale"
+    ROLLED_BACK = "rolled_back"
+
+
+FINAL_STATES = frozenset(
+    {
+        State.EXECUTED,
+        State.FAILED,
+        State.REJECTED,
+        State.CANCELLED,
+        State.EXPIRED,
+        State.STALE,
+        State.ROLLED_BACK,
+    }
+)
+
+
+class Risk(StrEnum):
+    """How a step is shown, mildest first."""
+
+    SAFE = "safe"
+    CAUTION = "caution"
+    UNKNOWN = "unknown"
+    DANGER = "danger"
+
+    @property
+    def rank(self) -> int:
+        """0 (safe) to 3 (danger), to find the highest of several."""
+        return tuple(Risk).index(self)
+
+
+class Decision(StrEnum):
+    """What policy says of one command, mildest first."""
+
+    CONTAIN = "contain"
+    OBSERVE = "observe"
+    REVIEW = "review"
+    DENY = "deny"
+
+
+class ScriptKind(StrEnum):
+    """What a submitter hands in."""
+
+    PYTHON = "python"  # Python source, run by the warm interpreter
+    FILE = "file"  # a file's bytes: its #! line decides, Python without one
+    SHELL = "shell"  # text for /bin/sh
+    COMMAND = "command"  # argv of one program
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A script and how to run it: the parameters of `sessions.submit`."""
+
+    kind: ScriptKind
+    script: bytes = b""
+    arguments: tuple[str, ...] = ()
+    name: str = ""
+    path: str | None = None
+    stdin: bytes = b""
+    cwd: str = "/"
+    profile: str | None = None
+    timeout: float | None = None
+    analysis: str = ""
+    wait: bool = True
+
+
+@dataclass(frozen=True)
+class TreeSummary:
+    """A directory tree that is deleted or replaced as a whole.
+
+    `sha256` covers every entry's relative path, type, mode, owner, size, modification
+    time and link target (not contents).
+    """
+
+    entries: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What is, or will be, at a path. `type` is absent, file, directory, symlink, fifo,
+    socket, character or block."""
+
+    type: str
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    sha256: str | None = None
+    target: str | None = None
+    xattrs: Mapping[str, str] = field(default_factory=dict)
+    mtime_ns: int | None = None
+    links: int | None = None
+    fingerprint: str | None = None
+    tree: TreeSummary | None = None
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What a command did when it was applied."""
+
+    exit_status: int
+    stdout: str
+    stderr: str
+    duration: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a plan: a file change, a host command or a blocked attempt.
+
+    Which fields are set depends on `kind` (`file`, `command`, `blocked`); `risk`, `reason`,
+    `diff`, `binary`, `too_large` and `result` are notes beside the digest.
+    """
+
+    kind: str
+    # file
+    change: str | None = None
+    path: str | None = None
+    old_path: str | None = None
+    before: FileState | None = None
+    after: FileState | None = None
+    appended: TreeSummary | None = None
+    link_to: str | None = None
+    scratch: bool = False
+    # command
+    argv: tuple[str, ...] = ()
+    program: str | None = None
+    cwd: str | None = None
+    decision: str | None = None
+    rule: str | None = None
+    assumed: bool = False
+    # blocked
+    what: str | None = None
+    target: str | None = None
+    count: int = 1
+    # notes
+    risk: Risk = Risk.UNKNOWN
+    reason: str = ""
+    diff: str | None = None
+    binary: bool = False
+    too_large: bool = False
+    applied: str | None = None
+    result: CommandResult | None = None
+
+
+@dataclass(frozen=True)
+class StepNote:
+    """What was derived of one step: shown, not part of the digest.
+
+    `applied` is None until an apply has come to the step, then `done`, `failed`,
+    `stale` or `skipped`.
+    """
+
+    risk: Risk
+    reason: str
+    diff: str | None = None
+    binary: bool = False
+    too_large: bool = False
+    applied: str | None = None
+    result: CommandResult | None = None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Under whom a script runs, in the dry run and at apply."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    umask: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """The host that a plan is for: `kind` is local, `host` identifies it for good."""
+
+    kind: str
+    host: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The ordered steps that a dry run recorded."""
+
+    format: int
+    session: str
+    target: Target
+    identity: Identity
+    policy_version: str
+    on_failure: str
+    steps: tuple[Step, ...]
+    digest: str = ""
+
+    @classmethod
+    def parse(cls, canonical: bytes, notes: tuple[StepNote, ...] = ()) -> Plan:
+        """The plan in `canonical` with its digest computed and `notes` laid beside its steps.
+
+        :raises ValueError: not a plan, or not as many notes as steps.
+        """
+        plan = decode(cls, json.loads(canonical), "plan")
+        if notes and len(notes) != len(plan.steps):
+            raise ValueError(f"plan: {len(plan.steps)} steps but {len(notes)} notes")
+        steps = plan.steps
+        if notes:
+            steps = tuple(
+                replace(
+                    step,
+                    risk=note.risk,
+                    reason=note.reason,
+                    diff=note.diff,
+                    binary=note.binary,
+                    too_large=note.too_large,
+                    applied=note.applied,
+                    result=note.result,
+                )
+                for step, note in zip(plan.steps, notes, strict=True)
+            )
+        return replace(plan, steps=steps, digest=hashlib.sha256(canonical).hexdigest())
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a session did not end well: the error's code, message and details."""
+
+    code: str
+    message: str
+    details: Mapping[str, str | int | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StepCounts:
+    """How many steps of each kind a plan has, scratch apart."""
+
+    create: int = 0
+    modify: int = 0
+    delete: int = 0
+    metadata: int = 0
+    rename: int = 0
+    command: int = 0
+    blocked: int = 0
+    scratch: int = 0
+
+
+@dataclass(frozen=True)
+class Session:
+    """One submitted script and all that became of it.
+
+    In lists and change events `plan_canonical`, `notes` and the outputs are empty.
+    `program` tells what was run, for display: the argv or the script's name.
+    """
+
+    id: str
+    name: str
+    state: State
+    profile: str
+    target: str
+    submitter: int
+    submitter_name: str
+    identity: str
+    created_at: float
+    expires_at: float | None
+    digest: str | None = None
+    risk: Risk | None = None
+    kind: ScriptKind = ScriptKind.PYTHON
+    arguments: tuple[str, ...] = ()
+    cwd: str = "/"
+    analysis: str = ""
+    script: bytes = b""
+    stdout: bytes = b""
+    stderr: bytes = b""
+    stdout_truncated: int = 0
+    stderr_truncated: int = 0
+    exit_code: int | None = None
+    signal: int | None = None
+    duration: float | None = None
+    error: Failure | None = None
+    counts: StepCounts = field(default_factory=StepCounts)
+    decided_by: tuple[int, ...] = ()
+    decided_at: float | None = None
+    reason: str = ""
+    plan_canonical: bytes | None = None
+    notes: tuple[StepNote, ...] = ()
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan, parsed and with its digest computed; None where it was not sent.
+
+        :raises ValueError: the daemon sent a plan that is none.
+        """
+        if self.plan_canonical is None:
+            return None
+        return Plan.parse(self.plan_canonical, self.notes)
+
+
+@dataclass(frozen=True)
+class SessionPage:
+    """One page of `sessions.list`; `next` is the cursor of the following page."""
+
+    sessions: tuple[Session, ...]
+    total: int
+    next: str | None = None
+
+
+@dataclass(frozen=True)
+class DaemonStatus:
+    """What `daemon.status` answers."""
+
+    version: str
+    mode: str
+    pid: int
+    uid: int
+    started_at: float
+    builder: str
+    pool_ready: int
+    running: int
+    pending: int
+    roles: tuple[str, ...]
+    store: str
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """One line of the audit log; `line` is the exact text that the hash chain covers."""
+
+    sequence: int
+    time: float
+    event: str
+    uid: int | None
+    session: str | None
+    details: Mapping[str, str | int | float | bool | None]
+    hash: str
+    line: str
+
+
+@dataclass(frozen=True)
+class AuditVerdict:
+    """What `audit.verify` found: all records in order, from the first kept to the head."""
+
+    records: int
+    files: int
+    head: str
+    first_time: float | None
+    last_time: float | None

@@ -1,0 +1,68 @@
+"""Text that is safe to show (P7): nothing in it can move a cursor or hide itself.
+
+Control characters, escape sequences, bidirectional controls, zero-width and other
+invisible characters, private-use and unassigned code points and undecodable bytes
+are written as escapes, so that a reader sees that they are there.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# Unicode general categories that a terminal may not show as themselves:
+# Cc control, Cf format (bidi, zero-width, tags), Cs surrogate (undecodable bytes),
+# Co private use, Cn unassigned, Zl/Zp separators. (UAX #44, General_Category.)
+_HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+# Not in those categories, yet blank or combining without a visible base:
+# Hangul fillers, the combining grapheme joiner, variation selectors, Khmer inherent vowels,
+# Braille blank, non-ASCII spaces.
+_HIDDEN_EXTRA = re.compile(
+    "[\u00a0\u034f\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200a\u202f\u205f"
+    "\u2800\u3000\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+
+_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\e", "\x00": "\\0"}
+
+
+def escape_character(character: str) -> str:
+    """One character as a visible escape: `\\e`, `\\x07`, `\\u202e`, `\\U000e0001`.
+
+    A surrogate that stands for an undecodable byte (PEP 383) is shown as that byte.
+    """
+    if character in _NAMED:
+        return _NAMED[character]
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if code <= 0xFF:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def is_hidden(character: str) -> bool:
+    """Whether `character` must be escaped before a person sees it."""
+    return (
+        unicodedata.category(character) in _HIDDEN_CATEGORIES
+        or _HIDDEN_EXTRA.match(character) is not None
+    )
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    """`text` with every character that could deceive written as an escape.
+
+    `keep` names control characters that the caller lays out itself (for a diff: newline
+    and tab). The backslash is left alone, so plain text stays plain.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character if character in keep or not is_hidden(character) else escape_character(character)
+        for character in text
+    )
+
+
+def has_hidden(text: str, *, keep: str = "\n\t") -> bool:
+    """Whether `visible` would change `text`."""
+    return any(character not in keep and is_hidden(character) for character in text)
