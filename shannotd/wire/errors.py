@@ -17,7 +17,8 @@ Detail = str | int | None
 
 
 class ShannotError(Exception):
-    """Something went wrong inside shannot: {reason}. The daemon's log has more; please report it."""
+    """Something went wrong inside shannot: {reason}. The daemon's log has more; please
+    report it."""
 
     code: ClassVar[str] = "internal"
     exit_status: ClassVar[int] = 1
@@ -50,7 +51,8 @@ class UsageError(ShannotError):
 
 
 class InvalidRequest(ShannotError):
-    """The request {method} was not understood: {reason}. Correct the parameters and send it again."""
+    """The request {method} was not understood: {reason}. Correct the parameters and send it
+    again."""
 
     code = "invalid_request"
     exit_status = 2
