@@ -1,0 +1,258 @@
+"""How a plan's steps are shown: safe, caution, unknown or danger, with a reason in words.
+
+Looks at what changes, whatever program changed it. Risk decides nothing: it directs a
+reviewer's eye. The rules are data (risk.toml); what is here looks beside the path at modes,
+links, kinds of files and numbers of deletions.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Iterator
+
+from shannotd.policy.rules import RiskRules, Rule, risk_rules
+from shannotd.wire.model import FileState, Plan, Risk, Step, StepCounts
+
+Finding = tuple[Risk, str]
+
+_SETUID, _SETGID, _STICKY = 0o4000, 0o2000, 0o1000
+_WRITE_BY_OTHERS = 0o022
+_WRITE_BY_ALL = 0o002
+_CAPABILITY = "security.capability"
+_ACCESS_LISTS = ("system.posix_acl_access", "system.posix_acl_default")
+_ABSENT = FileState("absent")
+
+_PLAIN: dict[str | None, Finding] = {
+    "create": (Risk.SAFE, "something new, where no known rule applies"),
+    "modify": (Risk.SAFE, "new content, where no known rule applies"),
+    "append": (Risk.SAFE, "adds at the end; what was there stays"),
+    "delete": (Risk.CAUTION, "is gone after this"),
+    "rename": (Risk.SAFE, "another name; the content stays"),
+    "metadata": (Risk.SAFE, "mode, owner, attributes or times; the content stays"),
+}
+_COUNTED = {
+    "create": "create",
+    "modify": "modify",
+    "append": "modify",
+    "delete": "delete",
+    "metadata": "metadata",
+    "rename": "rename",
+}
+
+
+def assess_plan(plan: Plan) -> tuple[tuple[Risk, str], ...]:
+    """The risk of each step of `plan` and the reason for it, in the order of the steps."""
+    rules = risk_rules()
+    findings = [_assess_step(step, rules) for step in plan.steps]
+    deleted = [_deleted_entries(step) for step in plan.steps]
+    total = sum(deleted)
+    if total >= rules.deletions.caution_entries:
+        mass = (
+            Risk.DANGER if total >= rules.deletions.danger_entries else Risk.CAUTION,
+            f"one of {total} deletions in this plan",
+        )
+        findings = [
+            _highest((finding, mass)) if entries else finding
+            for finding, entries in zip(findings, deleted, strict=True)
+        ]
+    return tuple(findings)
+
+
+def plan_risk(findings: Iterable[tuple[Risk, str]]) -> Risk:
+    """The highest risk of what `assess_plan` found; safe if there is nothing."""
+    return max((risk for risk, _ in findings), key=lambda risk: risk.rank, default=Risk.SAFE)
+
+
+def counts(plan: Plan) -> StepCounts:
+    """How many steps of each kind `plan` has; appends count as modifications."""
+    numbers: dict[str, int] = {}
+    for step in plan.steps:
+        if step.kind != "file":
+            kind = step.kind
+        elif step.scratch:
+            kind = "scratch"
+        else:
+            kind = _COUNTED.get(step.change or "", "modify")
+        numbers[kind] = numbers.get(kind, 0) + 1
+    return StepCounts(**numbers)
+
+
+def _assess_step(step: Step, rules: RiskRules) -> Finding:
+    if step.kind == "blocked":
+        risk = Risk.DANGER if step.what in rules.blocked_danger else rules.blocked_default
+        return risk, "was refused in the dry run; it is not part of what is applied"
+    if step.kind != "file" or step.path is None:
+        return Risk.UNKNOWN, "what it does on the host is not known beforehand"
+    if step.scratch:
+        return Risk.SAFE, "scratch: shown, not applied"
+    return _highest(_file_findings(step, step.path, rules))
+
+
+def _highest(findings: Iterable[Finding]) -> Finding:
+    """The highest risk with all reasons for it, in their order."""
+    best = Risk.SAFE
+    reasons: list[str] = []
+    for risk, reason in findings:
+        if not reasons or risk.rank > best.rank:
+            best, reasons = risk, [reason]
+        elif risk is best and reason not in reasons:
+            reasons.append(reason)
+    return best, "; ".join(reasons)
+
+
+def _file_findings(step: Step, path: str, rules: RiskRules) -> Iterator[Finding]:
+    """Everything that can be said of a file change, the most telling first."""
+    before, after = step.before or _ABSENT, step.after or _ABSENT
+    # A rename without states says all by its two names.
+    created = before.type == "absent" and step.change != "rename"
+    known = False
+    for place in (path, step.old_path):
+        rule = None if place is None else rules.paths.find(place)
+        if rule is not None:
+            known = True
+            yield rule.create if created and rule.create else rule.risk, _words(rule)
+    if before.type == "directory" or after.type != "file" or step.change == "rename":
+        yield from _directory_findings(step, path, before, after, rules)
+    if after.type == "symlink" and after.target and after.target != before.target:
+        yield from _link_findings(path, after.target, rules)
+    if step.link_to is not None:
+        linked = rules.paths.find(step.link_to)
+        if linked is not None:
+            yield linked.risk, f"a second name for: {_words(linked)}"
+    yield from _permission_findings(path, before, after, rules)
+    if before.links is not None and before.links > 1 and step.change not in ("delete", "rename"):
+        yield (
+            Risk.DANGER,
+            f"the file has {before.links} names (hard links): the other names keep the old content",
+        )
+    yield from _kind_findings(step, before, after)
+    if not known:
+        yield _PLAIN.get(step.change, (Risk.UNKNOWN, "a change of a kind that is not known"))
+
+
+def _words(rule: Rule) -> str:
+    return f"{rule.role}: {rule.effect}"
+
+
+def _directory_findings(
+    step: Step, path: str, before: FileState, after: FileState, rules: RiskRules
+) -> Iterator[Finding]:
+    """What is lost, moved or opened with a whole directory."""
+    gone = step.old_path if step.change == "rename" else path
+    loses = step.change == "rename" or (before.type == "directory" and after.type != "directory")
+    if loses and gone is not None:
+        if rules.whole_directories.fullmatch(gone):
+            yield Risk.DANGER, "a whole directory that much depends on"
+        held = rules.holders.find(gone)
+        if held is not None:
+            yield Risk.DANGER, f"the directory is the place of: {_words(held)}"
+    if step.change == "rename" or after.type == "symlink":
+        taken = rules.holders.find(path)
+        if taken is not None:
+            yield Risk.DANGER, f"takes the place of the directory of: {_words(taken)}"
+    if before.type == after.type == "directory" and _opens(before, after):
+        opened = rules.holders.find(path)
+        if opened is not None:
+            yield Risk.DANGER, f"lets others write in the directory of: {_words(opened)}"
+    if before.tree is not None and loses:
+        yield _lost_tree(before.tree.entries, before.tree.size, rules)
+
+
+def _lost_tree(entries: int, size: int, rules: RiskRules) -> Finding:
+    large = entries >= rules.deletions.danger_entries or size >= rules.deletions.danger_bytes
+    return (
+        Risk.DANGER if large else Risk.CAUTION,
+        f"a directory with {entries} entries in it, {size} bytes",
+    )
+
+
+def _opens(before: FileState, after: FileState) -> bool:
+    """Whether somebody may write afterwards who could not before."""
+    gained = (after.mode or 0) & ~(before.mode or 0)
+    return bool(gained & _WRITE_BY_OTHERS) or after.uid != before.uid
+
+
+def _link_findings(path: str, target: str, rules: RiskRules) -> Iterator[Finding]:
+    """Where a new symlink leads, read as text: what it passes through is not known here."""
+    leads = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+    rule = rules.paths.find(leads)
+    if rule is not None and rule.links:
+        yield rule.risk, f"leads to: {_words(rule)}"
+    holder = rules.holders.find(leads)
+    if holder is not None and holder.links:
+        yield Risk.DANGER, f"leads to the directory of: {_words(holder)}"
+    elif leads == "/":
+        yield Risk.DANGER, "leads to the root of the file system"
+
+
+def _permission_findings(
+    path: str, before: FileState, after: FileState, rules: RiskRules
+) -> Iterator[Finding]:
+    if after.xattrs or before.xattrs:
+        yield from _attribute_findings(before, after)
+    if after.mode is None or after.type == "symlink":
+        return
+    # What another file had here before says nothing of this one's bits.
+    gained = after.mode & ~((before.mode or 0) if before.type == after.type else 0)
+    if gained & _SETUID and after.type == "file":
+        yield Risk.DANGER, "setuid: whoever starts it acts as the file's owner"
+    if gained & _SETGID:
+        if after.type == "file":
+            yield Risk.DANGER, "setgid: whoever starts it acts for the file's group"
+        else:
+            yield Risk.CAUTION, "setgid: what is made in it belongs to its group"
+    if gained & _WRITE_BY_ALL and not (after.type == "directory" and after.mode & _STICKY):
+        in_system = rules.system.fullmatch(path) is not None
+        yield Risk.DANGER if in_system else Risk.CAUTION, "everybody may write to it"
+    if before.type != "absent":
+        if (before.uid, before.gid) != (after.uid, after.gid):
+            yield (
+                Risk.CAUTION,
+                f"changes owner from {before.uid}:{before.gid} to {after.uid}:{after.gid}",
+            )
+        if before.type == after.type and gained & 0o077:
+            yield Risk.CAUTION, f"others may do more: mode {before.mode:04o} to {after.mode:04o}"
+
+
+def _attribute_findings(before: FileState, after: FileState) -> Iterator[Finding]:
+    capability = after.xattrs.get(_CAPABILITY)
+    if capability is not None and capability != before.xattrs.get(_CAPABILITY):
+        yield Risk.DANGER, "file capabilities: whoever starts it gets rights of root"
+    for name in _ACCESS_LISTS:
+        if after.xattrs.get(name) != before.xattrs.get(name):
+            yield Risk.CAUTION, "an access list (ACL) says who else may use it"
+    labels = {name for name in (*after.xattrs, *before.xattrs) if name.startswith("security.")}
+    if any(after.xattrs.get(name) != before.xattrs.get(name) for name in labels - {_CAPABILITY}):
+        yield Risk.CAUTION, "a security label changes"
+
+
+def _kind_findings(step: Step, before: FileState, after: FileState) -> Iterator[Finding]:
+    if after.type in ("character", "block"):
+        yield Risk.DANGER, "a device node: raw access to hardware"
+    elif after.type in ("fifo", "socket"):
+        yield Risk.CAUTION, f"a {after.type}, not a file"
+    elif step.change == "rename":
+        if before.type not in ("absent", after.type) or (
+            before.type != "absent" and before.sha256 != after.sha256
+        ):
+            yield Risk.CAUTION, "replaces what had the new name"
+    elif (
+        after.type == "file"
+        and after.sha256 is None
+        and step.link_to is None
+        and step.change in ("create", "modify")
+    ):
+        yield Risk.UNKNOWN, "its new content is not known"
+    if after.type != before.type and "absent" not in (after.type, before.type):
+        yield Risk.CAUTION, f"a {before.type} becomes a {after.type}"
+
+
+def _deleted_entries(step: Step) -> int:
+    """How many entries are gone after `step`."""
+    if step.kind != "file" or step.scratch or step.before is None:
+        return 0
+    after = "absent" if step.after is None else step.after.type
+    replaced = step.before.type == "directory" and after != "directory"
+    if step.change == "rename" or not (step.change == "delete" or replaced):
+        return 0
+    return 1 if step.before.tree is None else max(1, step.before.tree.entries)
