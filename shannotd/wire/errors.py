@@ -23,7 +23,7 @@ class ShannotError(Exception):
     code: ClassVar[str] = "internal"
     exit_status: ClassVar[int] = 1
 
-    def __init__(self, **details: Detail) -> None:
+    def __init__(self, /, **details: Detail) -> None:
         super().__init__()
         self.details: dict[str, Detail] = dict(details)
 
@@ -266,14 +266,15 @@ def error_from_wire(value: object) -> ShannotError:
     An unknown code becomes a plain ShannotError that carries the message as reason.
     """
     if not isinstance(value, Mapping):
-        return ShannotError(reason=f"malformed error {value!r}")
+        return ShannotError(reason=f"malformed error of type {type(value).__name__}")
     details = value.get("details")
     clean: dict[str, Detail] = {}
     if isinstance(details, Mapping):
         for key, detail in details.items():
             if isinstance(key, str) and (detail is None or isinstance(detail, str | int)):
                 clean[key] = detail
-    kind = ERRORS.get(str(value.get("code")))
+    code, message = value.get("code"), value.get("message")
+    kind = ERRORS.get(code) if isinstance(code, str) else None
     if kind is None:
-        return ShannotError(reason=str(value.get("message")))
+        return ShannotError(reason=message if isinstance(message, str) else "no message")
     return kind(**clean)

@@ -46,6 +46,7 @@ REQUEST, RESPONSE, NOTIFICATION = 0, 1, 2
 MAX_FRAME_BYTES = 160 * 1024 * 1024
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
 MAX_DEPTH = 64
+_LARGE_FRAME = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -89,58 +90,128 @@ def pack(message: Message) -> bytes:
 
 
 class Decoder:
-    """Bytes in, messages out; holds at most `max_bytes` of an unfinished frame."""
+    """Bytes in, messages out; holds at most `max_bytes` of an unfinished frame.
+
+    What a frame may hold is bounded too, so that no small frame becomes large in memory:
+    `max_bytes / 64` values in lists and maps, `MAX_DEPTH` levels, no extension types, and maps
+    only with strings as keys, each once.
+    """
 
     def __init__(self, max_bytes: int = MAX_REQUEST_BYTES) -> None:
         self._max_bytes = max_bytes
+        self._max_values = max(1024, max_bytes // 64)
+        self._values = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._fed = 0
+        self._taken = 0
         self._unpacker = msgpack.Unpacker(
             raw=False,
             strict_map_key=True,
             unicode_errors="surrogateescape",
-            max_buffer_size=max_bytes,
+            read_size=16384,
+            # No limit of the unpacker's own buffer: it forgets what it has parsed of a frame
+            # that is not finished, so bytes are counted here.
+            max_buffer_size=0,
+            max_str_len=self._max_bytes,
+            max_bin_len=self._max_bytes,
+            max_array_len=self._max_values,
+            max_map_len=self._max_values,
+            max_ext_len=0,
+            ext_hook=_refuse_extension,
+            object_pairs_hook=self._map,
+            list_hook=self._list,
         )
 
     def feed(self, data: bytes) -> list[Message]:
         """The messages that `data` completes.
 
         :raises BadFrame: the bytes are no MessagePack, or no RPC message.
-        :raises FrameTooLarge: an unfinished frame is larger than `max_bytes`.
+        :raises FrameTooLarge: a frame is larger than `max_bytes`.
         """
-        try:
-            self._unpacker.feed(data)
-        except msgpack.BufferFull:
-            raise FrameTooLarge(limit=self._max_bytes) from None
+        self._unpacker.feed(data)
+        self._fed += len(data)
         messages: list[Message] = []
         while True:
             try:
                 value = self._unpacker.unpack()
             except msgpack.OutOfData:
+                self._check_size(self._fed)
                 return messages
+            except msgpack.StackError:
+                raise BadFrame(reason=f"more than {MAX_DEPTH} levels of lists and maps") from None
             except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
                 raise BadFrame(reason=str(error) or type(error).__name__) from None
+            end = self._unpacker.tell()
+            self._check_size(end)
+            size, self._taken, self._values = end - self._taken, end, 0
             messages.append(_message(value))
+            if size > _LARGE_FRAME and self._fed == end:
+                # The unpacker keeps a buffer as large as the largest frame.
+                self._begin()
+
+    def _check_size(self, end: int) -> None:
+        if end - self._taken > self._max_bytes:
+            raise FrameTooLarge(limit=self._max_bytes)
+
+    def _map(self, pairs: list[tuple[object, object]]) -> dict[object, object]:
+        self._count(len(pairs))
+        value = dict(pairs)
+        if len(value) != len(pairs):
+            raise ValueError("a map with the same key twice")
+        if not all(type(key) is str for key in value):
+            raise ValueError("a map with a key that is no string")
+        return value
+
+    def _list(self, values: list[object]) -> list[object]:
+        self._count(len(values))
+        return values
+
+    def _count(self, values: int) -> None:
+        self._values += values + 1
+        if self._values > self._max_values:
+            raise ValueError(f"more than {self._max_values} values in one message")
 
 
 def _message(value: object) -> Message:
     if not isinstance(value, list) or not value or type(value[0]) is not int:
         raise BadFrame(reason="expected an array that begins with 0, 1 or 2")
+    if _too_deep(value):
+        raise BadFrame(reason=f"more than {MAX_DEPTH} levels of lists and maps")
     kind, *rest = value
     if kind == REQUEST and len(rest) == 3:
         identifier, method, params = rest
-        if type(identifier) is int and isinstance(method, str) and isinstance(params, dict):
-            return Request(identifier, method, _string_keys(params))
+        if _is_id(identifier) and isinstance(method, str) and isinstance(params, dict):
+            return Request(identifier, method, params)
     elif kind == RESPONSE and len(rest) == 3:
         identifier, error, result = rest
-        if type(identifier) is int:
+        if _is_id(identifier):
             return Response(identifier, error, result)
     elif kind == NOTIFICATION and len(rest) == 2:
         method, params = rest
         if isinstance(method, str) and isinstance(params, dict):
-            return Notification(method, _string_keys(params))
+            return Notification(method, params)
     raise BadFrame(reason="not a request [0, id, method, params], response or notification")
 
 
-def _string_keys(params: dict[object, object]) -> dict[str, object]:
-    if not all(isinstance(key, str) for key in params):
-        raise BadFrame(reason="params must be a map with names as keys")
-    return cast(dict[str, object], params)
+def _refuse_extension(code: int, _: bytes) -> object:
+    raise ValueError(f"a value of extension type {code}")
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**32
+
+
+def _too_deep(value: list[object]) -> bool:
+    level: list[list[object] | dict[object, object]] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            child
+            for container in level
+            for child in (container.values() if isinstance(container, dict) else container)
+            if isinstance(child, list | dict)
+        ]
+        if not level:
+            return False
+    return True
