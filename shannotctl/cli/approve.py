@@ -1,0 +1,91 @@
+"""`shannotctl approve`: look at a plan, say yes, have it applied."""
+
+from __future__ import annotations
+
+import click
+
+from shannotctl.cli import report
+from shannotctl.cli.arguments import session_id
+from shannotctl.cli.console import Console
+from shannotctl.cli.outcome import PENDING, session_status
+from shannotctl.client import Client, Event, Plan, Session, State, StepApplied
+from shannotctl.render.plan import highest_risk
+from shannotctl.render.session import session_lines
+from shannotd.wire.errors import BadFrame, DigestMismatch, UsageError, WrongState
+from shannotd.wire.model import Risk
+
+DANGER_WORDS = "yes, danger"
+
+
+@click.command()
+@session_id
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--digest", metavar="SHA256", help="Only if the plan is the one with this digest.")
+@click.option("--comment", default="", metavar="TEXT", help="Why, for the audit log.")
+def approve(id: str, yes: bool, digest: str | None, comment: str) -> int:
+    """Show a plan, ask, and have exactly that plan applied.
+
+    Without a terminal it needs --yes and --digest: the digest that `shannotctl show ID`
+    printed for the plan that you have read.
+    """
+    console = Console()
+    interactive = console.in_is_terminal and console.out_is_terminal
+    if not interactive and not (yes and digest):
+        raise UsageError(
+            reason="approve needs a terminal. Without one, read the plan with"
+            f" `shannotctl show {id} --diff`, then give"
+            f" `shannotctl approve {id} --yes --digest DIGEST` with the digest shown there"
+        )
+    with Client() as client:
+        session = client.get(id)
+        plan = _pending_plan(session)
+        if digest is not None and digest.lower() != plan.digest:
+            raise DigestMismatch(id=session.id, digest=plan.digest)
+        if interactive:
+            console.print(session_lines(session, console.out_style))
+            console.print([""])
+        if not yes and not _confirmed(console, plan):
+            console.say(
+                f"not approved; session {session.id} is still pending"
+                f" (`shannotctl reject {session.id}` refuses it)"
+            )
+            return PENDING
+        ended = _apply(client, console, session, plan, comment)
+    report.ended(console, ended)
+    return session_status(ended)
+
+
+def _pending_plan(session: Session) -> Plan:
+    if session.state is not State.PENDING:
+        raise WrongState(id=session.id, state=session.state.value, action="approved")
+    try:
+        plan = session.plan
+    except ValueError as error:
+        raise BadFrame(reason=str(error)) from None
+    if plan is None:
+        raise BadFrame(reason="the daemon sent no plan")
+    return plan
+
+
+def _confirmed(console: Console, plan: Plan) -> bool:
+    if highest_risk(plan) is Risk.DANGER:
+        answer = console.ask(f"This plan is dangerous. Type `{DANGER_WORDS}` to apply it: ")
+        return answer == DANGER_WORDS
+    return console.ask("Apply this plan? [yes/no] ").lower() in ("y", "yes")
+
+
+def _apply(client: Client, console: Console, session: Session, plan: Plan, comment: str) -> Session:
+    """Approve what was displayed, and follow it to its end."""
+
+    def follow(event: Event) -> None:
+        if isinstance(event, StepApplied):
+            console.progress(f"step {event.index + 1} of {len(plan.steps)}: {event.applied}")
+
+    client.subscribe(session.id)
+    approved = client.approve(session.id, plan.digest, comment)
+    if approved.state is State.PENDING:
+        console.say("your approval is recorded; the plan needs one more")
+        return approved
+    ended = client.wait(session.id, on_event=follow)
+    console.clear_progress()
+    return ended

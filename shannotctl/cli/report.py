@@ -1,0 +1,54 @@
+"""What is said of a session when its dry run, or the session itself, has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from shannotctl.cli.console import Console
+from shannotctl.render.plan import plan_lines
+from shannotctl.render.session import ending_text, steps_text
+from shannotctl.render.style import Style
+from shannotd.wire.model import Session, State
+from shannotd.wire.text import visible
+
+
+def dry_run_ended(console: Console, session: Session) -> None:
+    """The plan and how to approve it, or why there is none."""
+    if session.state is State.PENDING:
+        console.note(pending_lines(session, console.error_style, console.error_is_terminal))
+    else:
+        ended(console, session)
+
+
+def pending_lines(session: Session, style: Style, with_plan: bool) -> Iterator[str]:
+    """A pending session: on a terminal its whole plan, else what it amounts to."""
+    identifier = visible(session.id)
+    plan = session.plan
+    if with_plan and plan is not None:
+        yield from plan_lines(plan, style)
+        yield ""
+    if session.exit_code or session.signal is not None:
+        yield f"shannotctl: the script failed in the dry run: {ending_text(session)}"
+    risk = session.risk.value if session.risk is not None else "unknown"
+    yield f"shannotctl: session {identifier} waits for approval"
+    yield f"  plan     {steps_text(session)}; risk {risk}"
+    yield f"  review   shannotctl show {identifier} --diff"
+    yield f"  approve  shannotctl approve {identifier}"
+    yield f"  reject   shannotctl reject {identifier}"
+
+
+def ended(console: Console, session: Session) -> None:
+    """One line on how a session ended, or where it stands."""
+    identifier = session.id
+    if session.error is not None:
+        console.say(f"session {identifier} {session.state.value}: {session.error.message}")
+    elif session.state is State.EXECUTED and session.decided_at is None:
+        ending = ending_text(session) or "it ended"
+        console.say(f"session {identifier}: the script failed: {ending}; it changed nothing")
+    elif session.state is State.EXECUTED:
+        console.say(f"session {identifier} executed: {steps_text(session)}")
+    elif session.state in (State.RUNNING, State.APPROVED, State.EXECUTING, State.PENDING):
+        console.say(f"session {identifier} is {session.state.value}")
+    else:
+        why = f": {session.reason}" if session.reason else ""
+        console.say(f"session {identifier} {session.state.value.replace('_', ' ')}{why}")

@@ -1,0 +1,43 @@
+"""`shannotctl watch`: sessions as they change."""
+
+from __future__ import annotations
+
+import click
+
+from shannotctl.cli.console import Console
+from shannotctl.cli.failure import json_option
+from shannotctl.client import Changed, Client, Event, StepApplied
+
+
+@click.command()
+@click.argument("id", required=False, metavar="[ID]")
+@json_option
+def watch(id: str | None, as_json: bool) -> int:
+    """Print a line whenever a session changes; ends with Ctrl-C, or with the session ID."""
+    console = Console()
+    with Client() as client:
+        for event in client.watch(id):
+            line = _as_json(event) if as_json else _as_text(event)
+            if line is not None:
+                console.print([line])
+                console.flush()
+    return 0
+
+
+def _as_json(event: Event) -> str:
+    import json
+
+    from shannotctl.json_view import event_object
+
+    return json.dumps(event_object(event))
+
+
+def _as_text(event: Event) -> str | None:
+    from shannotctl.render.session import change_line
+    from shannotd.wire.text import visible
+
+    if isinstance(event, Changed):
+        return change_line(event.session)
+    if isinstance(event, StepApplied):
+        return f"{visible(event.id)} step {event.index + 1} {visible(event.applied)}"
+    return None

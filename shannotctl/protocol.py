@@ -1,0 +1,241 @@
+"""What a client says to the daemon and how it reads the answers, without any socket.
+
+A `Call` is one request with the function that reads its result; a `Conversation` turns
+calls into bytes and bytes into messages. The blocking and the asyncio client share both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from shannotd.wire.decode import decode, encode
+from shannotd.wire.errors import BadFrame, error_from_wire
+from shannotd.wire.model import (
+    FINAL_STATES,
+    AuditRecord,
+    AuditVerdict,
+    DaemonStatus,
+    Session,
+    SessionPage,
+    State,
+    Submission,
+)
+from shannotd.wire.rpc import (
+    MAX_FRAME_BYTES,
+    Decoder,
+    Message,
+    Notification,
+    Request,
+    Response,
+    pack,
+)
+
+Result = TypeVar("Result")
+
+BLOB_CHUNK_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Output:
+    """A piece of what a running script printed; `stream` is `stdout` or `stderr`."""
+
+    id: str
+    stream: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A session reached another state. Its plan and outputs are not in the event."""
+
+    session: Session
+
+
+@dataclass(frozen=True)
+class StepApplied:
+    """An apply came to the step `index`: `applied` is done, failed, stale or skipped."""
+
+    id: str
+    index: int
+    applied: str
+
+
+Event = Output | Changed | StepApplied
+
+
+@dataclass(frozen=True)
+class BlobPiece:
+    """Part of a file's content, and the size of the whole."""
+
+    data: bytes
+    size: int
+
+
+@dataclass(frozen=True)
+class Call(Generic[Result]):
+    """One request and how its result is read."""
+
+    method: str
+    params: dict[str, object]
+    read: Callable[[object], Result]
+
+
+class Conversation:
+    """One connection's messages, without the connection: numbers requests, splits frames."""
+
+    def __init__(self) -> None:
+        self._decoder = Decoder(MAX_FRAME_BYTES)
+        self._last = 0
+
+    def request(self, method: str, params: dict[str, object]) -> tuple[int, bytes]:
+        """The number and the bytes of a new request."""
+        self._last = self._last % (2**32 - 1) + 1
+        return self._last, pack(Request(self._last, method, params))
+
+    def feed(self, data: bytes) -> list[Message]:
+        """The messages that `data` completes.
+
+        :raises BadFrame: the daemon sent something that is no message.
+        """
+        return self._decoder.feed(data)
+
+
+def read_response(call: Call[Result], response: Response) -> Result:
+    """The result of `call`.
+
+    :raises ShannotError: the daemon's own error, or BadFrame for an answer that is none.
+    """
+    if response.error is not None:
+        raise error_from_wire(response.error)
+    try:
+        return call.read(response.result)
+    except ValueError as error:
+        raise BadFrame(reason=f"the answer to {call.method}: {error}") from None
+
+
+def read_event(notification: Notification) -> Event | None:
+    """The event in `notification`; None for a kind that this client does not know.
+
+    :raises BadFrame: a kind that it knows, with other content.
+    """
+    try:
+        if notification.method == "session.output":
+            return decode(Output, notification.params, notification.method)
+        if notification.method == "session.changed":
+            return Changed(decode(Session, notification.params, notification.method))
+        if notification.method == "session.step":
+            return decode(StepApplied, notification.params, notification.method)
+    except ValueError as error:
+        raise BadFrame(reason=str(error)) from None
+    return None
+
+
+def is_last(event: Event) -> bool:
+    """Whether nothing more follows in the session that `event` tells of."""
+    return isinstance(event, Changed) and event.session.state in FINAL_STATES
+
+
+def submit(submission: Submission) -> Call[Session]:
+    """Run a script; the answer comes when its dry run has ended, or at once without `wait`."""
+    params = encode(submission)
+    assert isinstance(params, dict)
+    return Call("sessions.submit", params, _session)
+
+
+def page(
+    states: Iterable[State], name: str | None, limit: int, cursor: str | None
+) -> Call[SessionPage]:
+    """One page of the list, newest first."""
+    params: dict[str, object] = {"limit": limit}
+    chosen = [state.value for state in states]
+    if chosen:
+        params["states"] = chosen
+    if name is not None:
+        params["name"] = name
+    if cursor is not None:
+        params["cursor"] = cursor
+    return Call("sessions.list", params, lambda value: decode(SessionPage, value))
+
+
+def get(session: str) -> Call[Session]:
+    """One session with everything in it."""
+    return Call("sessions.get", {"id": session}, _session)
+
+
+def approve(session: str, digest: str, comment: str) -> Call[Session]:
+    """Approve the plan that has this digest."""
+    return Call("sessions.approve", {"id": session, "digest": digest, "comment": comment}, _session)
+
+
+def reject(session: str, reason: str) -> Call[Session]:
+    """Refuse a plan for good."""
+    return Call("sessions.reject", {"id": session, "reason": reason}, _session)
+
+
+def cancel(session: str) -> Call[Session]:
+    """Stop a dry run, or withdraw a plan."""
+    return Call("sessions.cancel", {"id": session}, _session)
+
+
+def watch(session: str | None) -> Call[None]:
+    """From now on, notifications of one session or of all that the caller may see."""
+    return Call("sessions.watch", {} if session is None else {"id": session}, _nothing)
+
+
+def wait(session: str, states: Iterable[State], timeout: float | None) -> Call[Session]:
+    """A session when it is in one of `states` or in a final one, or the time is up."""
+    params: dict[str, object] = {
+        "id": session,
+        "states": [state.value for state in states],
+    }
+    if timeout is not None:
+        params["timeout"] = timeout
+    return Call("sessions.wait", params, _session)
+
+
+def blob(session: str, sha256: str, offset: int) -> Call[BlobPiece]:
+    """A piece of the content of a file that the session's plan names."""
+    params: dict[str, object] = {
+        "id": session,
+        "sha256": sha256,
+        "offset": offset,
+        "length": BLOB_CHUNK_BYTES,
+    }
+    return Call("blobs.get", params, lambda value: decode(BlobPiece, value))
+
+
+def audit_tail(limit: int, session: str | None) -> Call[tuple[AuditRecord, ...]]:
+    """The last records of the audit log, oldest first."""
+    params: dict[str, object] = {"limit": limit}
+    if session is not None:
+        params["session"] = session
+    return Call("audit.tail", params, _records)
+
+
+def audit_verify() -> Call[AuditVerdict]:
+    """Check the whole audit log."""
+    return Call("audit.verify", {}, lambda value: decode(AuditVerdict, value))
+
+
+def status() -> Call[DaemonStatus]:
+    """What the daemon says of itself."""
+    return Call("daemon.status", {}, lambda value: decode(DaemonStatus, value))
+
+
+def _session(value: object) -> Session:
+    return decode(Session, value)
+
+
+def _nothing(value: object) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class _Records:
+    records: tuple[AuditRecord, ...]
+
+
+def _records(value: object) -> tuple[AuditRecord, ...]:
+    return decode(_Records, {"records": value}, "audit.tail").records

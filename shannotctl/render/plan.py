@@ -1,0 +1,238 @@
+"""A plan as text: every step, with what it changes and why that is risky."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from shannotctl.render.amounts import duration, mode, number, size
+from shannotctl.render.layout import TAB_ARROW, fold, in_gutter, labelled
+from shannotctl.render.style import Style
+from shannotd.wire.model import FileState, Plan, Risk, Step
+from shannotd.wire.text import visible
+
+_DIFF_ROLES = {"+": "added", "-": "removed", "@": "hunk"}
+
+
+def plan_lines(plan: Plan, style: Style, *, diffs: bool = True) -> Iterator[str]:
+    """The whole plan: its digest, its steps in order, scratch folded with a count."""
+    shown = [step for step in plan.steps if not step.scratch]
+    yield style.paint("Plan", "title") + f": {summary(plan)}"
+    yield from labelled("digest", plan.digest, style)
+    identity = plan.identity
+    groups = ",".join(map(str, identity.groups)) or "none"
+    yield from labelled(
+        "runs as",
+        f"{identity.name} (uid {identity.uid}, gid {identity.gid}, groups {groups},"
+        f" umask {identity.umask:04o}) on {plan.target.kind} {plan.target.host}",
+        style,
+    )
+    if plan.on_failure != "keep":
+        yield from labelled("on failure", plan.on_failure, style)
+    for index, step in enumerate(plan.steps, start=1):
+        if not step.scratch:
+            yield ""
+            yield from step_lines(index, step, style, diffs=diffs)
+    if len(shown) < len(plan.steps):
+        yield ""
+        yield from scratch_lines(plan, style)
+
+
+def summary(plan: Plan) -> str:
+    """`4 steps (1 create, 2 modify, 1 delete); 3 in scratch are not applied`."""
+    shown = [step for step in plan.steps if not step.scratch]
+    kinds: dict[str, int] = {}
+    for step in shown:
+        kind = (step.change or "change") if step.kind == "file" else step.kind
+        kinds[kind] = kinds.get(kind, 0) + 1
+    text = number(len(shown), "step")
+    if kinds:
+        text += f" ({', '.join(f'{count:,} {visible(kind)}' for kind, count in kinds.items())})"
+    scratch = len(plan.steps) - len(shown)
+    if scratch:
+        text += f"; {scratch:,} in scratch {'is' if scratch == 1 else 'are'} not applied"
+    return text
+
+
+def highest_risk(plan: Plan) -> Risk:
+    """The highest risk of the plan's steps."""
+    return max(
+        (step.risk for step in plan.steps if not step.scratch),
+        key=lambda risk: risk.rank,
+        default=Risk.SAFE,
+    )
+
+
+def step_lines(index: int, step: Step, style: Style, *, diffs: bool = True) -> Iterator[str]:
+    """One step: a line with what and where, then everything that it changes."""
+    yield from _heading(index, step, style)
+    if step.reason:
+        yield from _detail("why", step.reason, style)
+    if step.kind == "file":
+        yield from _file_details(step, style, diffs)
+    elif step.kind == "command":
+        yield from _command_details(step, style)
+    if step.applied is not None:
+        yield from _detail("applied", step.applied, style)
+
+
+def scratch_lines(plan: Plan, style: Style) -> Iterator[str]:
+    """How many scratch files there are, and under which directories."""
+    steps = [step for step in plan.steps if step.scratch]
+    places: dict[str, int] = {}
+    for step in steps:
+        place = (step.path or "?").rpartition("/")[0] or "/"
+        places[place] = places.get(place, 0) + 1
+    yield style.paint(f"Scratch: {number(len(steps), 'change')}, not applied", "faint")
+    for place, count in places.items():
+        yield from in_gutter(f"{count:,} in {visible(place)}", style, role="faint")
+
+
+def _heading(index: int, step: Step, style: Style) -> Iterator[str]:
+    start = f"{index:>3}. {style.risk(step.risk)}  "
+    plain = f"{index:>3}. {step.risk.value}  "
+    if step.kind == "command":
+        what = f"run {_command(step)}"
+    elif step.kind == "blocked":
+        times = "" if step.count == 1 else f", {step.count:,} times"
+        what = f"blocked: {visible(step.what or '?')} {visible(step.target or '')}{times}"
+    else:
+        what = f"{visible(step.change or step.kind)} {_subject(step)}"
+    room = None if style.width is None else style.width - len(plain)
+    for number_of_line, piece in enumerate(fold(what, room)):
+        yield (start if number_of_line == 0 else " " * len(plain)) + style.paint(piece, "title")
+
+
+def _subject(step: Step) -> str:
+    path = visible(step.path or "?")
+    if step.change == "rename":
+        return f"{visible(step.old_path or '?')} to {path}"
+    state = step.after if step.change == "create" else step.before
+    if state is None or state.type in ("file", "absent"):
+        return path
+    if state.tree is not None:
+        tree = state.tree
+        return f"the tree {path} ({number(tree.entries, 'entry', 'entries')}, {size(tree.size)})"
+    return f"the {visible(state.type)} {path}"
+
+
+def _file_details(step: Step, style: Style, diffs: bool) -> Iterator[str]:
+    before, after = step.before, step.after
+    if before is not None and after is not None:
+        for label, text in changes(before, after):
+            yield from _detail(label, text, style)
+    if step.appended is not None:
+        yield from _detail("appended", size(step.appended.size), style)
+    if step.link_to is not None:
+        yield from _detail("hard link", f"one more name of {step.link_to}", style)
+    if before is not None and before.links is not None and before.links > 1:
+        yield from _detail("links", f"the file has {before.links} names (hard links)", style)
+    yield from _content(step, style, diffs)
+
+
+def _content(step: Step, style: Style, diffs: bool) -> Iterator[str]:
+    if step.binary or step.too_large:
+        why = "binary" if step.binary else "too large to show"
+        for label, state in (("before", step.before), ("after", step.after)):
+            if state is not None and state.type == "file":
+                content = f"{size(state.size or 0)}, sha256 {state.sha256 or 'not computed'}"
+                yield from _detail(label, f"{content} ({why})", style)
+        if step.diff is None:
+            return
+    if step.diff is None:
+        return
+    # Only newlines separate a diff's lines: other line boundaries are content.
+    lines = step.diff.removesuffix("\n").split("\n")
+    if not diffs:
+        yield from _detail("diff", f"{number(len(lines), 'line')} not shown (--diff)", style)
+        return
+    for position, line in enumerate(lines):
+        # Only the first two lines are headers: a removed line may begin with `--` itself.
+        is_header = position < 2 and line.startswith(("--- ", "+++ "))
+        role = "faint" if is_header else _DIFF_ROLES.get(line[:1], "")
+        yield from in_gutter(line, style, role=role, tab=TAB_ARROW)
+
+
+def changes(before: FileState, after: FileState) -> Iterator[tuple[str, str]]:
+    """Everything by which `after` differs from `before`, content apart, in words."""
+    if after.type == "absent":
+        if before.target is not None:
+            yield "target", before.target
+        if before.type == "file" and before.size is not None:
+            yield "size", size(before.size)
+        return
+    created = before.type == "absent"
+    if not created and before.type != after.type:
+        yield "type", f"{before.type} to {after.type}"
+        if before.tree is not None:
+            tree = before.tree
+            yield "replaces", f"{number(tree.entries, 'entry', 'entries')}, {size(tree.size)}"
+    yield from _difference("mode", _mode(before), _mode(after), created)
+    yield from _difference("owner", _owner(before), _owner(after), created)
+    yield from _difference("size", _size(before), _size(after), created)
+    yield from _difference("target", before.target, after.target, created)
+    yield from _difference("modified", _modified(before), _modified(after), created)
+    for name in sorted({*before.xattrs, *after.xattrs}):
+        old, new = before.xattrs.get(name), after.xattrs.get(name)
+        yield from _difference("xattr", _xattr(name, old), _xattr(name, new), created)
+
+
+def _difference(
+    label: str, old: str | None, new: str | None, created: bool
+) -> Iterator[tuple[str, str]]:
+    if old == new or (created and new is None):
+        return
+    yield label, new or "" if created else f"{old or 'none'} to {new or 'none'}"
+
+
+def _mode(state: FileState) -> str | None:
+    return None if state.mode is None or state.type == "symlink" else mode(state.mode)
+
+
+def _owner(state: FileState) -> str | None:
+    return None if state.uid is None else f"{state.uid}:{state.gid}"
+
+
+def _size(state: FileState) -> str | None:
+    return None if state.size is None or state.type != "file" else size(state.size)
+
+
+def _modified(state: FileState) -> str | None:
+    return None if state.mtime_ns is None else f"{state.mtime_ns} ns"
+
+
+def _xattr(name: str, value: str | None) -> str | None:
+    return None if value is None else f"{name}={value}"
+
+
+def _command_details(step: Step, style: Style) -> Iterator[str]:
+    yield from _detail("program", step.program or "?", style)
+    yield from _detail("in", step.cwd or "?", style)
+    if step.decision is not None:
+        rule = f" (rule {step.rule})" if step.rule else ""
+        yield from _detail("decision", f"{step.decision}{rule}", style)
+    if step.assumed:
+        yield from _detail("assumed", "the script went on as if it had succeeded", style)
+    if step.result is not None:
+        result = step.result
+        yield from _detail(
+            "result", f"exit status {result.exit_status} after {duration(result.duration)}", style
+        )
+        for output in (result.stdout, result.stderr):
+            for line in output.removesuffix("\n").split("\n") if output else ():
+                yield from in_gutter(line, style, indent="       ")
+
+
+def _command(step: Step) -> str:
+    return " ".join(quoted(word) for word in step.argv) or "?"
+
+
+def quoted(word: str) -> str:
+    """One argument so that its ends are seen: in quotes where it is not plain."""
+    safe = visible(word)
+    if word and word == safe and all(c.isalnum() or c in "@%+=:,./-_" for c in word):
+        return word
+    return "'" + safe.replace("'", "'\\''") + "'"
+
+
+def _detail(label: str, text: str, style: Style) -> Iterator[str]:
+    yield from labelled(label, text, style, indent="     ")
