@@ -1,0 +1,607 @@
+"""From the upper layers of a sandbox's overlays to the steps of a plan.
+
+What was before always comes from the host's own tree, never through an overlay. The layers
+must not change meanwhile: the sandbox is frozen or gone.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
+
+from shannotd.runner import filesystem, moves, scratch, tree
+from shannotd.runner.compare import SHOWN_BYTES, Change, Comparer, Content
+from shannotd.runner.filesystem import Descent
+from shannotd.runner.frames import RunnerError
+from shannotd.runner.layer import (
+    USER,
+    Folder,
+    Layer,
+    Opened,
+    failed,
+    failed_by,
+    read_layer,
+    script_xattrs,
+)
+from shannotd.runner.plan import (
+    ABSENT,
+    BlockedStep,
+    FileState,
+    FileStep,
+    Identity,
+    StepNote,
+)
+from shannotd.runner.tree import Entry, MountInside
+
+__all__ = ["Content", "Layer", "Recorded", "capture"]
+
+# File times come from a clock that lags up to a tick (10 ms at HZ=100) behind the precise one.
+_CLOCK_LAG_NS = 20_000_000
+
+Step = Union[FileStep, BlockedStep]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The steps in the order in which they are to be applied, what to show beside each, and
+    the contents that they need. Close it when the contents have been read."""
+
+    steps: Tuple[Step, ...]
+    notes: Tuple[StepNote, ...]
+    contents: Dict[str, Content]
+    opened: Opened
+
+    def __enter__(self) -> Recorded:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Undo what reading the layers needed."""
+        self.opened.close()
+
+
+def capture(
+    layers: Sequence[Layer],
+    *,
+    started_ns: int,
+    scratch: Sequence[str],
+    identity: Identity,
+    limits: Mapping[str, Any],
+) -> Recorded:
+    """What the script did to the host's files, seen through `layers`.
+
+    `started_ns` is when the script began (time.time_ns): older times on what it made were set
+    on purpose. `scratch` are glob patterns (see scratch.py). `identity` will apply the plan:
+    what it cannot read is not hashed. Of `limits`, `steps` and `written_bytes` are used.
+
+    :raises RunnerError: `capture_failed` or `limit_exceeded`.
+    """
+    opened = Opened()
+    try:
+        return _Capture(layers, started_ns, scratch, identity, limits, opened).run()
+    except BaseException:
+        opened.close()
+        raise
+
+
+class _Host:
+    """The host's directory beside the one of the upper layer that is being walked."""
+
+    def __init__(self, mountpoint: str) -> None:
+        self._ways: List[Optional[Descent]] = [Descent(filesystem.open_directory(mountpoint))]
+        self._jumps: List[bool] = []
+
+    def __enter__(self) -> _Host:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for way in self._ways:
+            if way is not None:
+                way.__exit__()
+
+    @property
+    def current(self) -> Optional[int]:
+        way = self._ways[-1]
+        return None if way is None else way.current
+
+    def enter(self, descriptor: int) -> None:
+        way = self._ways[-1]
+        assert way is not None
+        way.enter(descriptor)
+        self._jumps.append(False)
+
+    def jump(self, descriptor: Optional[int]) -> None:
+        self._ways.append(None if descriptor is None else Descent(descriptor))
+        self._jumps.append(True)
+
+    def leave(self) -> None:
+        if self._jumps.pop():
+            way = self._ways.pop()
+            if way is not None:
+                way.__exit__()
+        else:
+            way = self._ways[-1]
+            assert way is not None
+            way.leave()
+
+
+class _Capture:
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        started_ns: int,
+        patterns: Sequence[str],
+        identity: Identity,
+        limits: Mapping[str, Any],
+        opened: Opened,
+    ) -> None:
+        self._layers = sorted(layers, key=lambda layer: layer.mountpoint)
+        self._mountpoints = frozenset(layer.mountpoint for layer in layers)
+        self._earliest_ns = started_ns - _CLOCK_LAG_NS
+        self._now_ns = time.time_ns()
+        self._is_scratch = scratch.matcher(patterns)
+        self._identity = identity
+        self._limit: Optional[int] = limits.get("steps")
+        self._opened = opened
+        self._comparer = Comparer(self._promised, limits.get("written_bytes"))
+        self._moved: Dict[str, Folder] = {}
+        self._placed: Set[str] = set()
+        self._head: List[Change] = []
+        self._body: List[Change] = []
+        self._deleted: List[Change] = []
+        self._blocked: List[BlockedStep] = []
+        # Files with several names in an upper layer that are one of the host's own.
+        self._kept_inodes: Dict[Tuple[int, int], str] = {}
+        self._layer: Layer
+        self._mount = 0
+
+    def run(self) -> Recorded:
+        for layer in self._layers:
+            self._layer = layer
+            path = layer.mountpoint
+            try:
+                root = read_layer(layer, self._mountpoints, self._opened)
+                moved = moves.find_sources(layer, root)
+                self._moved = moved
+                self._placed = set()
+                if moved:
+                    self._move(root)
+                self._walk(root)
+            except MountInside as error:
+                raise failed(str(error), "something is mounted there") from error
+            except OSError as error:
+                name = error.filename if isinstance(error.filename, str) else path
+                raise failed_by(error, name) from error
+        return self._arrange()
+
+    # Directories that were renamed.
+
+    def _move(self, root: Folder) -> None:
+        for operation in moves.order(root, self._moved, self._kind):
+            path, folder, source = operation.path, operation.folder, operation.source
+            before = ABSENT if source is None else self._state(source)
+            if operation.kind == "move":
+                after = replace(before, tree=None)
+                step = FileStep("rename", path, before, after, operation.old_path)
+            elif operation.kind == "delete":
+                step = FileStep("delete", path, before, ABSENT)
+            else:
+                assert folder is not None
+                change = "create" if operation.kind == "create" else "modify"
+                step = FileStep(change, path, before, self._made(folder))
+            if folder is not None:
+                self._placed.add(path)
+            self._add(self._head, Change(step, StepNote(), self._mount))
+
+    def _kind(self, path: str) -> str:
+        parent, _, name = path.rpartition("/")
+        try:
+            directory = filesystem.open_directory(parent or "/")
+        except (FileNotFoundError, NotADirectoryError):
+            return "absent"
+        try:
+            return tree.file_type(filesystem.status_at(directory, name).mode)
+        except FileNotFoundError:
+            return "absent"
+        finally:
+            os.close(directory)
+
+    def _state(self, path: str) -> FileState:
+        """What was at `path` before the script, a directory with its tree."""
+        parent, _, name = path.rpartition("/")
+        directory = filesystem.open_directory(parent or "/")
+        try:
+            return self._whole(directory, name, path).state
+        finally:
+            os.close(directory)
+
+    def _whole(self, directory: int, name: str, source: str) -> Entry:
+        """What is at `name`, which is at `source` on the host, a directory with its tree."""
+        found = tree.entry(directory, name, identity=self._identity, keep=SHOWN_BYTES)
+        if found.status is not None and found.status.mount_root:
+            raise MountInside(source)
+        if found.state.type != "directory":
+            return found
+        looked = os.open(name, filesystem.O_DIRECTORY_PATH, dir_fd=directory)
+        try:
+            summary = tree.summarise(
+                looked, source, identity=self._identity, excluded=self._moved.keys()
+            )
+        finally:
+            os.close(looked)
+        return replace(found, state=replace(found.state, tree=summary))
+
+    # The walk over one layer, the host's directories beside it.
+
+    def _walk(self, root: Folder) -> None:
+        top = os.open(".", filesystem.O_DIRECTORY_PATH, dir_fd=self._layer.upper)
+        with Descent(top) as upper, _Host(root.path) as host:
+            assert host.current is not None
+            self._mount = filesystem.status(host.current).mount
+            self._compare_root(root, host.current)
+            self._entries(root, upper.current, host.current)
+            # None stands for the way back up to the directory above.
+            pending: List[Optional[Folder]] = list(reversed(root.folders))
+            while pending:
+                folder = pending.pop()
+                if folder is None:
+                    upper.leave()
+                    host.leave()
+                    continue
+                if not self._enter(folder, host):
+                    continue
+                flags = filesystem.O_DIRECTORY_PATH
+                upper.enter(os.open(folder.name, flags, dir_fd=upper.current))
+                self._entries(folder, upper.current, host.current)
+                pending.append(None)
+                pending.extend(reversed(folder.folders))
+
+    def _compare_root(self, root: Folder, host: int) -> None:
+        """The mount's own directory: the builder made the upper one, so only what differs
+        from how it was made is the script's."""
+        before = tree.describe(host, filesystem.status(host), identity=self._identity).state
+        after = before
+        if self._layer.root_mode is not None:
+            mode = stat.S_IMODE(root.status.st_mode)
+            if mode != self._layer.root_mode:
+                after = replace(after, mode=mode)
+        if self._layer.root_owner is not None:
+            owner = root.status.st_uid, root.status.st_gid
+            if owner != self._layer.root_owner:
+                after = replace(after, uid=owner[0], gid=owner[1])
+        if root.xattrs:
+            after = replace(after, xattrs={**before.xattrs, **root.xattrs})
+        if before != after:
+            self._change("metadata", root.path, before, after)
+
+    def _enter(self, folder: Folder, host: _Host) -> bool:
+        """Record what became of the directory itself and go to the host's one, if any.
+
+        False where nothing in it can be the script's.
+        """
+        if folder.redirect is not None:
+            assert folder.source is not None
+            descriptor = filesystem.open_directory(folder.source)
+            host.jump(descriptor)
+            before = tree.describe(
+                descriptor, filesystem.status(descriptor), identity=self._identity
+            ).state
+            self._compare_directory(folder, before)
+            return True
+        current = host.current
+        before = ABSENT
+        if folder.source is not None and current is not None:
+            before = tree.entry(
+                current, folder.name, identity=self._identity, keep=SHOWN_BYTES
+            ).state
+        if before.type == "directory":
+            assert current is not None
+            descriptor = os.open(folder.name, filesystem.O_DIRECTORY_PATH, dir_fd=current)
+            host.enter(descriptor)
+            if filesystem.status(descriptor).mount_root:
+                return self._uncovered(folder, host)
+            self._compare_directory(folder, before)
+            return True
+        host.jump(None)
+        if folder.path not in self._placed:
+            change = "create" if before.type == "absent" else "modify"
+            self._change(change, folder.path, before, self._made(folder))
+        return True
+
+    def _uncovered(self, folder: Folder, host: _Host) -> bool:
+        """A host's mount point that has no layer: the sandbox showed what is beneath it."""
+        host.leave()
+        pending = [folder]
+        while pending:
+            below = pending.pop()
+            if below.files or below.whiteouts or below.opaque:
+                raise failed(below.path, f"{folder.path} is a mount that the sandbox lacks")
+            pending.extend(below.folders)
+        return False
+
+    def _compare_directory(self, folder: Folder, before: FileState) -> None:
+        xattrs = folder.xattrs
+        if self._layer.prefix == USER:
+            xattrs = {**_hidden(before.xattrs), **xattrs}
+        after = replace(
+            before,
+            mode=stat.S_IMODE(folder.status.st_mode),
+            uid=folder.status.st_uid,
+            gid=folder.status.st_gid,
+            xattrs=xattrs,
+        )
+        if before != after:
+            self._change("metadata", folder.path, before, after)
+
+    def _made(self, folder: Folder) -> FileState:
+        time_ns = folder.status.st_mtime_ns
+        return FileState(
+            "directory",
+            stat.S_IMODE(folder.status.st_mode),
+            folder.status.st_uid,
+            folder.status.st_gid,
+            xattrs=folder.xattrs,
+            mtime_ns=time_ns if time_ns < self._earliest_ns else None,
+        )
+
+    # What is in one directory.
+
+    def _entries(self, folder: Folder, upper: int, host: Optional[int]) -> None:
+        for name, status in folder.files:
+            self._file(folder, upper, host, name, status)
+        if host is None:
+            return
+        gone = folder.whiteouts
+        if folder.opaque:
+            gone = self._replaced(folder, host)
+        for name in gone:
+            self._gone(folder, host, name)
+
+    def _replaced(self, folder: Folder, host: int) -> List[str]:
+        """The names in the host's directory that the one in its place does not have."""
+        kept = {name for name, _ in folder.files}
+        kept.update(below.name for below in folder.folders)
+        listed = os.open(".", filesystem.O_DIRECTORY_READ, dir_fd=host)
+        try:
+            names = os.listdir(listed)
+        finally:
+            os.close(listed)
+        return sorted(
+            name
+            for name in names
+            if name not in kept and folder.below(name) not in self._mountpoints
+        )
+
+    def _gone(self, folder: Folder, host: int, name: str) -> None:
+        source = folder.source_below(name)
+        if source is None or source in self._moved:
+            return
+        path = folder.below(name)
+        before = self._whole(host, name, source)
+        if before.status is None:
+            return
+        note = self._comparer.deleted(path, before)
+        step = FileStep("delete", path, before.state, ABSENT)
+        change = Change(step, note, self._mount, mtime_ns=before.status.mtime_ns)
+        self._add(self._deleted, change)
+
+    def _file(
+        self, folder: Folder, upper: int, host: Optional[int], name: str, status: os.stat_result
+    ) -> None:
+        path = folder.below(name)
+        kind = tree.file_type(status.st_mode)
+        before = tree.NOTHING
+        if host is not None and folder.source_below(name) not in self._moved:
+            before = self._before(folder, host, name, kind)
+        if kind == "file":
+            self._regular(folder, upper, host, name, status, before)
+        elif kind == "symlink":
+            target = os.readlink(name, dir_fd=upper)
+            after = FileState(kind, 0o777, status.st_uid, status.st_gid, target=target)
+            if before.state.type == "symlink" and before.state.target == target:
+                if replace(before.state, mode=after.mode, links=None) != after:
+                    self._change("metadata", path, before.state, after)
+                return
+            if self._promised(status.st_mtime_ns):
+                after = replace(after, mtime_ns=status.st_mtime_ns)
+            change = "create" if before.state.type == "absent" else "modify"
+            note = self._comparer.deleted(path, before)
+            self._add(
+                self._body, Change(FileStep(change, path, before.state, after), note, self._mount)
+            )
+        else:
+            self._special(path, kind, status, before)
+
+    def _before(self, folder: Folder, host: int, name: str, kind: str) -> Entry:
+        source = folder.source_below(name)
+        assert source is not None
+        before = tree.entry(host, name, identity=self._identity, keep=SHOWN_BYTES)
+        if before.state.type == "directory":
+            return self._whole(host, name, source)
+        return before
+
+    def _special(self, path: str, kind: str, status: os.stat_result, before: Entry) -> None:
+        """A FIFO, socket or device: the script's own are reported and made by no plan."""
+        device = os.major(status.st_rdev), os.minor(status.st_rdev)
+        if (
+            before.status is None
+            or before.state.type != kind
+            or (kind in ("character", "block") and before.status.special != device)
+        ):
+            what = kind if kind in ("fifo", "socket") else "device"
+            self._blocked.append(BlockedStep(what, path, 1))
+            self._check_limit()
+            return
+        mode = stat.S_IMODE(status.st_mode)
+        after = replace(before.state, mode=mode, uid=status.st_uid, gid=status.st_gid)
+        if before.state != after:
+            self._change("metadata", path, before.state, after)
+
+    def _regular(
+        self,
+        folder: Folder,
+        upper: int,
+        host: Optional[int],
+        name: str,
+        status: os.stat_result,
+        before: Entry,
+    ) -> None:
+        relative = f"{folder.relative}/{name}" if folder.relative else name
+        path = folder.below(name)
+        flags = filesystem.O_READ
+        descriptor = self._opened.open(self._layer, upper, name, relative, flags)
+        try:
+            xattrs = script_xattrs(self._layer, descriptor)
+            change = self._comparer.file(
+                self._layer,
+                relative,
+                descriptor,
+                status,
+                path,
+                xattrs,
+                before,
+                host,
+                self._mount,
+            )
+        finally:
+            os.close(descriptor)
+        inode = (status.st_dev, status.st_ino) if status.st_nlink > 1 else None
+        if change is not None and change.step.change != "metadata":
+            change.inode = inode
+        elif inode is not None:
+            self._kept_inodes.setdefault(inode, path)
+        if change is not None:
+            self._add(self._body, change)
+
+    def _promised(self, mtime_ns: int) -> bool:
+        return mtime_ns < self._earliest_ns or mtime_ns > self._now_ns
+
+    def _change(self, change: str, path: str, before: FileState, after: FileState) -> None:
+        step = FileStep(change, path, before, after)
+        self._add(self._body, Change(step, StepNote(), self._mount))
+
+    def _add(self, changes: List[Change], change: Change) -> None:
+        changes.append(change)
+        self._check_limit()
+
+    def _check_limit(self) -> None:
+        count = len(self._head) + len(self._body) + len(self._deleted) + len(self._blocked)
+        if self._limit is not None and count > self._limit:
+            raise RunnerError("limit_exceeded", name="steps", limit=self._limit)
+
+    # All layers together.
+
+    def _arrange(self) -> Recorded:
+        self._mark_scratch()
+        self._find_renamed_files()
+        linked = self._find_links()
+        names = {id(change) for change in linked}
+        ordered = [
+            *self._head,
+            *(change for change in self._body if id(change) not in names),
+            *linked,
+            *self._deleted,
+        ]
+        ordered.sort(key=lambda change: change.step.scratch)
+        contents: Dict[str, Content] = {}
+        for change in ordered:
+            step = change.step
+            if change.content is not None and not step.scratch and step.link_to is None:
+                contents.setdefault(change.content.sha256, change.content)
+        steps: List[Step] = [change.step for change in ordered]
+        notes = [change.note for change in ordered]
+        steps.extend(self._blocked)
+        notes.extend(StepNote() for _ in self._blocked)
+        return Recorded(tuple(steps), tuple(notes), contents, self._opened)
+
+    def _mark_scratch(self) -> None:
+        """Scratch is not applied: so what other steps need is none of it."""
+        changes = [*self._head, *self._body, *self._deleted]
+        needed: Set[str] = set()
+        shown: List[Change] = []
+        for change in changes:
+            step = change.step
+            if self._is_scratch(step.path) and (
+                step.old_path is None or self._is_scratch(step.old_path)
+            ):
+                shown.append(change)
+            elif step.change != "delete":
+                above = step.path.rpartition("/")[0]
+                while above and above not in needed:
+                    needed.add(above)
+                    above = above.rpartition("/")[0]
+        for change in shown:
+            if change.step.path not in needed or change.step.change == "metadata":
+                change.step = replace(change.step, scratch=True)
+
+    def _find_renamed_files(self) -> None:
+        """A file that went and one that appeared, alike in all but the name, are one."""
+        gone: Dict[Tuple[object, ...], List[Change]] = {}
+        for change in self._deleted:
+            state = change.step.before
+            if state.type == "file" and state.size and state.sha256 is not None:
+                gone.setdefault(_likeness(change, state), []).append(change)
+        if not gone:
+            return
+        found: Set[int] = set()
+        for change in self._body:
+            step = change.step
+            if step.change != "create" or step.after.type != "file":
+                continue
+            alike = gone.get(_likeness(change, step.after))
+            if not alike:
+                continue
+            old = alike.pop(0)
+            found.add(id(old))
+            before = old.step.before
+            change.step = replace(
+                step, change="rename", before=before, after=before, old_path=old.step.path
+            )
+            change.note = StepNote()
+            change.content = None
+        self._deleted = [change for change in self._deleted if id(change) not in found]
+
+    def _find_links(self) -> List[Change]:
+        """New names of files that have one already; they come after those."""
+        first: Dict[Tuple[Tuple[int, int], bool], str] = {}
+        for inode, path in self._kept_inodes.items():
+            first[inode, False] = path
+            first[inode, True] = path
+        preference = {"rename": 0, "append": 1, "modify": 1, "create": 2}
+        several = [change for change in self._body if change.inode is not None]
+        several.sort(key=lambda change: (preference[change.step.change], change.step.path))
+        linked: List[Change] = []
+        for change in several:
+            assert change.inode is not None
+            step = change.step
+            path = first.setdefault((change.inode, step.scratch), step.path)
+            if path != step.path and step.change in ("create", "modify", "append"):
+                kind = "create" if step.change == "create" else "modify"
+                change.step = replace(step, change=kind, appended=None, link_to=path)
+                linked.append(change)
+        linked.sort(key=lambda change: change.step.path)
+        return linked
+
+
+def _hidden(xattrs: Mapping[str, str]) -> Dict[str, str]:
+    """What a mount with userxattr hides of a host file's attributes."""
+    return {name: value for name, value in xattrs.items() if name.startswith(USER)}
+
+
+def _likeness(change: Change, state: FileState) -> Tuple[object, ...]:
+    return (
+        change.mount,
+        change.step.scratch,
+        state.sha256,
+        state.size,
+        state.mode,
+        state.uid,
+        state.gid,
+        change.mtime_ns,
+        tuple(sorted(state.xattrs.items())),
+    )

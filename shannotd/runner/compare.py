@@ -1,0 +1,318 @@
+"""One file of an upper layer beside what the host has at its path: what changed, with its diff."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+from typing import Callable, Dict, Optional, Tuple
+
+from shannotd.runner import diff, filesystem, tree
+from shannotd.runner.diff import Budget, Difference
+from shannotd.runner.frames import RunnerError
+from shannotd.runner.layer import USER, Layer
+from shannotd.runner.plan import ABSENT, FileState, FileStep, StepNote, TreeSummary
+from shannotd.runner.tree import CHUNK_BYTES, Entry
+
+SHOWN_BYTES = 1024 * 1024  # larger files are not read into memory for a diff
+KEPT_BYTES = 64 * 1024  # smaller contents stay in memory until they are sent
+_TAIL_BYTES = 4096
+_SAMPLE_BYTES = 65536
+
+
+@dataclass(frozen=True)
+class Content:
+    """Bytes that a step needs: `size` bytes from `offset` of a file in the upper layer.
+
+    `data` holds them where they are few.
+    """
+
+    sha256: str
+    size: int
+    offset: int
+    layer: Layer
+    relative: str
+    data: Optional[bytes] = None
+
+    def open(self) -> int:
+        """A readable descriptor of the file, positioned at `offset`; the caller's."""
+        descriptor = filesystem.open_below(self.layer.upper, self.relative, filesystem.O_READ)
+        os.lseek(descriptor, self.offset, os.SEEK_SET)
+        return descriptor
+
+    def read(self) -> bytes:
+        """All the bytes, at once."""
+        if self.data is not None:
+            return self.data
+        descriptor = self.open()
+        try:
+            return tree.read_all(descriptor)[: self.size]
+        finally:
+            os.close(descriptor)
+
+
+@dataclass
+class Change:
+    """A step that is found but not yet in its place among the others.
+
+    `mount` is that of the path on the host, `mtime_ns` the time of the file that appeared or
+    went, `inode` that of a file with several names in the upper layer.
+    """
+
+    step: FileStep
+    note: StepNote
+    mount: int
+    content: Optional[Content] = None
+    mtime_ns: Optional[int] = None
+    inode: Optional[Tuple[int, int]] = None
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What one pass over a file tells; the prefix is as long as the file was before."""
+
+    sha256: str
+    prefix: Optional[str]
+    suffix: Optional[str]
+    prefix_lines: int
+    tail: bytes
+    data: Optional[bytes]
+
+
+class Comparer:
+    """Compares files; keeps what the diffs may still cost."""
+
+    def __init__(self, promised: Callable[[int], bool], written_bytes: Optional[int]) -> None:
+        """`promised` tells whether a modification time was set on purpose."""
+        self._promised = promised
+        self._written_bytes = written_bytes
+        self._budget = Budget()
+
+    def file(
+        self,
+        layer: Layer,
+        relative: str,
+        descriptor: int,
+        status: os.stat_result,
+        path: str,
+        xattrs: Dict[str, str],
+        before: Entry,
+        host: Optional[int],
+        mount: int,
+    ) -> Optional[Change]:
+        """The change at `path`, None where there is none.
+
+        `descriptor` reads the file in the upper layer; `host` is the host's directory.
+        """
+        if self._written_bytes is not None and status.st_size > self._written_bytes:
+            raise RunnerError("limit_exceeded", name="written_bytes", limit=self._written_bytes)
+        was = before.state
+        old_size = was.size if was.type == "file" and was.size is not None else 0
+        read = _read(descriptor, status.st_size, old_size)
+        after = FileState(
+            "file",
+            status.st_mode & 0o7777,
+            status.st_uid,
+            status.st_gid,
+            status.st_size,
+            read.sha256,
+            xattrs=xattrs,
+            mtime_ns=status.st_mtime_ns if self._promised(status.st_mtime_ns) else None,
+        )
+        content = Content(
+            read.sha256,
+            status.st_size,
+            0,
+            layer,
+            relative,
+            read.data if status.st_size <= KEPT_BYTES else None,
+        )
+        if was.type != "file":
+            change = "create" if was is ABSENT or was.type == "absent" else "modify"
+            note = self._note(None, path, b"", read.data, descriptor)
+            step = FileStep(change, path, was, after)
+            return Change(step, note, mount, content, status.st_mtime_ns)
+        if layer.prefix == USER:
+            # Such attributes of the host's file are hidden by the mount, not removed.
+            kept = {name: value for name, value in was.xattrs.items() if name.startswith(USER)}
+            after = replace(after, xattrs={**kept, **after.xattrs})
+        kept_prefix = self._prefix_kept(read, before, descriptor, host, path)
+        if kept_prefix and status.st_size == old_size:
+            found = self._metadata(path, was, after, before, status.st_mtime_ns)
+            return None if found is None else Change(found, StepNote(), mount)
+        if kept_prefix and old_size > 0 and read.suffix is not None:
+            return self._append(path, was, after, read, content, mount)
+        if before.data is None:
+            note = self._note(path, path, None, None, descriptor)
+        else:
+            note = self._note(path, path, before.data, read.data, descriptor)
+        return Change(FileStep("modify", path, was, after), note, mount, content)
+
+    def deleted(self, path: str, before: Entry) -> StepNote:
+        """What to show of a file that was deleted."""
+        if before.state.type != "file" or before.data is None:
+            return StepNote(too_large=before.state.type == "file" and before.state.size != 0)
+        if not before.data:
+            return StepNote()
+        return _shown(diff.difference(path, None, before.data, b"", self._budget))
+
+    def _prefix_kept(
+        self, read: _Read, before: Entry, descriptor: int, host: Optional[int], path: str
+    ) -> bool:
+        """Whether the old content is the beginning of the new (or all of it)."""
+        if read.prefix is None:
+            return False
+        if before.state.sha256 is not None:
+            return read.prefix == before.state.sha256
+        if host is None:
+            return False
+        size = before.state.size or 0
+        return _same_content(host, path.rpartition("/")[2], descriptor, size)
+
+    def _metadata(
+        self, path: str, was: FileState, after: FileState, before: Entry, mtime_ns: int
+    ) -> Optional[FileStep]:
+        assert before.status is not None
+        after = replace(
+            after, sha256=was.sha256, fingerprint=was.fingerprint, mtime_ns=None, links=was.links
+        )
+        if mtime_ns != before.status.mtime_ns:
+            was = replace(was, mtime_ns=before.status.mtime_ns)
+            after = replace(after, mtime_ns=mtime_ns)
+        return None if was == after else FileStep("metadata", path, was, after)
+
+    def _append(
+        self,
+        path: str,
+        was: FileState,
+        after: FileState,
+        read: _Read,
+        content: Content,
+        mount: int,
+    ) -> Change:
+        assert was.size is not None and after.size is not None and read.suffix is not None
+        added = after.size - was.size
+        data = None if content.data is None else content.data[was.size :]
+        if data is None and added <= KEPT_BYTES:
+            data = replace(content, offset=was.size, size=added).read()
+        content = replace(content, sha256=read.suffix, size=added, offset=was.size, data=data)
+        if added > diff.FILE_BYTES:
+            note = StepNote(binary=diff.is_binary(read.tail), too_large=True)
+        else:
+            suffix = content.read()
+            found = diff.appended(path, read.tail, read.prefix_lines, suffix, self._budget)
+            note = _shown(found)
+        summary = TreeSummary(1, added, read.suffix)
+        step = FileStep("append", path, was, after, appended=summary)
+        return Change(step, note, mount, content)
+
+    def _note(
+        self,
+        old_path: Optional[str],
+        path: str,
+        before: Optional[bytes],
+        after: Optional[bytes],
+        descriptor: int,
+    ) -> StepNote:
+        if before is None or after is None:
+            sample = os.pread(descriptor, _SAMPLE_BYTES, 0)
+            return StepNote(binary=True) if diff.is_binary(sample) else StepNote(too_large=True)
+        if before == after:
+            return StepNote()
+        return _shown(diff.difference(old_path, path, before, after, self._budget))
+
+
+def _shown(found: Difference) -> StepNote:
+    return StepNote(found.text, found.binary, found.too_large)
+
+
+def _read(descriptor: int, size: int, old_size: int) -> _Read:
+    """Read a file once: whole where it is small, else in chunks."""
+    if size <= SHOWN_BYTES:
+        data = os.read(descriptor, size + 1) if size else b""
+        if len(data) < size:
+            data += tree.read_all(descriptor)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if old_size > size:
+            return _Read(sha256, None, None, 0, b"", data)
+        if old_size == size:
+            return _Read(sha256, sha256, None, 0, b"", data)
+        prefix = data[:old_size]
+        return _Read(
+            sha256,
+            hashlib.sha256(prefix).hexdigest(),
+            hashlib.sha256(data[old_size:]).hexdigest(),
+            prefix.count(b"\n"),
+            _last_lines(prefix),
+            data,
+        )
+    return _stream(descriptor, old_size)
+
+
+def _stream(descriptor: int, old_size: int) -> _Read:
+    prefix, suffix = hashlib.sha256(), hashlib.sha256()
+    lines, tail, position = 0, b"", 0
+    while position < old_size:
+        part = os.read(descriptor, min(CHUNK_BYTES, old_size - position))
+        if not part:
+            return _Read(prefix.hexdigest(), None, None, 0, b"", None)
+        prefix.update(part)
+        lines += part.count(b"\n")
+        tail = (tail + part)[-_TAIL_BYTES:]
+        position += len(part)
+    whole = prefix.copy()
+    added = False
+    while True:
+        part = os.read(descriptor, CHUNK_BYTES)
+        if not part:
+            break
+        whole.update(part)
+        suffix.update(part)
+        added = True
+    return _Read(
+        whole.hexdigest(),
+        prefix.hexdigest(),
+        suffix.hexdigest() if added else None,
+        lines,
+        _last_lines(tail),
+        None,
+    )
+
+
+def _last_lines(data: bytes) -> bytes:
+    """The last three lines of `data` at most, from a line's start (or what is at hand)."""
+    tail = data[-_TAIL_BYTES:]
+    end = len(tail) - 1
+    start = 0
+    for _ in range(diff.CONTEXT_LINES + 1):
+        end = tail.rfind(b"\n", 0, max(end, 0))
+        if end < 0:
+            break
+        start = end + 1
+    else:
+        return tail[start:]
+    if len(tail) == len(data):
+        return tail
+    # The first line at hand is cut: begin after it, if anything remains.
+    return tail[tail.find(b"\n") + 1 :]
+
+
+def _same_content(host: int, name: str, descriptor: int, size: int) -> bool:
+    """Whether the first `size` bytes of the host's file are those of `descriptor`'s."""
+    looked = os.open(name, filesystem.O_PATH, dir_fd=host)
+    try:
+        content = filesystem.open_content(looked)
+    except PermissionError:
+        return False
+    finally:
+        os.close(looked)
+    try:
+        position = 0
+        while position < size:
+            part = os.read(content, min(CHUNK_BYTES, size - position))
+            if not part or part != os.pread(descriptor, len(part), position):
+                return False
+            position += len(part)
+        return True
+    finally:
+        os.close(content)

@@ -1,0 +1,36 @@
+"""Which paths are scratch: glob patterns over whole host paths.
+
+`*` and `?` match within one component, `**` any number of components. A pattern that
+matches a directory covers what is below it: `/tmp/*` and `/tmp/**` mean the same.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Callable, List, Sequence
+
+
+def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a path, or a directory above it, matches one of `patterns`."""
+    if not patterns:
+        return lambda path: False
+    alternatives = "|".join(_expression(pattern) for pattern in patterns)
+    compiled = re.compile(f"(?:{alternatives})(?:/.*)?", re.DOTALL)
+    return lambda path: compiled.fullmatch(path) is not None
+
+
+def _expression(pattern: str) -> str:
+    parts: List[str] = []
+    position = 0
+    while position < len(pattern):
+        if pattern.startswith("**/", position):
+            parts.append("(?:.*/)?")
+            position += 3
+        elif pattern.startswith("**", position):
+            parts.append(".+")
+            position += 2
+        else:
+            character = pattern[position]
+            parts.append({"*": "[^/]*", "?": "[^/]"}.get(character, re.escape(character)))
+            position += 1
+    return "".join(parts)
