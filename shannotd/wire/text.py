@@ -23,6 +23,9 @@ _HIDDEN_EXTRA = re.compile(
     "\u2800\u3000\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
+# All that is not printable ASCII, which is most of most texts.
+_NOT_PLAIN = re.compile(r"[^ -~]")
+
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\x1b": "\\e", "\x00": "\\0"}
 
 
@@ -57,12 +60,18 @@ def visible(text: str, *, keep: str = "") -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        character if character in keep or not is_hidden(character) else escape_character(character)
-        for character in text
-    )
+
+    def shown(match: re.Match[str]) -> str:
+        character = match.group()
+        if character in keep or not is_hidden(character):
+            return character
+        return escape_character(character)
+
+    return _NOT_PLAIN.sub(shown, text)
 
 
 def has_hidden(text: str, *, keep: str = "\n\t") -> bool:
     """Whether `visible` would change `text`."""
-    return any(character not in keep and is_hidden(character) for character in text)
+    return any(
+        character not in keep and is_hidden(character) for character in _NOT_PLAIN.findall(text)
+    )
