@@ -1,0 +1,88 @@
+"""Who may do what: roles, and who may never approve (P5).
+
+Facts come from the kernel (a peer's uid and groups) and from the plan; nothing here asks
+a client who it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shannotd.wire.errors import NotAllowed
+from shannotd.wire.model import Session
+
+
+class Role(StrEnum):
+    """What an account may do; `[roles]` of the configuration gives them to groups."""
+
+    SUBMIT = "submit"
+    REVIEW = "review"
+    AUDIT = "audit"
+    ADMIN = "admin"
+
+
+ALL_ROLES = frozenset(Role)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who is at the other end of a connection.
+
+    `embedded` says that the daemon is the caller's own, where he alone is served and
+    approves what he submitted.
+    """
+
+    uid: int
+    roles: frozenset[Role]
+    embedded: bool = False
+
+    def require(self, role: Role, action: str) -> None:
+        """:raises NotAllowed: the caller does not have `role`."""
+        if role not in self.roles:
+            raise NotAllowed(
+                uid=self.uid, action=action, reason=f"it does not have the role {role.value!r}"
+            )
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether sessions of others exist for the caller."""
+        return bool(self.roles & {Role.REVIEW, Role.ADMIN})
+
+
+def may_see(caller: Caller, submitter: int) -> bool:
+    """Whether a session of `submitter` exists for the caller."""
+    return caller.sees_all or caller.uid == submitter
+
+
+def require_approver(
+    caller: Caller, session: Session, *, identity_uid: int | None, daemon_uid: int
+) -> None:
+    """Refuse whoever may never approve `session`, whatever his roles.
+
+    :param identity_uid: under whom the plan would be applied.
+    :raises NotAllowed: saying why.
+    """
+    caller.require(Role.REVIEW, "approve")
+    if caller.embedded:
+        return
+    reason = None
+    if caller.uid == session.submitter:
+        reason = "who submitted a script never approves it"
+    elif caller.uid == daemon_uid:
+        reason = "it is the daemon's own account"
+    elif caller.uid == identity_uid:
+        reason = "the plan would be applied under this account"
+    if reason is not None:
+        raise NotAllowed(uid=caller.uid, action=f"approve session {session.id}", reason=reason)
+
+
+def require_stopper(caller: Caller, session: Session, action: str) -> None:
+    """Refuse whoever may not stop `session`: its submitter and reviewers may.
+
+    :raises NotAllowed: saying why.
+    """
+    if caller.uid != session.submitter:
+        if Role.ADMIN in caller.roles:
+            return
+        caller.require(Role.REVIEW, action)

@@ -1,0 +1,488 @@
+"""The sessions: submit, look, wait, stop. (Approval and execution: `approval`.)"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import re
+import secrets
+import time
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, replace
+
+from shannotd.config import Config
+from shannotd.policy.profiles import Profile, policy_version
+from shannotd.sessions.access import Caller, Role, may_see, require_stopper
+from shannotd.sessions.dryrun import BlobList, DryRun, Order, Outcome
+from shannotd.sessions.events import Changed, Event
+from shannotd.sessions.machine import transition
+from shannotd.sessions.plans import LARGE_BYTES, Judged, WireSession, judge, whole_session
+from shannotd.sessions.quota import Quota
+from shannotd.sessions.registry import Live, Registry
+from shannotd.sessions.runner import Runner
+from shannotd.sessions.store import NOTES, PLAN, Content, Entry, Page, Record, Stored
+from shannotd.sessions.submission import check_submission, display_name
+from shannotd.wire.errors import (
+    AmbiguousId,
+    DaemonStopping,
+    InvalidRequest,
+    LimitExceeded,
+    NotFound,
+    ProfileUnknown,
+    RunnerLost,
+    ShannotError,
+    StoreFull,
+    WrongState,
+)
+from shannotd.wire.model import FINAL_STATES, Failure, Session, State, Submission
+from shannotd.wire.text import visible
+
+log = logging.getLogger(__name__)
+
+_ID = re.compile(r"[0-9a-f]{1,32}")
+_ID_CHARACTERS = 32
+_SHORTEST_PREFIX = 4
+_LARGE_SCRIPT_BYTES = 256 * 1024  # hashed on the store's thread
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A profile with its version, computed once."""
+
+    profile: Profile
+    version: str
+
+
+class Sessions:
+    """All that the daemon does with sessions, except to decide over them."""
+
+    def __init__(self, registry: Registry, runner: Runner, config: Config) -> None:
+        self.registry = registry
+        self._runner = runner
+        self._store = registry.store
+        self._journal = registry.journal
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Use `config` for all sessions from now on."""
+        self._config = config
+        self._quota = Quota(config.daemon)
+        self._policies: Mapping[str, Policy] = {
+            name: Policy(profile, policy_version(profile))
+            for name, profile in config.profiles.items()
+        }
+
+    async def recover(self) -> None:
+        """Take up what an earlier daemon left: pending sessions wait on, the rest ends.
+
+        :raises StoreFull: the store cannot be read.
+        """
+        for record in await self._store.unfinished():
+            live = Live(record)
+            session = record.session
+            self.registry.add(live)
+            if session.state is State.RUNNING:
+                reason = "the daemon ended during the dry run"
+                self._change(live, State.CANCELLED, "recovered", uid=None, reason=reason)
+            elif session.state in (State.APPROVED, State.EXECUTING):
+                reason = (
+                    "the daemon ended before the plan was applied: nothing of it was"
+                    if session.state is State.APPROVED
+                    else "the daemon ended while the plan was being applied, and it is not known"
+                    " which of its steps were"
+                )
+                failure = failure_of(RunnerLost(id=session.id, reason=reason))
+                self._change(live, State.FAILED, "recovered", uid=None, error=failure)
+        self.registry.settle_all()
+
+    # Submitting
+
+    async def submit(
+        self, caller: Caller, submitter_name: str, submission: Submission
+    ) -> tuple[Session, asyncio.Future[Stored]]:
+        """Begin a dry run. Gives the session as it is, and a future of what it is after that.
+
+        :raises ShannotError: it was not begun; nothing was run.
+        """
+        caller.require(Role.SUBMIT, "submit scripts")
+        settings = self._config.daemon
+        if self._stopping:
+            raise DaemonStopping()
+        if self._store.overloaded or self._journal.overloaded:
+            raise StoreFull(reason="too much waits to be written", path=self._store.path)
+        check_submission(submission, max_script_bytes=settings.max_script_bytes)
+        policy = self._policy(submission.profile)
+        self.registry.settle_all()
+        self._quota.take(caller.uid, self.registry)
+        wall_seconds = policy.profile.limits.wall_seconds
+        if submission.timeout is not None:
+            wall_seconds = min(wall_seconds, submission.timeout)
+        session = Session(
+            id=secrets.token_hex(16),
+            name=display_name(submission),
+            state=State.RUNNING,
+            profile=policy.profile.name,
+            target="local",
+            submitter=caller.uid,
+            submitter_name=submitter_name,
+            identity=policy.profile.run_as or "",
+            created_at=time.time(),
+            expires_at=None,
+            kind=submission.kind,
+            arguments=submission.arguments,
+            cwd=submission.cwd,
+            analysis=submission.analysis,
+        )
+        live = Live(Record(session, approvals=policy.profile.approvals), submission.script)
+        order = Order(session.id, submission, policy.profile, policy.version, wall_seconds)
+        live.job = DryRun(self._runner, order, _Sink(self.registry, live))
+        self.registry.add(live)
+        self._store.defer(Entry(live.record, {"script": submission.script}))
+        self.registry.events.changed(session)
+        self._start(self._dry_run(live, order, live.job))
+        return session, live.ended
+
+    def _policy(self, name: str | None) -> Policy:
+        chosen = name or self._config.daemon.default_profile
+        policy = self._policies.get(chosen)
+        if policy is None:
+            raise ProfileUnknown(name=chosen, known=", ".join(sorted(self._policies)))
+        return policy
+
+    async def _dry_run(self, live: Live, order: Order, job: DryRun) -> None:
+        """Run the script to its end and make of it what it became."""
+        try:
+            await self._note_submission(live, order.submission)
+            outcome = await job.run()
+            judged = await self._judge(order, outcome)
+            await self._end_dry_run(live, order, outcome, judged)
+        except ShannotError as error:
+            self._fail(live, error)
+        except Exception as error:
+            log.exception("session %s", live.session.id)
+            self._fail(live, ShannotError(reason=type(error).__name__))
+        if live.session.digest is None:
+            await self._drop_contents(live)
+
+    async def _note_submission(self, live: Live, submission: Submission) -> None:
+        script = submission.script
+        if len(script) > _LARGE_SCRIPT_BYTES:
+            digest = await self._store.run(lambda: hashlib.sha256(script).hexdigest())
+        else:
+            digest = hashlib.sha256(script).hexdigest()
+        session = live.session
+        self._journal.note(
+            "session.submitted",
+            uid=session.submitter,
+            session=session.id,
+            name=session.name,
+            kind=session.kind.value,
+            profile=session.profile,
+            cwd=session.cwd,
+            script_sha256=digest,
+        )
+
+    async def _judge(self, order: Order, outcome: Outcome) -> Judged | None:
+        recorded = outcome.plan
+        if recorded is None:
+            return None
+
+        def work() -> Judged:
+            return judge(recorded, session=order.session, policy_version=order.policy_version)
+
+        try:
+            if len(recorded.canonical) + len(recorded.notes) < LARGE_BYTES:
+                return work()
+            return await self._store.run(work)
+        except ValueError as error:
+            reason = f"it sent a plan that cannot be used ({error})"
+            raise RunnerLost(id=order.session, reason=reason) from error
+
+    async def _end_dry_run(
+        self, live: Live, order: Order, outcome: Outcome, judged: Judged | None
+    ) -> None:
+        ended = replace(
+            live.session,
+            exit_code=outcome.exit_code,
+            signal=outcome.signal,
+            duration=outcome.duration,
+            stdout_truncated=outcome.stdout_dropped,
+            stderr_truncated=outcome.stderr_dropped,
+        )
+        live.record = record = replace(live.record, session=ended)
+        if live.cancel_reason is not None or outcome.stopped == "cancelled":
+            self._end(live, State.CANCELLED, uid=live.cancelled_by, reason=live.cancel_reason or "")
+            return
+        if outcome.stopped is not None:
+            limit = getattr(order.profile.limits, outcome.stopped, None)
+            if outcome.stopped == "wall_seconds":
+                limit = f"{order.wall_seconds:g}"
+            self._fail(live, LimitExceeded(name=outcome.stopped, limit=limit))
+            return
+        if judged is None or outcome.plan is None:
+            raise RunnerLost(id=order.session, reason="it sent no plan")
+        record = replace(record, seal=outcome.plan.seal, identity_uid=judged.identity_uid)
+        shown = {
+            "digest": judged.digest,
+            "risk": judged.risk,
+            "counts": judged.counts,
+            "identity": judged.identity_name,
+        }
+        contents = {PLAN: outcome.plan.canonical, NOTES: judged.notes}
+        if not judged.effects:
+            live.record = record
+            self._end(live, State.EXECUTED, uid=None, contents=contents, **shown)
+            return
+        await self._announce_pending(live, order, record, contents, shown)
+
+    async def _announce_pending(
+        self,
+        live: Live,
+        order: Order,
+        record: Record,
+        contents: dict[str, bytes],
+        shown: dict[str, object],
+    ) -> None:
+        """Have a plan on disk, and only then known."""
+        ttl = min(
+            order.profile.ttl_seconds, self._config.daemon.ttl_seconds or order.profile.ttl_seconds
+        )
+        now = time.time()
+        pending = transition(
+            record.session, State.PENDING, now=now, action="planned", expires_at=now + ttl, **shown
+        )
+        record = replace(record, session=pending)
+        contents = {**live.contents(), **contents}
+        await self._store.commit(Entry(record, contents))
+        if live.cancel_reason is not None:
+            self._end(live, State.CANCELLED, uid=live.cancelled_by, reason=live.cancel_reason)
+            return
+        self.registry.adopt(live, record, uid=None, stored=True)
+        live.release()
+        live.ended.set_result(Stored(record, contents))
+
+    def _fail(self, live: Live, error: ShannotError) -> None:
+        if live.cancel_reason is not None:
+            self._end(live, State.CANCELLED, uid=live.cancelled_by, reason=live.cancel_reason)
+        else:
+            self._end(live, State.FAILED, uid=None, error=failure_of(error))
+
+    def _end(
+        self,
+        live: Live,
+        state: State,
+        *,
+        uid: int | None,
+        contents: Mapping[str, bytes] | None = None,
+        **changes: object,
+    ) -> None:
+        """End a dry run in a final state: answered at once, written with the next group."""
+        session = transition(live.session, state, now=time.time(), action="ended", **changes)
+        record = replace(live.record, session=session)
+        kept = {**live.contents(), **(contents or {})}
+        live.ended.set_result(Stored(record, kept))
+        self._store.defer(Entry(record, kept))
+        self.registry.adopt(live, record, uid=uid, stored=True)
+        live.release()
+
+    async def _drop_contents(self, live: Live) -> None:
+        try:
+            await self._store.drop_contents(live.session.id)
+        except StoreFull as error:
+            log.warning("%s", visible(str(error)))
+
+    # Looking
+
+    async def find(self, caller: Caller, identifier: str) -> str:
+        """The whole id that `identifier`, or a unique beginning of one, stands for.
+
+        :raises NotFound: no session that the caller may see.
+        :raises AmbiguousId: several.
+        """
+        if not _ID.fullmatch(identifier):
+            raise NotFound(id=identifier)
+        if len(identifier) < _SHORTEST_PREFIX:
+            reason = f"an id needs at least {_SHORTEST_PREFIX} characters"
+            raise InvalidRequest(method="(session id)", reason=reason)
+        if len(identifier) == _ID_CHARACTERS:
+            live = self.registry.current(identifier)
+            if live is not None and may_see(caller, live.session.submitter):
+                return identifier
+        found = await self._store.find(identifier, None if caller.sees_all else caller.uid)
+        if not found:
+            raise NotFound(id=identifier)
+        if len(found) > 1:
+            raise AmbiguousId(id=identifier, count=len(found))
+        return found[0]
+
+    async def get(self, identifier: str) -> WireSession:
+        """The session of that whole id, with all its contents.
+
+        :raises NotFound: there is none (any more).
+        """
+        live = self.registry.current(identifier)
+        if live is not None and live.session.state is State.RUNNING:
+            return whole_session(Stored(live.record, live.contents()))
+        stored = await self._store.load(identifier)
+        live = self.registry.current(identifier)
+        if stored is None:
+            raise NotFound(id=identifier)
+        # What is in memory is never older than what the store has.
+        return whole_session(stored if live is None else Stored(live.record, stored.contents))
+
+    async def page(
+        self,
+        caller: Caller,
+        *,
+        states: tuple[State, ...],
+        name: str | None,
+        limit: int,
+        before: int | None,
+    ) -> Page:
+        """Sessions that the caller may see, newest first."""
+        self.registry.settle_all()
+        return await self._store.page(
+            states=states,
+            name=name,
+            submitter=None if caller.sees_all else caller.uid,
+            limit=limit,
+            before=before,
+        )
+
+    async def content(self, identifier: str, sha256: str) -> Content | None:
+        """A file's content that the plan of a session names; None when it does not."""
+        return await self._store.content(identifier, sha256)
+
+    async def wait(self, identifier: str, states: frozenset[State], seconds: float | None) -> None:
+        """Return when the session is in one of `states` or a final one, or after `seconds`."""
+        live = self.registry.current(identifier)
+        wanted = states | FINAL_STATES
+        if live is None or live.session.state in wanted:
+            return
+        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def listen(event: Event) -> None:
+            if (
+                isinstance(event, Changed)
+                and event.session == identifier
+                and event.now.state in wanted
+                and not reached.done()
+            ):
+                reached.set_result(None)
+
+        end = self.registry.events.listen(listen)
+        try:
+            await asyncio.wait_for(reached, seconds)
+        except TimeoutError:
+            pass
+        finally:
+            end()
+
+    # Stopping
+
+    async def reject(self, caller: Caller, identifier: str, reason: str) -> None:
+        """Say no to a pending session. Waits for no log.
+
+        :raises NotAllowed, WrongState: it was not rejected.
+        """
+        decision = {"decided_by": (caller.uid,), "decided_at": time.time(), "reason": reason}
+        await self._stop(caller, identifier, State.REJECTED, "rejected", **decision)
+
+    async def cancel(self, caller: Caller, identifier: str) -> None:
+        """End a session that runs, or waits for a decision or for its turn. Waits for no log.
+
+        :raises NotAllowed, WrongState: it was not cancelled.
+        """
+        live = self.registry.current(identifier)
+        if live is None or live.session.state is not State.RUNNING:
+            await self._stop(caller, identifier, State.CANCELLED, "cancelled")
+            return
+        require_stopper(caller, live.session, "cancel sessions of others")
+        self._cancel_run(live, uid=caller.uid, reason="cancelled on request")
+        stored = await asyncio.shield(live.ended)
+        if stored.record.session.state is State.PENDING:
+            await self._stop(caller, identifier, State.CANCELLED, "cancelled")
+
+    async def _stop(
+        self, caller: Caller, identifier: str, state: State, action: str, **changes: object
+    ) -> None:
+        live = self.registry.current(identifier)
+        if live is None:
+            await self._raise_over(caller, identifier, action)
+            return
+        require_stopper(caller, live.session, f"have sessions of others {action}")
+        session = transition(live.session, state, now=time.time(), action=action, **changes)
+        record = replace(live.record, session=session)
+        self.registry.adopt(live, record, uid=caller.uid, stored=True)
+        try:
+            await self._store.commit(Entry(record))
+        except StoreFull:
+            self._store.defer(Entry(record))  # stopped it is all the same
+
+    async def _raise_over(self, caller: Caller, identifier: str, action: str) -> None:
+        stored = await self._store.load(identifier)
+        if stored is None:
+            raise NotFound(id=identifier)
+        session = stored.record.session
+        require_stopper(caller, session, f"have sessions of others {action}")
+        raise WrongState(id=identifier, state=session.state.value, action=action)
+
+    def _cancel_run(self, live: Live, *, uid: int | None, reason: str) -> None:
+        if live.cancel_reason is None:
+            live.cancel_reason, live.cancelled_by = reason, uid
+        if live.job is not None:
+            live.job.cancel()
+
+    def _change(
+        self, live: Live, state: State, action: str, *, uid: int | None, **changes: object
+    ) -> None:
+        session = transition(live.session, state, now=time.time(), action=action, **changes)
+        self.registry.adopt(live, replace(live.record, session=session), uid=uid)
+
+    # The end of the daemon
+
+    @property
+    def busy(self) -> bool:
+        """Whether a dry run or an apply goes on."""
+        return bool(self._tasks)
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def drain(self) -> None:
+        """Take nothing new, cancel the dry runs, and wait until they have ended."""
+        self._stopping = True
+        for live in self.registry:
+            if live.session.state is State.RUNNING:
+                self._cancel_run(live, uid=None, reason="the daemon was stopped")
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+class _Sink:
+    """Where a dry run's output and contents go."""
+
+    def __init__(self, registry: Registry, live: Live) -> None:
+        self._registry = registry
+        self._live = live
+
+    def output(self, stream: str, data: bytes) -> None:
+        live = self._live
+        (live.stderr if stream == "stderr" else live.stdout).extend(data)
+        self._registry.events.output(live.session, stream, data)
+
+    async def keep_small(self, blobs: BlobList, contents: bytes | bytearray) -> None:
+        await self._registry.store.keep_small(self._live.session.id, blobs, contents)
+
+    async def keep_large(self, sha256: str, size: int, descriptor: int) -> None:
+        await self._registry.store.keep_large(self._live.session.id, sha256, size, descriptor)
+
+
+def failure_of(error: ShannotError) -> Failure:
+    """The error as a session keeps it."""
+    return Failure(code=error.code, message=str(error), details=error.details)

@@ -1,0 +1,117 @@
+"""What the daemon makes of a recorded plan: checks it, judges it, lays notes beside it.
+
+Pure, and linear in the number of steps; a large plan belongs on the store's thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgpack
+
+from shannotd.policy.risk import assess_plan, counts, plan_risk
+from shannotd.sessions.dryrun import Recorded
+from shannotd.sessions.store import NOTES, PLAN, SCRIPT, STDERR, STDOUT, Stored
+from shannotd.wire.decode import encode
+from shannotd.wire.model import Plan, Risk, StepCounts
+
+LARGE_BYTES = 32 * 1024  # a plan of this size takes about a millisecond to judge
+
+WireSession = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A plan that was checked: what of it the session shows. `notes` is as it is stored."""
+
+    digest: str
+    risk: Risk
+    counts: StepCounts
+    effects: bool
+    identity_uid: int
+    identity_name: str
+    notes: bytes
+
+
+def judge(recorded: Recorded, *, session: str, policy_version: str) -> Judged:
+    """Check that `recorded` is a plan of `session` under that policy, and judge its steps.
+
+    :raises ValueError: it is not; the runner sent something wrong.
+    """
+    digest = hashlib.sha256(recorded.canonical).hexdigest()
+    if digest != recorded.digest:
+        raise ValueError("its digest is another than the runner said")
+    plan = Plan.parse(recorded.canonical)
+    if plan.session != session or plan.policy_version != policy_version:
+        raise ValueError("it is of another session or policy")
+    derived = json.loads(recorded.notes or b"[]")
+    if not isinstance(derived, list) or len(derived) != len(plan.steps):
+        raise ValueError("it has another number of notes than of steps")
+    findings = assess_plan(plan)
+    notes = [
+        _note(risk, reason, note) for (risk, reason), note in zip(findings, derived, strict=True)
+    ]
+    return Judged(
+        digest=digest,
+        risk=plan_risk(findings),
+        counts=counts(plan),
+        effects=any(
+            step.kind == "command" or (step.kind == "file" and not step.scratch)
+            for step in plan.steps
+        ),
+        identity_uid=plan.identity.uid,
+        identity_name=plan.identity.name,
+        notes=pack_notes(notes),
+    )
+
+
+def _note(risk: Risk, reason: str, derived: object) -> dict[str, object]:
+    if not isinstance(derived, Mapping):
+        raise ValueError("a note that is none")
+    diff = derived.get("diff")
+    if diff is not None and not isinstance(diff, str):
+        raise ValueError("a diff that is no text")
+    return {
+        "risk": risk.value,
+        "reason": reason,
+        "diff": diff,
+        "binary": derived.get("binary") is True,
+        "too_large": derived.get("too_large") is True,
+        "applied": None,
+        "result": None,
+    }
+
+
+def mark_applied(notes: bytes, applied: Mapping[int, str]) -> bytes:
+    """`notes` with what became of each step, by its index."""
+    marked = unpack_notes(notes)
+    for index, outcome in applied.items():
+        if 0 <= index < len(marked):
+            marked[index]["applied"] = outcome
+    return pack_notes(marked)
+
+
+def pack_notes(notes: list[dict[str, object]]) -> bytes:
+    """Notes as they are stored."""
+    return cast(bytes, msgpack.packb(notes, unicode_errors="surrogateescape"))
+
+
+def unpack_notes(notes: bytes) -> list[dict[str, Any]]:
+    """Stored notes, as they travel."""
+    return cast(list[dict[str, Any]], msgpack.unpackb(notes, unicode_errors="surrogateescape"))
+
+
+def whole_session(stored: Stored) -> WireSession:
+    """A session with its plan, notes, script and outputs, as it travels."""
+    session = cast(WireSession, encode(stored.record.session))
+    contents = stored.contents
+    session["script"] = contents.get(SCRIPT, b"")
+    session["stdout"] = contents.get(STDOUT, b"")
+    session["stderr"] = contents.get(STDERR, b"")
+    session["plan_canonical"] = contents.get(PLAN)
+    session["notes"] = unpack_notes(contents[NOTES]) if NOTES in contents else []
+    return session
