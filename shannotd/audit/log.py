@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from shannotd.audit.recovery import find_end
@@ -34,6 +34,7 @@ from shannotd.audit.verify import (
     parse_line,
     read_head,
     read_lines,
+    read_whole,
     record_of,
     torn_name,
     verify_directory,
@@ -49,7 +50,13 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class AuditLog:
     """The log in `directory`, open for writing. Its methods may be called from any thread."""
 
-    def __init__(self, directory: Path, *, max_file_bytes: int = MAX_FILE_BYTES) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        max_file_bytes: int = MAX_FILE_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         """Open the log, or begin one; `directory` is made with mode 0700. A new file is begun
         each day (UTC) and before one would grow beyond `max_file_bytes`.
 
@@ -62,6 +69,7 @@ class AuditLog:
         """
         self._directory = directory
         self._max_file_bytes = max_file_bytes
+        self._clock = clock
         self._state_lock = threading.Lock()
         self._sync_lock = threading.Lock()
         self._failure: str | None = None
@@ -105,7 +113,7 @@ class AuditLog:
                 previous=self._position.hash,
                 sequence=self._position.sequence + 1,
                 session=session,
-                time=round(time.time(), 6),
+                time=round(self._clock(), 6),
                 uid=uid,
             )
             encoded = encode_line(line)
@@ -221,7 +229,7 @@ class AuditLog:
             os.fdatasync(self._file)
         else:
             try:
-                torn = (self._directory / name).read_bytes()
+                torn = read_whole(self._directory / name)
             except FileNotFoundError:
                 return
         details: dict[str, Detail] = {

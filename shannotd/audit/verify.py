@@ -18,13 +18,16 @@ protects from that.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from shannotd.wire.decode import decode
 from shannotd.wire.errors import AuditBroken
@@ -43,6 +46,7 @@ _LINE_KEYS = frozenset(
 )
 # A line is a few hundred bytes; what claims to be longer than this is not read on.
 MAX_LINE_BYTES = 1024 * 1024
+_MAX_WHOLE_BYTES = 64 * 1024 * 1024
 
 Detail = str | int | float | bool | None
 
@@ -141,7 +145,7 @@ def read_head(directory: Path) -> Head | None:
     :raises AuditBroken: the file is there and is no head.
     """
     try:
-        content = _read_limited(directory / HEAD_NAME, 4096)
+        content = read_whole(directory / HEAD_NAME)
     except FileNotFoundError:
         return None
     try:
@@ -284,7 +288,7 @@ class _Chain:
     def _check_torn(self, name: str, number: int, line: Line) -> None:
         torn = torn_name(line.sequence)
         try:
-            content = (self._directory / torn).read_bytes()
+            content = read_whole(self._directory / torn)
         except FileNotFoundError:
             raise _broken(name, number, f"{torn}, which it set aside, is missing") from None
         if line_hash(content) != line.details.get("sha256"):
@@ -303,10 +307,10 @@ def read_lines(path: Path, until: int | None = None) -> Iterator[tuple[bytes, in
 
     Only the last may lack the newline. `until` is the offset at which to stop.
 
-    :raises OSError: the file cannot be read, or is a symlink.
+    :raises AuditBroken: it is no regular file.
+    :raises OSError: the file cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    with os.fdopen(descriptor, "rb") as file:
+    with _open_regular(path) as file:
         offset = 0
         while until is None or offset < until:
             line = file.readline(MAX_LINE_BYTES if until is None else until - offset)
@@ -322,10 +326,29 @@ def _canonical(value: Mapping[str, object]) -> bytes:
     ).encode("ascii")
 
 
-def _read_limited(path: Path, limit: int) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(limit)
+def _open_regular(path: Path) -> BinaryIO:
+    try:
+        # Non-blocking, since a FIFO in the file's place would hold us for ever.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        file = os.fdopen(os.open(path, flags), "rb")
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise _broken(path.name, 1, "it is not a regular file") from None
+        raise
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise _broken(path.name, 1, "it is not a regular file")
+    return file
+
+
+def read_whole(path: Path) -> bytes:
+    """The content of a regular file, of a huge one only the first 64 MiB.
+
+    :raises AuditBroken: it is no regular file.
+    :raises OSError: it cannot be read.
+    """
+    with _open_regular(path) as file:
+        return file.read(_MAX_WHOLE_BYTES)
 
 
 def _broken(file: str, line: int, reason: str) -> AuditBroken:
