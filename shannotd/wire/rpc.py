@@ -151,6 +151,11 @@ class Decoder:
                 # The unpacker keeps a buffer as large as the largest frame.
                 self._begin()
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether the bytes so far end within a frame."""
+        return self._fed != self._taken
+
     def _check_size(self, end: int) -> None:
         if end - self._taken > self._max_bytes:
             raise FrameTooLarge(limit=self._max_bytes)
