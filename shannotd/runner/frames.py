@@ -19,7 +19,8 @@ Dry run. The daemon sends one frame, then may send {op: "cancel"}:
     {op: "run", session, kind: "python"|"file"|"shell"|"command", name, path: str|null,
      arguments: [str], script_size: int, stdin_size: int, cwd, run_as: str|null,
      environment: {str: str},
-     limits: {wall_seconds, output_bytes, written_bytes, processes, memory_bytes, open_files, steps},
+     limits: {wall_seconds, output_bytes, written_bytes, processes, memory_bytes, open_files,
+              steps},
      hide: [glob], scratch: [glob], policy_version, on_failure}   payload: script + stdin
 
 and receives, in order, ending with `end` or a closed channel (= the runner was lost):
@@ -30,7 +31,8 @@ and receives, in order, ending with `end` or a closed channel (= the runner was 
      stopped: null|"cancelled"|"wall_seconds"|"output_bytes"|"processes"|"memory_bytes",
      duration, stdout_dropped: int, stderr_dropped: int, leftover: int}
     {event: "blobs", blobs: [[sha256, size], ...]}                    payload: contents, in order
-    {event: "blob", sha256, size, fds: 1} + a read-only descriptor    (large contents)
+    {event: "blob", sha256, size, fds: 1} + a read-only descriptor    (large contents; to be read
+                                                                       from its current offset)
     {event: "plan", digest, seal, canonical_size, notes_size}         payload: canonical + notes
     {event: "error", code, details}                                   (then no plan follows)
     {event: "end"}

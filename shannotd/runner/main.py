@@ -1,0 +1,163 @@
+"""The runner: hands jobs of the daemon to warm sandboxes and to apply processes.
+
+It decides nothing and keeps no secret in memory. A job's channel goes straight to the
+process that does the job; what stays here is the pool and the control channels, whose
+closing ends every job when the runner goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Dict, List, Optional
+
+from shannotd.runner import doctor, sandbox
+from shannotd.runner.frames import Channel, Closed, Header, RunnerError
+from shannotd.runner.identity import machine
+from shannotd.runner.pool import Pool
+
+PROTOCOL = 1
+
+
+def main(arguments: Optional[List[str]] = None) -> int:
+    """`python -m shannotd.runner serve|doctor`; the exit status."""
+    parser = argparse.ArgumentParser(prog="shannotd.runner", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    serving = commands.add_parser("serve", help="serve one daemon on an inherited socket")
+    serving.add_argument("--fd", type=int, required=True)
+    serving.add_argument("--state", required=True)
+    serving.add_argument("--pool", type=int, default=2)
+    commands.add_parser("doctor", help="check this machine; JSON on standard output")
+    options = parser.parse_args(arguments)
+    if options.command == "doctor":
+        print(doctor.report())
+        return 0
+    os.umask(0o077)
+    os.makedirs(options.state, mode=0o700, exist_ok=True)
+    with Channel(socket.socket(fileno=options.fd)) as control:
+        Runner(control, options.state, options.pool).serve()
+    return 0
+
+
+class Runner:
+    """Serves one control connection until it is closed."""
+
+    def __init__(self, control: Channel, state: str, pool_size: int) -> None:
+        self._control = control
+        self._state = state
+        self._pool = Pool(state, pool_size)
+        self._jobs: Dict[int, Channel] = {}
+        self._applying: List[int] = []
+
+    def serve(self) -> None:
+        """Answer requests until the daemon is gone, then end every job."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        try:
+            self._pool.start()
+            self._loop()
+        except Closed:
+            pass
+        finally:
+            self._pool.close()
+            for channel in self._jobs.values():
+                channel.close()
+
+    def _loop(self) -> None:
+        while True:
+            poll = select.poll()
+            for descriptor in (
+                self._control.fileno(),
+                *self._pool.descriptors(),
+                *self._jobs,
+            ):
+                poll.register(descriptor, select.POLLIN)
+            for descriptor, _ in poll.poll():
+                if descriptor == self._control.fileno():
+                    self._answer()
+                elif descriptor in self._jobs:
+                    self._follow(descriptor)
+                elif descriptor in self._pool.descriptors():
+                    self._pool.serve(descriptor)
+            self._reap()
+            self._pool.refill()
+
+    def _follow(self, descriptor: int) -> None:
+        """A supervisor with a job: late word that it was ready, or its end."""
+        try:
+            self._jobs[descriptor].receive()
+        except Closed:
+            self._jobs.pop(descriptor).close()
+
+    def _answer(self) -> None:
+        request, _, descriptors = self._control.receive()
+        try:
+            answer = self._perform(request, descriptors)
+        except RunnerError as error:
+            answer = {"error": {"code": error.code, "details": error.details}}
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._control.send(answer)
+
+    def _perform(self, request: Header, descriptors: List[int]) -> Header:
+        operation = request.get("op")
+        if operation == "run" and len(descriptors) == 1:
+            channel = self._pool.hand_out(descriptors[0])
+            self._jobs[channel.fileno()] = channel
+            return {}
+        if operation == "apply" and len(descriptors) == 1:
+            self._apply(descriptors[0])
+            return {}
+        if operation == "pool":
+            self._pool.resize(max(0, int(request["size"])))
+            return {"ready": self._pool.ready}
+        if operation == "hello":
+            return {
+                "version": PROTOCOL,
+                "builder": sandbox.choose_builder(),
+                "limits": [*doctor.limits(), *(f"{p} appears empty" for p in self._pool.empty)],
+                "uid": os.geteuid(),
+                "host": machine(),
+                "ready": self._pool.ready,
+                "failure": self._pool.failure,
+            }
+        return {"error": {"code": "invalid_request", "details": {"method": str(operation)}}}
+
+    def _apply(self, job: int) -> None:
+        """Start a process of its own for one apply: it survives neither us nor needs us."""
+        from shannotd.runner import apply, record
+
+        child = os.fork()
+        self._applying.append(child)
+        if child == 0:
+            status = 1
+            try:
+                self._leave_for(job)
+                os.setsid()
+                channel = Channel(socket.socket(fileno=3))
+                register = os.path.join(self._state, "applied")
+                os.makedirs(register, mode=0o700, exist_ok=True)
+                with channel:
+                    apply.serve(channel, key=record.key(self._state), register=register)
+                status = 0
+            except Closed:
+                pass
+            finally:
+                os._exit(status)
+
+    @staticmethod
+    def _leave_for(job: int) -> None:
+        from shannotd.runner import kernel
+
+        os.dup2(job, 3)
+        kernel.close_range(4)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _reap(self) -> None:
+        """Collect apply processes that have ended."""
+        self._applying = [pid for pid in self._applying if os.waitpid(pid, os.WNOHANG)[0] == 0]

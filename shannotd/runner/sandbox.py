@@ -1,0 +1,224 @@
+"""Builds one sandbox: choose the builder, lay out the mounts, enter the new root.
+
+`blueprint` runs on the host's side (it looks at the host), `build` inside the fresh
+namespaces. Nothing of it shows on the host, and it is gone with its last process.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import List, Optional, Sequence, Tuple
+
+from shannotd.runner import kernel, mounts
+from shannotd.runner.frames import RunnerError
+
+PRIVILEGED = "privileged"
+ONE_UID = "one-uid"
+
+NAMESPACES = (
+    kernel.CLONE_NEWNS
+    | kernel.CLONE_NEWPID
+    | kernel.CLONE_NEWNET
+    | kernel.CLONE_NEWIPC
+    | kernel.CLONE_NEWUTS
+    | kernel.CLONE_NEWCGROUP
+)
+
+# Where the sandbox finds the submitted script: a mount of its own, so not captured.
+SCRIPT_DIRECTORY = mounts.SCRIPT_DIRECTORY
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What one sandbox will look like, and the mount table that this was read from."""
+
+    builder: str
+    operations: Tuple[mounts.Operation, ...]
+    overlays: Tuple[mounts.Overlay, ...]
+    empty: Tuple[str, ...]
+    mountinfo: str
+
+
+def choose_builder() -> str:
+    """`privileged` for root of the initial user namespace with CAP_SYS_ADMIN, else `one-uid`."""
+    if os.geteuid() != 0:
+        return ONE_UID
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        initial = file.read().split() == ["0", "0", "4294967295"]
+    with open("/proc/self/status", encoding="ascii") as file:
+        effective = next(int(line[7:], 16) for line in file if line.startswith("CapEff:"))
+    admin = effective >> kernel.CAPABILITIES["SYS_ADMIN"] & 1
+    return PRIVILEGED if initial and admin else ONE_UID
+
+
+def read_mountinfo() -> str:
+    """The mount table of this process's namespace."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return file.read()
+
+
+def blueprint(builder: str, also_writable: Sequence[str] = ()) -> Blueprint:
+    """The sandbox of this host as it is now.
+
+    `also_writable` are directories to be looked at for an overlay of their own (one-uid).
+    """
+    mountinfo = read_mountinfo()
+    visible = mounts.visible_mounts(mountinfo)
+    if builder == PRIVILEGED:
+        operations, overlays, empty = mounts.privileged_operations(visible)
+    else:
+        extra = mounts.writable_directories_of_others(visible, also_writable)
+        operations, overlays, empty = mounts.one_uid_operations(visible, extra)
+    return Blueprint(builder, tuple(operations), tuple(overlays), tuple(empty), mountinfo)
+
+
+def build(plan: Blueprint, size: int) -> Tuple[int, int, List[str]]:
+    """Make the root of `plan` in this process's own namespaces and enter it.
+
+    The upper layers share a tmpfs of `size` bytes. Returns a descriptor of the stage, one of
+    the sandbox's /proc, and the paths of mounts that could not be overlaid and are covered.
+
+    :raises RunnerError: `sandbox_unavailable`, naming what failed.
+    """
+    covered: List[str] = []
+    step: object = "the stage"
+    try:
+        kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+        _raise_loopback()
+        kernel.sethostname("sandbox" if not os.uname().nodename else os.uname().nodename)
+        kernel.mount("shannot", mounts.STAGE, "tmpfs", mounts.PROTECTED, f"mode=700,size={size}")
+        for name in ("upper", "work", "skeleton", "root"):
+            os.mkdir(f"{mounts.STAGE}/{name}")
+        stage = os.open(mounts.STAGE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for operation in plan.operations:
+            step = operation
+            _execute(operation, covered)
+        step = "entering the root"
+        os.chdir(mounts.ROOT)
+        kernel.pivot_root(".", ".")
+        kernel.unmount(".")
+        os.chdir("/")
+        processes = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise unavailable(step, error) from error
+    return stage, processes, covered
+
+
+def _execute(operation: object, covered: List[str]) -> None:
+    try:
+        operation.execute()  # type: ignore[attr-defined]
+    except OSError:
+        if not (isinstance(operation, mounts.Overlay) and operation.optional):
+            raise
+        covered.append(operation.path)
+        mounts.Empty(operation.path).execute()
+
+
+def unavailable(step: object, error: OSError) -> RunnerError:
+    """The error of a sandbox that could not be built at `step`."""
+    where = getattr(step, "path", None) or (step if isinstance(step, str) else "")
+    name = f" ({error.filename})" if error.filename else ""
+    reason = f"{type(step).__name__ if where != step else ''} {where}: {error.strerror}{name}"
+    return RunnerError("sandbox_unavailable", reason=reason.strip(), remedy=remedy(error))
+
+
+def remedy(error: OSError) -> str:
+    """What to do about a sandbox that could not be built."""
+    restriction = _read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+    if os.geteuid() != 0 and restriction == "1":
+        return (
+            "AppArmor forbids user namespaces to ordinary programs here: install shannot's "
+            "AppArmor profile, or set kernel.apparmor_restrict_unprivileged_userns=0."
+        )
+    if os.geteuid() != 0 and _read("/proc/sys/user/max_user_namespaces") == "0":
+        return "User namespaces are switched off: set user.max_user_namespaces above 0."
+    if _read("/proc/sys/kernel/unprivileged_userns_clone") == "0" and os.geteuid() != 0:
+        return "User namespaces are switched off: set kernel.unprivileged_userns_clone=1."
+    if "overlay" not in (_read("/proc/filesystems") or ""):
+        return "The kernel has no overlayfs: load the module overlay."
+    return "Run `shannotctl doctor` for the details of this machine."
+
+
+def _read(path: str) -> Optional[str]:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def _raise_loopback() -> None:
+    """Bring lo up, so that a script may talk to servers of its own (netdevice(7))."""
+    import fcntl
+    import socket
+    import struct
+
+    up, get_flags, set_flags = 1, 0x8913, 0x8914
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as handle:
+        request = struct.pack("16sh22x", b"lo", 0)
+        flags = struct.unpack("16sh22x", fcntl.ioctl(handle, get_flags, request))[1]
+        fcntl.ioctl(handle, set_flags, struct.pack("16sh22x", b"lo", flags | up))
+
+
+def refresh(overlays: Sequence[mounts.Overlay], covered: Sequence[str]) -> None:
+    """Drop what the overlays cached of the host while the sandbox was warm.
+
+    A remount shrinks the superblock's dentry cache; without it a name that was absent stays
+    absent and a replaced file keeps its old content.
+
+    :raises RunnerError: an overlay could not be remounted.
+    """
+    flags = kernel.MS_REMOUNT | mounts.PROTECTED
+    for overlay in overlays:
+        if overlay.path in covered:
+            continue
+        try:
+            kernel.mount(None, overlay.path, None, flags)
+        except OSError as error:
+            raise unavailable(overlay, error) from error
+
+
+def mask(paths: Sequence[str]) -> None:
+    """Cover files and directories that no script may see (`hide`).
+
+    A file becomes an empty one without any permission, a directory an empty, read-only one.
+    """
+    present = [(path, os.path.isdir(path)) for path in paths if os.path.lexists(path)]
+    if not present:
+        return
+    # The source of all binds: a tmpfs that is unmounted again and lives on in them.
+    store = SCRIPT_DIRECTORY
+    try:
+        kernel.mount("shannot", store, "tmpfs", mounts.PROTECTED, "mode=700,size=4k")
+        empty = store + "/hidden"
+        os.close(os.open(empty, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o000))
+        flags = mounts.PROTECTED | kernel.MS_RDONLY | kernel.MS_NOEXEC
+        for path, is_directory in present:
+            if is_directory:
+                kernel.mount("shannot", path, "tmpfs", flags, "mode=000,size=4k")
+            else:
+                kernel.mount(empty, path, None, kernel.MS_BIND)
+                kernel.mount(None, path, None, kernel.MS_REMOUNT | kernel.MS_BIND | flags)
+        kernel.unmount(store)
+    except OSError as error:
+        raise unavailable("hiding what no script may see", error) from error
+
+
+def place_script(name: str, script: bytes, stdin: bytes) -> None:
+    """Put the submitted bytes where every identity can read them and nobody write them."""
+    size = (len(script) + len(stdin)) // 1024 + 64
+    flags = mounts.PROTECTED
+    try:
+        kernel.mount("shannot", SCRIPT_DIRECTORY, "tmpfs", flags, f"mode=755,size={size}k")
+        for path, content, mode in ((name, script, 0o555), ("stdin", stdin, 0o444)):
+            directory = f"{SCRIPT_DIRECTORY}/{'script' if path is name else 'input'}"
+            os.mkdir(directory)
+            os.chmod(directory, 0o755)
+            with open(f"{directory}/{path}", "wb") as file:
+                file.write(content)
+                os.fchmod(file.fileno(), mode)
+        remount = kernel.MS_REMOUNT | flags | kernel.MS_RDONLY
+        kernel.mount(None, SCRIPT_DIRECTORY, None, remount)
+    except OSError as error:
+        raise unavailable("the script's place", error) from error

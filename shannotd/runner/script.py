@@ -1,0 +1,191 @@
+"""From a child of the sandbox's init to the script: identity, limits, filter, then run it.
+
+Python scripts run in this warm interpreter, everything else is executed. What the script
+must not see of us (descriptors, modules, arguments, frames of ours) is gone before it
+starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import Dict, List, NoReturn, Optional, Tuple
+
+from shannotd.runner import kernel, python
+from shannotd.runner.frames import Header, RunnerError
+from shannotd.runner.sandbox import SCRIPT_DIRECTORY
+
+# What an identity of root may do inside: what apt, chown and edits under /etc need, over files
+# only (design section 5).
+_FILE_CAPABILITIES = (
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "SETUID",
+    "SETGID",
+    "SETFCAP",
+    "KILL",
+)
+# An ordinary identity of a privileged runner shares its process count with the host's
+# processes of that account: a coarse stop only, the supervisor counts exactly.
+_PROCESS_HEADROOM = 4096
+
+
+def main(
+    report: socket.socket,
+    job: Header,
+    source: bytes,
+    outputs: Tuple[int, int],
+    program: bytes,
+    privileged: bool,
+) -> NoReturn:
+    """Become the script of `job`; never returns. Failures go to `report`."""
+    try:
+        _redirect(job["stdin_size"] > 0, outputs)
+        os.setsid()
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        _limit(job["limits"], privileged)
+        _become(report, job["identity"], privileged)
+        _enter(job["cwd"], job["identity"]["name"])
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        # Changing ids made us undumpable: the supervisor's notifier must read our memory.
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
+        listener = kernel.install_filter(program, listener=True)
+        socket.send_fds(report, [b"listener"], [listener])
+        # Nothing of ours stays open: 0, 1 and 2 are the script's.
+        report.detach()
+        kernel.close_range(3)
+    except RunnerError as error:
+        _fail(report, error)
+    except OSError as error:
+        reason = f"{error.strerror or error} {error.filename or ''}".strip()
+        _fail(report, RunnerError("sandbox_unavailable", reason=reason, remedy=""))
+    run(job, source)
+
+
+def _fail(report: socket.socket, error: RunnerError) -> NoReturn:
+    message = json.dumps({"code": error.code, "details": error.details})
+    report.send(message.encode("ascii"))
+    os._exit(1)
+
+
+def _redirect(has_stdin: bool, outputs: Tuple[int, int]) -> None:
+    path = f"{SCRIPT_DIRECTORY}/input/stdin" if has_stdin else "/dev/null"
+    stdin = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    for descriptor, standard in ((stdin, 0), (outputs[0], 1), (outputs[1], 2)):
+        os.dup2(descriptor, standard, inheritable=True)
+
+
+def _limit(limits: Dict[str, int], privileged: bool) -> None:
+    """Resource limits of each process; the supervisor and cgroups limit the whole.
+
+    RLIMIT_AS is per process (getrlimit(2)). RLIMIT_NPROC counts within the user namespace.
+    """
+    processes = limits["processes"] + (_PROCESS_HEADROOM if privileged else 0)
+    for kind, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, limits["written_bytes"]),
+        (resource.RLIMIT_NOFILE, limits["open_files"]),
+        (resource.RLIMIT_AS, limits["memory_bytes"]),
+        (resource.RLIMIT_NPROC, processes),
+    ):
+        _, hard = resource.getrlimit(kind)
+        if hard != resource.RLIM_INFINITY:
+            value = min(value, hard)
+        resource.setrlimit(kind, (value, value))
+
+
+def _become(report: socket.socket, identity: Header, privileged: bool) -> None:
+    """Take the identity and give up every capability that is not its own."""
+    last = kernel.last_capability()
+    kept = 0
+    if privileged and identity["uid"] == 0:
+        kernel.unshare(kernel.CLONE_NEWUSER)
+        report.send(b"map")
+        report.recv(16)
+        for name in _FILE_CAPABILITIES:
+            kept |= 1 << kernel.CAPABILITIES[name]
+    kernel.drop_bounding(kept, last)
+    if privileged:
+        os.setgroups(identity["groups"])
+        os.setresgid(identity["gid"], identity["gid"], identity["gid"])
+        os.setresuid(identity["uid"], identity["uid"], identity["uid"])
+    kernel.set_capabilities(kept)
+    os.umask(identity["umask"])
+
+
+def _enter(cwd: str, identity: str) -> None:
+    try:
+        os.chdir(cwd)
+    except OSError as error:
+        raise RunnerError(
+            "directory_not_entered", identity=identity, path=cwd, reason=error.strerror
+        ) from error
+
+
+def run(job: Header, source: bytes) -> NoReturn:
+    """Run what was submitted in this process."""
+    kind: str = job["kind"]
+    arguments: List[str] = job["arguments"]
+    environment: Dict[str, str] = job["environment"]
+    shown: str = job["shown"]
+    if kind == "python":
+        python.run(source, shown, arguments, environment)
+    if kind == "shell":
+        text = os.fsdecode(source)
+        execute("/bin/sh", ["/bin/sh", "-c", text, shown, *arguments], environment)
+    if kind == "command":
+        execute(arguments[0], arguments, environment)
+    interpreter = shebang(source)
+    path = _own_path(job["path"], job["name"], source)
+    if interpreter is None and not source.startswith(b"\x7fELF"):
+        python.run(source, path, arguments, environment)
+    if interpreter is None:
+        execute(path, [path, *arguments], environment)
+    if python.is_this_interpreter(interpreter, environment.get("PATH", "")):
+        python.run(source, path, arguments, environment)
+    execute(interpreter[0], [*interpreter, path, *arguments], environment)
+
+
+def _own_path(path: Optional[str], name: str, source: bytes) -> str:
+    """Where the script stands: its own path if just these bytes are there, else our copy.
+
+    A script that looks beside itself ($0, __file__) then finds what it expects.
+    """
+    copy = f"{SCRIPT_DIRECTORY}/script/{name}"
+    if path is None:
+        return copy
+    try:
+        with open(path, "rb") as file:
+            return path if file.read(len(source) + 1) == source else copy
+    except OSError:
+        return copy
+
+
+def shebang(source: bytes) -> Optional[List[str]]:
+    """The interpreter and its one argument that a `#!` line names (execve(2)), or None."""
+    if not source.startswith(b"#!"):
+        return None
+    line = os.fsdecode(source[2:].split(b"\n", 1)[0][:254]).strip(" \t\r")
+    words = line.split(None, 1)
+    return [word.strip() for word in words] if words else None
+
+
+def execute(program: str, argv: List[str], environment: Dict[str, str]) -> NoReturn:
+    """execve `program`, searched on PATH unless it has a slash; exit 126 or 127 as a shell does."""
+    # Python ignores these; a program expects the default (signal(7)).
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        if "/" in program:
+            os.execve(program, argv, environment)
+        os.execvpe(program, argv, environment)
+    except OSError as error:
+        sys.stderr.write(f"{program!r}: {error.strerror}\n")
+        sys.stderr.flush()
+        os._exit(127 if isinstance(error, FileNotFoundError) else 126)

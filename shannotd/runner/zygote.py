@@ -1,0 +1,57 @@
+"""The zygote: a bare interpreter of the host that forks supervisors on request.
+
+Single-threaded, without secrets, with no descriptor but its control channel. It is started
+isolated, by path: `python3 -s zygote.py FD STATE`, in a clean environment, by the host's own
+python3, so that scripts find the host's modules. Each message on the channel carries one
+end of a supervisor's control channel.
+"""
+
+import sys
+
+_FRESH = (frozenset(sys.modules), [path for path in sys.path[1:] if path])
+
+
+def main() -> None:
+    """Serve until the runner closes the channel."""
+    import gc
+    import os
+    import signal
+
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    sys.path[0] = package
+    from shannotd.runner import identity, kernel, python, record, sandbox, seccomp, supervisor
+    from shannotd.runner.frames import Channel
+
+    python.prepare(*_FRESH)
+    record.prepare()
+    control, state = int(sys.argv[1]), sys.argv[2]
+    settings = supervisor.Settings(
+        builder=sandbox.choose_builder(),
+        program=seccomp.compile_filter(),
+        state=state,
+        floor=identity.read_floor(),
+    )
+    import socket
+
+    requests = socket.socket(fileno=control)
+    # Supervisors are nobody's to wait for: the kernel reaps them.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(requests, 16, 1)
+        if not message:
+            os._exit(0)
+        if os.fork() == 0:
+            os.dup2(descriptors[0], 3)
+            kernel.close_range(4)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            gc.enable()
+            supervisor.main(Channel(socket.socket(fileno=3)), settings)
+        os.close(descriptors[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Real runners, of root and of an ordinary account, for the tests of the runner."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.accounts import readable_code, temporary_account
+from tests.support.runner import Outcome, RunnerProcess, running_runner
+
+# What these tests can drive: root both builders, an ordinary user his own.
+BUILDERS = ["privileged", "one-uid"] if os.geteuid() == 0 else ["one-uid"]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A runner, the identity it works as, and a directory of that identity to work in."""
+
+    runner: RunnerProcess
+    builder: str
+    uid: int
+    home: Path
+
+    def run(self, kind: str, script: str | bytes = b"", *arguments: str, **more: object) -> Outcome:
+        """A dry run; see RunnerProcess.run."""
+        return self.runner.run(kind, script, *arguments, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def account() -> Iterator[str]:
+    """An ordinary account of this test process's own."""
+    with temporary_account() as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def packages() -> Iterator[Path]:
+    """The packages where every account can read them."""
+    with readable_code() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session", params=BUILDERS)
+def builder(request: pytest.FixtureRequest) -> str:
+    """The name of the builder that a test runs under."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def bench(builder: str, packages: Path, request: pytest.FixtureRequest) -> Iterator[Bench]:
+    """One runner for many tests."""
+    state = Path(tempfile.mkdtemp(prefix="shannot-test-"))
+    try:
+        if builder == "privileged" or os.geteuid() != 0:
+            name, uid, home = None, os.geteuid(), Path.home()
+        else:
+            name = request.getfixturevalue("account")
+            status = os.stat(f"/home/{name}")
+            uid, home = status.st_uid, Path(f"/home/{name}")
+            os.chown(state, status.st_uid, status.st_gid)
+        with running_runner(state, account=name, code=packages) as runner:
+            yield Bench(runner, builder, uid, home)
+    finally:
+        shutil.rmtree(state)
+
+
+@pytest.fixture
+def place(bench: Bench) -> Iterator[Path]:
+    """An empty directory of the identity's, outside of scratch."""
+    directory = Path(tempfile.mkdtemp(prefix="shannot-place-", dir=bench.home))
+    status = os.stat(bench.home)
+    os.chown(directory, status.st_uid, status.st_gid)
+    yield directory
+    shutil.rmtree(directory)
