@@ -68,7 +68,8 @@ def counts(plan: Plan) -> StepCounts:
     numbers: dict[str, int] = {}
     for step in plan.steps:
         if step.kind != "file":
-            kind = step.kind
+            # What is not known is counted with what runs on the host: it must not be missed.
+            kind = "blocked" if step.kind == "blocked" else "command"
         elif step.scratch:
             kind = "scratch"
         else:
@@ -210,7 +211,7 @@ def _permission_findings(
                 Risk.CAUTION,
                 f"changes owner from {before.uid}:{before.gid} to {after.uid}:{after.gid}",
             )
-        if before.type == after.type and gained & 0o077:
+        if before.mode is not None and before.type == after.type and gained & 0o077:
             yield Risk.CAUTION, f"others may do more: mode {before.mode:04o} to {after.mode:04o}"
 
 

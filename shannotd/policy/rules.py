@@ -109,12 +109,11 @@ class PathTable:
         :raises ValueError: a pattern has `**` elsewhere than at its front or (if it is
             absolute) at its end.
         """
-        self._rules: list[Rule] = []
+        self.entries = tuple(rules)
         self._absolute = _Node()
         self._anywhere = _Node()
-        for rule, pattern in rules:
-            self._add(pattern, len(self._rules))
-            self._rules.append(rule)
+        for number, (_, pattern) in enumerate(self.entries):
+            self._add(pattern, number)
         self._directory = functools.lru_cache(maxsize=1024)(self._walk)
 
     def _add(self, pattern: str, number: int) -> None:
@@ -148,7 +147,7 @@ class PathTable:
         self._anywhere.follow_named(name, named)
         if named:
             best = min(best, _backwards(named, directory))
-        return None if best == _NONE else self._rules[best]
+        return None if best == _NONE else self.entries[best][0]
 
     def _walk(self, directory: str) -> tuple[tuple[_Node, ...], int]:
         """For the paths in `directory`: the places in the tree that their names may lead on
