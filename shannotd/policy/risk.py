@@ -80,7 +80,8 @@ def counts(plan: Plan) -> StepCounts:
 
 def _assess_step(step: Step, rules: RiskRules) -> Finding:
     if step.kind == "blocked":
-        risk = Risk.DANGER if step.what in rules.blocked_danger else rules.blocked_default
+        grave = step.what in rules.blocked_danger or step.target in rules.blocked_danger_targets
+        risk = Risk.DANGER if grave else rules.blocked_default
         return risk, "was refused in the dry run; it is not part of what is applied"
     if step.kind != "file" or step.path is None:
         return Risk.UNKNOWN, "what it does on the host is not known beforehand"

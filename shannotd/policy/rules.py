@@ -45,6 +45,7 @@ class _System:
 class _Blocked:
     default: Risk
     danger: tuple[str, ...]
+    danger_targets: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,7 @@ class RiskRules:
     system: re.Pattern[str]
     blocked_default: Risk
     blocked_danger: frozenset[str] = field(default_factory=frozenset)
+    blocked_danger_targets: frozenset[str] = field(default_factory=frozenset)
 
 
 @functools.cache
@@ -219,6 +221,7 @@ def risk_rules() -> RiskRules:
         system=compile_patterns(_expanded(content.system.paths)),
         blocked_default=content.blocked.default,
         blocked_danger=frozenset(content.blocked.danger),
+        blocked_danger_targets=frozenset(content.blocked.danger_targets),
     )
 
 

@@ -397,6 +397,11 @@ def test_blocked_attempts(what: str, risk: Risk) -> None:
     assert assess(step)[0] is risk
 
 
+def test_a_socket_of_a_powerful_service_is_danger() -> None:
+    step = Step("blocked", what="connect", target="unix:/run/docker.sock")
+    assert assess(step)[0] is Risk.DANGER
+
+
 def test_what_is_not_known_says_so() -> None:
     assert assess(Step("command", argv=("x",)))[0] is Risk.UNKNOWN
     assert assess(Step("of next year"))[0] is Risk.UNKNOWN
