@@ -184,7 +184,9 @@ class _Capture:
     def _move(self, root: Folder) -> None:
         for operation in moves.order(root, self._moved, self._kind):
             path, folder, source = operation.path, operation.folder, operation.source
-            before = ABSENT if source is None else self._state(source)
+            before = ABSENT
+            if operation.kind != "create" and source is not None:
+                before = self._state(source)
             if operation.kind == "move":
                 after = replace(before, tree=None)
                 step = FileStep("rename", path, before, after, operation.old_path)

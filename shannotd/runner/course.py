@@ -5,7 +5,7 @@ The steps of a plan follow each other: one says `d/f` of what an earlier one ren
 
 from __future__ import annotations
 
-from typing import Dict, Optional
+from typing import Dict, Optional, Set
 
 from shannotd.runner.plan import FileStep
 
@@ -16,6 +16,8 @@ class Course:
     def __init__(self) -> None:
         # A path after the steps so far, and where it was before all of them (None: nowhere).
         self._known: Dict[str, Optional[str]] = {}
+        # Where on the untouched host everything was that a step has moved.
+        self.moved: Set[str] = set()
 
     def before(self, path: str) -> Optional[str]:
         """Where what is at `path` after the steps so far was before them.
@@ -42,6 +44,8 @@ class Course:
 
     def _rename(self, old: str, new: str, *, directory: bool) -> None:
         was = self.before(old)
+        if was is not None:
+            self.moved.add(was)
         if directory:
             inside = [path for path in self._known if path.startswith(old + "/")]
             for path in inside:

@@ -26,9 +26,9 @@ def met(expected: FileState, found: Entry, *, renamed: bool = False) -> bool:
         return True
     if state.mode != expected.mode or state.xattrs != expected.xattrs:
         return False
-    if expected.mtime_ns is not None and found.status is not None:
-        if found.status.mtime_ns != expected.mtime_ns:
-            return False
+    time_ns = None if found.status is None else found.status.mtime_ns
+    if expected.mtime_ns not in (None, time_ns):
+        return False
     if expected.type != "file":
         return True
     if state.size != expected.size:

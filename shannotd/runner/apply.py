@@ -1,0 +1,160 @@
+"""Applying an approved plan: exactly it, to the state that the dry run saw, as its identity (P2).
+
+This process was started for one plan. It believes nothing that it is sent but what the seal
+shows to have been recorded here.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import re
+from typing import List, Optional, Sequence, Tuple
+
+from shannotd.runner import identity as accounts
+from shannotd.runner import permission, plan
+from shannotd.runner.batch import Batch, Points
+from shannotd.runner.contents import Contents
+from shannotd.runner.frames import Channel, Closed, RunnerError
+from shannotd.runner.plan import FileStep, Identity, Plan
+from shannotd.runner.workspace import apply_failed
+
+_SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+
+IndexedStep = Tuple[int, FileStep]
+
+
+def serve(
+    channel: Channel,
+    *,
+    key: bytes,
+    register: str,
+    points: Optional[Points] = None,
+) -> None:
+    """Apply the plan that comes over `channel`, and report there (see frames.py).
+
+    `key` is what seals are made with; `register` the directory that remembers which sessions
+    were applied; `points` what else is to happen on the way. Returns when all was reported,
+    or nobody listens any more.
+    """
+    try:
+        try:
+            found = _receive(channel, key)
+            _register(register, found.session)
+            protected = _become(found.identity)
+            run(found, channel, points or Points(), protected)
+        except RunnerError as error:
+            channel.send(error.header())
+        channel.send({"event": "end"})
+    except Closed:
+        pass
+
+
+def _receive(channel: Channel, key: bytes) -> Plan:
+    """The plan to be applied: one that this runner recorded, for this machine."""
+    header, encoded, descriptors = channel.receive()
+    for descriptor in descriptors:
+        os.close(descriptor)
+    session, digest = str(header.get("session")), str(header.get("digest"))
+    if header.get("op") != "apply" or _SESSION.fullmatch(session) is None:
+        raise RunnerError("invalid_request", method="apply", reason="not a plan to be applied")
+    expected = plan.seal(key, session, plan.digest(encoded))
+    sealed = hmac.compare_digest(expected.encode(), str(header.get("seal")).encode())
+    if not sealed or not hmac.compare_digest(plan.digest(encoded), digest):
+        raise RunnerError("digest_mismatch", id=session, digest=plan.digest(encoded))
+    try:
+        found = plan.parse(encoded)
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"no plan of this runner's format: {error}"
+        raise RunnerError("invalid_request", method="apply", reason=reason) from error
+    if found.session != session:
+        raise RunnerError("digest_mismatch", id=session, digest=digest)
+    if found.target.get("host") != accounts.machine():
+        raise apply_failed(0, "/", "the plan was recorded on another machine")
+    return found
+
+
+def _register(register: str, session: str) -> None:
+    """Remember for good that `session` was applied.
+
+    :raises RunnerError: `wrong_state`: it was before.
+    """
+    directory = os.open(register, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        os.close(os.open(session, flags, 0o600, dir_fd=directory))
+        os.fsync(directory)
+    except FileExistsError as error:
+        raise RunnerError("wrong_state", id=session, state="executed", action="applied") from error
+    finally:
+        os.close(directory)
+
+
+def _become(identity: Identity) -> Tuple[str, ...]:
+    """Become `identity`; returns the paths that the host's floor protects."""
+    floor = accounts.read_floor()
+    if floor.identities is not None and identity.name not in floor.identities:
+        reason = f"{accounts.FLOOR_FILE} does not allow it"
+        raise RunnerError("identity_refused", identity=identity.name, reason=reason)
+    if os.geteuid() == 0:
+        permission.become(identity)
+    elif os.geteuid() != identity.uid or os.getegid() != identity.gid:
+        reason = f"this runner has uid {os.geteuid()} and cannot become uid {identity.uid}"
+        raise RunnerError("identity_refused", identity=identity.name, reason=reason)
+    os.umask(identity.umask)
+    return floor.protected
+
+
+def run(found: Plan, channel: Channel, points: Points, protected: Sequence[str] = ()) -> None:
+    """Apply the steps of `found` batch by batch as this process; tells of each step.
+
+    :raises RunnerError: what stopped it, when every step was told of.
+    """
+    stopped: Optional[RunnerError] = None
+    with Contents(channel) as contents:
+        for batch in batches(found):
+            if stopped is None:
+                try:
+                    Batch(
+                        batch,
+                        identity=found.identity,
+                        contents=contents,
+                        points=points,
+                        protected=protected,
+                    ).run()
+                except RunnerError as error:
+                    stopped = error
+            _tell(channel, batch, stopped)
+    for index, step in enumerate(found.steps):
+        if not isinstance(step, FileStep) or step.scratch:
+            channel.send({"event": "step", "index": index, "applied": "skipped"})
+    if stopped is not None:
+        raise stopped
+
+
+def batches(found: Plan) -> List[List[IndexedStep]]:
+    """The file steps that are to be applied, in order, in batches between barriers.
+
+    Only a host command is a barrier: what comes before it is applied before it runs.
+    """
+    parts: List[List[IndexedStep]] = [[]]
+    for index, step in enumerate(found.steps):
+        if isinstance(step, FileStep):
+            if not step.scratch:
+                parts[-1].append((index, step))
+        elif step.kind == "command":
+            parts.append([])
+    return [part for part in parts if part]
+
+
+def _tell(channel: Channel, batch: Sequence[IndexedStep], stopped: Optional[RunnerError]) -> None:
+    culprit = None if stopped is None else stopped.details.get("step")
+    applied = stopped is not None and str(stopped.details.get("before", "")).startswith("applied")
+    for index, _ in batch:
+        if stopped is None or (applied and index != culprit):
+            result = "done"
+        elif index == culprit:
+            result = "stale" if stopped.code == "stale" else "failed"
+        else:
+            result = "skipped"
+        channel.send({"event": "step", "index": index, "applied": result})

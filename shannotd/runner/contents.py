@@ -1,0 +1,89 @@
+"""Contents that an apply needs, asked of the other end of its channel a few megabytes at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Dict, List, Sequence, Tuple, Union
+
+from shannotd.runner.frames import Channel, RunnerError
+
+NEED_BYTES = 8 * 1024 * 1024
+EMPTY = hashlib.sha256().hexdigest()
+
+
+class Contents:
+    """What was asked for last: as bytes, or as a descriptor where it is large."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._held: Dict[str, Union[bytes, int]] = {EMPTY: b""}
+
+    def __enter__(self) -> Contents:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.drop()
+
+    def has(self, sha256: str) -> bool:
+        """Whether `get` can give it now."""
+        return sha256 in self._held
+
+    def get(self, sha256: str) -> Union[bytes, int]:
+        """Bytes whose hash was checked, or a descriptor whose content was not."""
+        return self._held[sha256]
+
+    def drop(self) -> None:
+        """Forget everything."""
+        for content in self._held.values():
+            if isinstance(content, int):
+                os.close(content)
+        self._held = {EMPTY: b""}
+
+    def ask(self, wanted: Sequence[Tuple[str, int]]) -> None:
+        """Have as many of `wanted` (hash and size, in order) as make up one request.
+
+        What was held before is dropped.
+
+        :raises RunnerError: `apply_failed`: something else was sent.
+        """
+        self.drop()
+        needed: List[str] = []
+        size = 0
+        for sha256, length in wanted:
+            if sha256 in needed or sha256 == EMPTY:
+                continue
+            if needed and size + length > NEED_BYTES:
+                break
+            needed.append(sha256)
+            size += length
+        self._channel.send({"event": "need", "sha256": needed})
+        while not all(sha256 in self._held for sha256 in needed):
+            self._receive()
+
+    def _receive(self) -> None:
+        header, payload, descriptors = self._channel.receive()
+        operation = header.get("op")
+        if operation == "blob" and len(descriptors) == 1:
+            sha256 = str(header.get("sha256"))
+            previous = self._held.get(sha256)
+            if isinstance(previous, int):
+                os.close(previous)
+            self._held[sha256] = descriptors[0]
+            return
+        for descriptor in descriptors:
+            os.close(descriptor)
+        blobs = header.get("blobs")
+        if operation != "blobs" or not isinstance(blobs, list) or not blobs:
+            raise _wrong("no contents were sent")
+        position = 0
+        for sha256, length in blobs:
+            data = payload[position : position + length]
+            position += length
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise _wrong(f"the content sent for {sha256} is another one")
+            self._held[sha256] = data
+
+
+def _wrong(reason: str) -> RunnerError:
+    return RunnerError("apply_failed", step=0, path="", reason=reason, before="not applied")

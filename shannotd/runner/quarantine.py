@@ -1,0 +1,101 @@
+"""Where deleted paths wait until their batch is done: one directory on each mount.
+
+It is as far up as the identity can write, so that no program that scans a configuration
+directory sees what was deleted from it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import Dict, Optional
+
+from shannotd.runner import filesystem
+from shannotd.runner.directories import remove, writable
+from shannotd.runner.filesystem import RENAME_NOREPLACE, Status
+from shannotd.runner.permission import obstacle
+from shannotd.runner.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory (`descriptor`) that waits under `name` in `parent`, which is at `path`."""
+
+    descriptor: int
+    parent: int
+    name: str
+    path: str
+
+
+class Quarantine:
+    """The places of one batch, made when they are needed first."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._places: Dict[int, Place] = {}
+
+    def take(self, directory: int, status: Status, path: str, name: str) -> Optional[Place]:
+        """Move `name` from `directory`, which is at `path`, under `name` of a place.
+
+        The new name is `temporary`. None where nothing was moved since no place can take it.
+        """
+        place = self._place(status.mount, path)
+        if place is None:
+            return None
+        temporary = self._workspace.name()
+        try:
+            filesystem.rename(directory, name, place.descriptor, temporary, RENAME_NOREPLACE)
+        except OSError as error:
+            # A directory that is not writable cannot change its parent, nor can anything
+            # leave its project quota (rename(2)).
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EXDEV):
+                return None
+            raise
+        return Place(place.descriptor, place.parent, temporary, place.path)
+
+    def _place(self, mount: int, path: str) -> Optional[Place]:
+        if mount not in self._places:
+            names = path.split("/")
+            for depth in range(1, len(names) + 1):
+                above = "/".join(names[:depth])
+                directory, status = self._workspace.directories.get(above)
+                if status.mount == mount and obstacle(status) is None and writable(directory):
+                    self._places[mount] = self._make(directory, above)
+                    break
+        return self._places.get(mount)
+
+    def _make(self, directory: int, path: str) -> Place:
+        name = self._workspace.name()
+        os.mkdir(name, 0o700, dir_fd=directory)
+        parent = os.dup(directory)
+        try:
+            descriptor = os.open(name, filesystem.O_DIRECTORY_PATH, dir_fd=parent)
+        except BaseException:
+            os.close(parent)
+            raise
+        return Place(descriptor, parent, name, f"{path}/{name}")
+
+    def discard(self) -> None:
+        """Remove the places with all that is in them.
+
+        :raises OSError, MountInside: something in them cannot be removed.
+        """
+        for place in self._places.values():
+            remove(place.parent, place.name, place.path.rpartition("/")[0])
+
+    def discard_empty(self) -> None:
+        """Remove the places, and leave one that could not be emptied."""
+        for place in self._places.values():
+            try:
+                os.rmdir(place.name, dir_fd=place.parent)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                    raise
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        while self._places:
+            _, place = self._places.popitem()
+            os.close(place.descriptor)
+            os.close(place.parent)

@@ -1,0 +1,147 @@
+"""What the parts of one batch share: open directories, looking at paths, and how it fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from dataclasses import dataclass, replace
+from typing import AbstractSet, Dict, Optional, Tuple
+
+from shannotd.runner import expectation, filesystem, tree
+from shannotd.runner.directories import Directories
+from shannotd.runner.filesystem import Status
+from shannotd.runner.frames import RunnerError
+from shannotd.runner.plan import FileState, FileStep, Identity
+from shannotd.runner.tree import Entry, MountInside
+
+TEMPORARY = ".shannot-"
+NOT_APPLIED = "not applied"
+
+
+@dataclass
+class Action:
+    """A step with what was found out about it.
+
+    `parent` and `name` are its path after the steps before it; `staged_in` is where its
+    directory was before the batch, None if the batch makes it, `parent_identity` which it
+    is (`old_identity` that of a renamed path's old one). `expected` is what is to be
+    displaced, `temporary` the name of what takes its place, `inode` its inode.
+    """
+
+    index: int
+    step: FileStep
+    parent: str
+    name: str
+    staged_in: Optional[str]
+    parent_identity: Optional[filesystem.Identity] = None
+    old_identity: Optional[filesystem.Identity] = None
+    expected: Optional[FileState] = None
+    temporary: Optional[str] = None
+    inode: Optional[filesystem.Identity] = None
+
+
+class Workspace:
+    """The directories of one batch, and looking at what is in them."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+        self.directories = Directories()
+        self.prefix = f"{TEMPORARY}{secrets.token_hex(8)}-"
+        # Directories whose mode was widened for the batch: by inode, path and mode before.
+        self.widened: Dict[filesystem.Identity, Tuple[str, int]] = {}
+        self._names = 0
+
+    def name(self) -> str:
+        """A new temporary name: a dot name that no include pattern matches."""
+        self._names += 1
+        return f"{self.prefix}{self._names}"
+
+    def directory(self, path: str, index: int) -> Tuple[int, Status]:
+        """The directory at `path`, for the step `index`.
+
+        :raises RunnerError: `stale`: it is none, or a symlink leads to it.
+        """
+        try:
+            return self.directories.get(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+            found = "a symlink" if error.errno == errno.ELOOP else "no directory"
+            raise stale(index, path or "/", "directory", found) from error
+
+    def same_directory(
+        self, path: str, identity: Optional[filesystem.Identity], index: int
+    ) -> Tuple[int, Status]:
+        """The directory at `path`, which must still be the inode `identity`."""
+        directory, status = self.directory(path, index)
+        if status.identity != identity:
+            raise stale(index, path or "/", "the same directory", "another directory")
+        return directory, status
+
+    def entry(
+        self,
+        directory: int,
+        name: str,
+        path: str,
+        *,
+        with_tree: bool,
+        excluded: AbstractSet[str] = frozenset(),
+    ) -> Entry:
+        """What is at `name` in `directory`, which is at `path`; what the batch staged is not."""
+        found = tree.entry(directory, name, identity=self.identity)
+        if found.status is not None and found.status.identity in self.widened:
+            _, mode = self.widened[found.status.identity]
+            found = replace(found, state=replace(found.state, mode=mode))
+        if not with_tree or found.state.type != "directory":
+            return found
+        looked = os.open(name, filesystem.O_DIRECTORY_PATH, dir_fd=directory)
+        try:
+            summary = tree.summarise(
+                looked,
+                path,
+                identity=self.identity,
+                excluded=excluded,
+                ignored_prefix=self.prefix,
+            )
+        finally:
+            os.close(looked)
+        return replace(found, state=replace(found.state, tree=summary))
+
+
+def require(
+    index: int, path: str, expected: FileState, found: Entry, *, renamed: bool = False
+) -> None:
+    """Check that `found` is `expected`; see expectation.met.
+
+    :raises RunnerError: `stale`.
+    """
+    same_tree = expected.tree is None or expected.tree == found.state.tree
+    if not same_tree or not expectation.met(expected, found, renamed=renamed):
+        words = expectation.in_words
+        raise stale(index, path, words(expected), words(found.state))
+
+
+def stale(index: int, path: str, expected: str, found: str) -> RunnerError:
+    """The host is not what the dry run saw."""
+    return RunnerError("stale", path=path, expected=expected, found=found, step=index)
+
+
+def apply_failed(index: int, path: str, reason: str, before: str = NOT_APPLIED) -> RunnerError:
+    """A step cannot be done; `before` tells what became of those before it."""
+    return RunnerError("apply_failed", step=index, path=path, reason=reason, before=before)
+
+
+def as_runner_error(error: BaseException, action: Optional[Action]) -> RunnerError:
+    """What went wrong in `action` as the error that the caller meets."""
+    if isinstance(error, RunnerError):
+        return error
+    index = 0 if action is None else action.index
+    path = "" if action is None else action.step.path
+    if isinstance(error, MountInside):
+        return apply_failed(index, path, f"something is mounted at {error}")
+    if isinstance(error, OSError):
+        call, _, reason = (error.strerror or str(error)).rpartition(": ")
+        text = f"{reason} ({call})" if call else reason
+        return apply_failed(index, path, text)
+    return apply_failed(index, path, f"{type(error).__name__}: {error}")
