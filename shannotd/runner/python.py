@@ -15,7 +15,7 @@ import signal
 import site
 import sys
 import types
-from typing import Dict, FrozenSet, List, NoReturn
+from typing import Dict, FrozenSet, List, NoReturn, Optional
 
 _fresh_modules: FrozenSet[str] = frozenset()
 _fresh_path: List[str] = []
@@ -51,19 +51,23 @@ def run(
     sys.argv = [filename, *arguments]
     sys.path.insert(0, os.path.dirname(filename) if is_file else "")
     _add_user_site()
+    sys.modules["__main__"] = _main_module(filename if is_file else None)
+    os._exit(_finish(_status(source, compiled_name)))
+
+
+def _main_module(filename: Optional[str]) -> types.ModuleType:
     main = types.ModuleType("__main__")
     main.__dict__.update(__builtins__=__builtins__, __annotations__={})
-    if is_file:
+    if filename is not None:
         main.__dict__.update(__file__=filename, __cached__=None)
-    sys.modules["__main__"] = main
-    status = _status(source, compiled_name, main)
-    os._exit(_finish(status))
+    return main
 
 
-def _status(source: bytes, filename: str, main: types.ModuleType) -> int:
+def _status(source: bytes, filename: str) -> int:
     """Run the code; the exit status that python3 would have."""
     try:
-        exec(compile(source, filename, "exec", dont_inherit=True), main.__dict__)
+        # Nothing of ours holds the module: what it owns is finalised when it is dropped.
+        exec(compile(source, filename, "exec", dont_inherit=True), sys.modules["__main__"].__dict__)
     except SystemExit as ending:
         if ending.code is None:
             return 0
@@ -92,19 +96,24 @@ def _finish(status: int) -> int:
         sys.modules["threading"]._shutdown()
     atexit._run_exitfuncs()
     _flush_standard()
-    loaded = [module for name, module in sys.modules.items() if name not in _fresh_modules]
-    for module in (sys.modules.pop("__main__", None), *loaded):
-        if isinstance(module, types.ModuleType) and module.__name__ != "io":
-            module.__dict__.clear()
+    _flush_files()
+    for name in [name for name in sys.modules if name not in _fresh_modules]:
+        del sys.modules[name]
+    sys.modules.pop("__main__", None)
     gc.collect()
+    _flush_files()
+    # Python's own status for a standard output that could not be written (sys.exit docs).
+    return status if _flush_standard() else 120
+
+
+def _flush_files() -> None:
+    """Write what buffered files still hold, before a collection closes them in any order."""
     for survivor in gc.get_objects():
         if isinstance(survivor, (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)):
             try:
                 survivor.flush()
             except (OSError, ValueError):
                 continue
-    # Python's own status for a standard output that could not be written (sys.exit docs).
-    return status if _flush_standard() else 120
 
 
 def _flush_standard() -> bool:

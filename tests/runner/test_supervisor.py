@@ -1,0 +1,245 @@
+"""Limits, cancels and lost peers end a whole sandbox and leave nothing behind (P1, P10)."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from shannotd.runner.frames import Channel
+from tests.runner.conftest import Bench
+from tests.support.runner import collect, running_runner
+
+pytestmark = pytest.mark.P10
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process below `pid`."""
+    table = subprocess.run(
+        ["ps", "-eo", "pid=,ppid="], check=True, capture_output=True, text=True
+    ).stdout
+    children: dict[int, list[int]] = {}
+    for line in table.splitlines():
+        child, parent = map(int, line.split())
+        children.setdefault(parent, []).append(child)
+    found: list[int] = []
+    queue = [pid]
+    while queue:
+        below = children.get(queue.pop(), [])
+        found += below
+        queue += below
+    return found
+
+
+def wait_gone(pids: list[int]) -> None:
+    """Wait, by their pidfds, until none of `pids` lives."""
+    for pid in pids:
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        with open(descriptor, "rb", closefd=True):
+            assert select.select([descriptor], [], [], 20)[0], f"process {pid} lives"
+
+
+@pytest.mark.parametrize(
+    ("script", "limits", "stopped"),
+    [
+        ("while :; do :; done", {"wall_seconds": 0.3}, "wall_seconds"),
+        ("trap '' TERM INT HUP; sleep 1000", {"wall_seconds": 0.3}, "wall_seconds"),
+        ("sleep 1000 & setsid sleep 1000 & wait", {"wall_seconds": 0.3}, "wall_seconds"),
+        ("f() { f | f & }; f; wait; sleep 9", {"processes": 40, "wall_seconds": 3}, "processes"),
+    ],
+    ids=["busy", "ignores-term", "background", "fork-bomb"],
+)
+def test_limits_end_everything(
+    bench: Bench, script: str, limits: dict[str, float], stopped: str
+) -> None:
+    outcome = bench.run("shell", script, limits=limits)
+    if stopped == "processes" and outcome.stopped != "processes":
+        # RLIMIT_NPROC of the own user namespace came first: forks failed, nothing more.
+        assert bench.builder == "one-uid"
+        assert b"fork" in outcome.stderr
+    else:
+        assert outcome.stopped == stopped
+        assert outcome.steps == []
+
+
+def test_output_is_capped_and_counted(bench: Bench) -> None:
+    outcome = bench.run(
+        "shell",
+        "head -c 3000000 /dev/zero; head -c 10 /dev/zero >&2",
+        limits={"output_bytes": 1000},
+    )
+    assert len(outcome.stdout) == 1000
+    assert len(outcome.stderr) == 10
+    assert outcome.dropped == 3000000 - 1000
+    assert outcome.exit_code == 0
+
+
+def test_endless_output_is_stopped(bench: Bench) -> None:
+    outcome = bench.run("shell", "cat /dev/zero", limits={"output_bytes": 1000})
+    assert outcome.stopped == "output_bytes"
+
+
+def test_a_full_stage_is_a_full_disk_to_the_script(bench: Bench, place: Path) -> None:
+    outcome = bench.run(
+        "shell",
+        "for i in 1 2 3 4 5 6 7 8; do head -c 1000000 /dev/zero > f$i || exit 3; done",
+        cwd=str(place),
+        limits={"written_bytes": 4 << 20},
+    )
+    assert outcome.exit_code == 3
+    assert b"No space left" in outcome.stderr
+    assert os.listdir(place) == []
+
+
+def test_memory_limit(bench: Bench) -> None:
+    outcome = bench.run("python", "x = bytearray(1 << 30)", limits={"memory_bytes": 512 << 20})
+    assert outcome.exit_code == 1
+    assert b"MemoryError" in outcome.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_exit_by_signal_is_told(bench: Bench, number: signal.Signals) -> None:
+    outcome = bench.run("shell", f"kill -{number.value} $$")
+    assert (outcome.exit_code, outcome.signal) == (None, number.value)
+
+
+def test_leftover_processes_are_counted_and_ended(bench: Bench) -> None:
+    outcome = bench.run("shell", "sleep 1000 & sleep 1000 & echo started")
+    assert outcome.stdout == b"started\n"
+    assert outcome.leftover == 2
+    assert outcome.stopped is None
+
+
+def test_cancel_ends_a_running_script(bench: Bench) -> None:
+    session, job = bench.runner.start("shell", "echo on; sleep 1000")
+    with job:
+        while job.receive()[0]["event"] != "output":
+            pass
+        job.send({"op": "cancel"})
+        outcome = collect(session, job)
+    assert outcome.stopped == "cancelled"
+    assert outcome.steps == []
+
+
+def test_output_streams_while_the_script_runs(bench: Bench) -> None:
+    session, job = bench.runner.start(
+        "shell", "echo first; head -c 1 /dev/random >/dev/null; sleep 1000"
+    )
+    with job:
+        event, payload, _ = job.receive()
+        while event["event"] != "output":
+            event, payload, _ = job.receive()
+        assert payload == b"first\n"
+        job.send({"op": "cancel"})
+        collect(session, job)
+
+
+def running_sandbox(job: Channel) -> None:
+    """Wait until the script of `job` has said something."""
+    while job.receive()[0]["event"] != "output":
+        pass
+
+
+def test_a_vanished_daemon_ends_its_jobs(bench: Bench) -> None:
+    _, job = bench.runner.start("shell", "echo on; sleep 1000 & sleep 1000")
+    running_sandbox(job)
+    inside = [pid for pid in descendants(bench.runner.process.pid) if command(pid) == "sleep"]
+    assert len(inside) == 2
+    job.close()
+    wait_gone(inside)
+
+
+def command(pid: int) -> str:
+    """The program's name of a process, empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize("victim", ["runner", "supervisor", "init", "zygote"])
+def test_a_killed_process_of_ours_ends_its_sandboxes(
+    bench: Bench, tmp_path: Path, packages: Path, victim: str, request: pytest.FixtureRequest
+) -> None:
+    """SIGKILL of any process between daemon and script: the script dies, nothing is recorded."""
+    state = tmp_path / "state"
+    state.mkdir()
+    if bench.uid != os.geteuid():
+        pytest.skip("the same code, as the account that the tests run as")
+    try:
+        with running_runner(state, code=packages) as runner:
+            session, job = runner.start("shell", "echo on; sleep 1000 & sleep 1000")
+            with job:
+                running_sandbox(job)
+                everything = descendants(runner.process.pid)
+                sleeps = [pid for pid in everything if command(pid) == "sleep"]
+                init = parent(parent(sleeps[0]))
+                supervisor = parent(init)
+                pid = {
+                    "runner": runner.process.pid,
+                    "supervisor": supervisor,
+                    "init": init,
+                    "zygote": parent(supervisor),
+                }[victim]
+                os.kill(pid, signal.SIGKILL)
+                if victim != "zygote":
+                    outcome = collect(session, job)
+                    assert outcome.steps == []
+                    assert outcome.error is not None
+                    assert outcome.error["code"] in ("closed", "runner_lost")
+            wait_gone(sleeps)
+            if victim == "runner":
+                runner.process.wait()
+    except AssertionError:
+        if victim != "runner" or runner.process.returncode != -signal.SIGKILL:
+            raise
+    wait_gone(everything)
+
+
+def parent(pid: int) -> int:
+    """The parent of a process."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_nothing_is_left_after_200_sessions(bench: Bench, packages: Path, tmp_path: Path) -> None:
+    """No process, mount, cgroup or directory survives, some sessions killed at random moments."""
+    if bench.uid != os.geteuid():
+        pytest.skip("the same code, as the account that the tests run as")
+    state = tmp_path / "state"
+    state.mkdir()
+    mounts = Path("/proc/self/mountinfo").read_text()
+    run_entries = sorted(os.listdir("/run"))
+    chance = random.Random(7)
+    with running_runner(state, code=packages, pool=2) as runner:
+        runner.run("shell", "true")
+        for round_number in range(200):
+            session, job = runner.start("shell", "echo x > /var/tmp/x; sleep 0.01 & echo on")
+            with job:
+                if round_number % 3:
+                    collect(session, job)
+                else:
+                    select.select([job], [], [], chance.random() * 0.02)
+        everything = descendants(runner.process.pid)
+        assert len([pid for pid in everything if command(pid) == "sleep"]) == 0
+    wait_gone(everything)
+    assert Path("/proc/self/mountinfo").read_text() == mounts
+    assert sorted(os.listdir("/run")) == run_entries
+    assert sorted(os.listdir(state)) == ["runner.key"]
+    assert not Path("/var/tmp/x").exists()
+
+
+def test_killing_what_it_can_reach_harms_nobody(bench: Bench) -> None:
+    before = time.monotonic()
+    outcome = bench.run("shell", "kill -KILL -1; kill -KILL $PPID; echo alive")
+    assert outcome.error is None
+    assert bench.run("shell", "echo next").stdout == b"next\n"
+    assert time.monotonic() - before < 60
