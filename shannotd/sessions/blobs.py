@@ -22,7 +22,7 @@ class LargeCopy:
     """A large content on its way into the store, some megabytes a step."""
 
     def __init__(self, directory: Path, sha256: str, size: int, source: int) -> None:
-        """Begin to copy `size` bytes from the descriptor `source`.
+        """Begin to copy `size` bytes from the descriptor `source`, from its current offset.
 
         :raises OSError: nothing can be written there.
         """
@@ -31,6 +31,7 @@ class LargeCopy:
         self._sha256 = sha256
         self._size = size
         self._source = source
+        self._start = os.lseek(source, 0, os.SEEK_CUR)
         self._offset = 0
         self._hash = hashlib.sha256()
         self._target = os.open(
@@ -45,7 +46,8 @@ class LargeCopy:
         """
         end = min(self._size, self._offset + COPY_BYTES)
         while self._offset < end:
-            data = os.pread(self._source, min(_READ_BYTES, end - self._offset), self._offset)
+            wanted = min(_READ_BYTES, end - self._offset)
+            data = os.pread(self._source, wanted, self._start + self._offset)
             if not data:
                 raise ValueError(f"a content of {self._offset} bytes instead of {self._size}")
             self._hash.update(data)
@@ -162,6 +164,7 @@ class Blobs:
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
+            os.lseek(descriptor, 0, os.SEEK_SET)
             if not self.has_large(sha256):
                 copy = self.begin_large(sha256, len(data), descriptor)
                 try:

@@ -89,6 +89,13 @@ class Journal:
 
         await self._store.run(write)
 
+    async def flush(self) -> None:
+        """Have all that was noted before in the log; no disk sync.
+
+        :raises StoreFull: the log cannot be written.
+        """
+        await self._store.run(self._write_waiting)
+
     async def close(self) -> None:
         """Write what waits. What cannot be written is reported and lost."""
         if self._timer is not None:

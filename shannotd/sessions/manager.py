@@ -381,6 +381,13 @@ class Sessions:
         finally:
             end()
 
+    async def flush_log(self) -> None:
+        """Have in the audit log whatever happened before.
+
+        :raises StoreFull: the log cannot be written.
+        """
+        await self._journal.flush()
+
     # Stopping
 
     async def reject(self, caller: Caller, identifier: str, reason: str) -> None:

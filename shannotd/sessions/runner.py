@@ -39,10 +39,11 @@ class RunnerGone(Exception):
 
 @dataclass(frozen=True)
 class RunnerFacts:
-    """What a runner says of itself. `host` identifies the machine for good."""
+    """What a runner says of itself. `host` identifies the machine for good, `version` is that
+    of the protocol."""
 
     builder: str
-    version: str
+    version: int
     uid: int
     host: str
     limits: tuple[str, ...] = ()
@@ -314,7 +315,7 @@ class Runner:
             raise
         self._link = link
         self._started_at = asyncio.get_running_loop().time()
-        log.info("runner: %s builder, version %s", self.facts.builder, self.facts.version)
+        log.info("runner: %s builder", visible(self.facts.builder))
         return link
 
     def _start_ended(self, task: asyncio.Task[_Link]) -> None:

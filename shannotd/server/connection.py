@@ -1,0 +1,231 @@
+"""One client's connection: frames in, answers and notifications out, all of it bounded.
+
+A client that reads too slowly loses its connection, not the daemon's memory; one that
+asks too much at once is not read from until some of it is answered; one that vanishes
+takes only its own waiting with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from shannotd.server.methods import Method, Methods
+from shannotd.sessions.access import Caller
+from shannotd.sessions.events import Event, Events
+from shannotd.wire.errors import (
+    BadFrame,
+    DaemonStopping,
+    FrameTooLarge,
+    ShannotError,
+    TooManySessions,
+)
+from shannotd.wire.rpc import MAX_FRAME_BYTES, Decoder, Request, Response, pack
+from shannotd.wire.text import visible
+
+log = logging.getLogger(__name__)
+
+MAX_CALLS = 64  # at once on one connection
+MAX_WATCHES = 64
+_NO_REQUEST = 0  # the id of an answer to something that was no request
+
+Wanted = Callable[[Event], bool]
+
+
+class Owner(Protocol):
+    """The server, as its connections see it."""
+
+    def admit(self, connection: Connection, transport: asyncio.Transport) -> Caller:
+        """Who connected.
+
+        :raises ShannotError: it is not served.
+        """
+
+    def closed(self, connection: Connection) -> None:
+        """The connection is over."""
+
+
+class Connection(asyncio.Protocol):
+    """One accepted connection."""
+
+    def __init__(
+        self, owner: Owner, methods: Methods, events: Events, *, max_unread_bytes: int
+    ) -> None:
+        self._owner = owner
+        self._methods = methods
+        self._events = events
+        self._max_unread_bytes = max_unread_bytes
+        self._decoder = Decoder()
+        self._transport: asyncio.Transport
+        self._caller: Caller | None = None
+        self._calls: dict[asyncio.Task[None], Method] = {}
+        self._wanted: dict[object, Wanted] = {}
+        self._stop_listening: Callable[[], None] | None = None
+        self._answered_bytes = 0  # of answers, since everything was last sent
+        self._sending_paused = False
+        self._ending = False  # nothing more is read; closed when all is answered
+
+    @property
+    def caller(self) -> Caller:
+        """Who is at the other end."""
+        assert self._caller is not None
+        return self._caller
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Find out who it is."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=1024 * 1024, low=0)
+        try:
+            self._caller = self._owner.admit(self, self._transport)
+        except ShannotError as error:
+            self._refuse(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End what only this client waited for; what it began goes on."""
+        self._ending = True
+        if self._stop_listening is not None:
+            self._stop_listening()
+        self._end_waiting()
+        self._owner.closed(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Answer the requests that `data` completes."""
+        if self._ending:
+            return
+        try:
+            for message in self._decoder.feed(data):
+                if not isinstance(message, Request):
+                    raise BadFrame(reason="a client sends requests only")
+                self._take(message)
+        except (BadFrame, FrameTooLarge) as error:
+            self._refuse(error)
+
+    def eof_received(self) -> bool:
+        """The client sends no more; it still gets its answers."""
+        if not self._ending and self._decoder.unfinished:
+            self._refuse(BadFrame(reason="the connection ended within a message"))
+        self._ending = True
+        return bool(self._calls)  # True leaves it open for the answers
+
+    def pause_writing(self) -> None:
+        """The client does not read: take nothing more from it until it does."""
+        self._sending_paused = True
+        self._balance()
+
+    def resume_writing(self) -> None:
+        """All is sent."""
+        self._sending_paused = False
+        self._answered_bytes = 0
+        self._balance()
+
+    # Calls
+
+    def _take(self, request: Request) -> None:
+        try:
+            method = self._methods.find(request.method)
+        except ShannotError as error:
+            self._answer(Response(request.id, error.to_wire(), None))
+            return
+        task = asyncio.get_running_loop().create_task(self._call(request, method))
+        self._calls[task] = method
+        task.add_done_callback(self._called)
+        self._balance()
+
+    async def _call(self, request: Request, method: Method) -> None:
+        try:
+            result = await self._methods.call(self, request.method, method, request.params)
+            response = Response(request.id, None, result)
+        except ShannotError as error:
+            response = Response(request.id, error.to_wire(), None)
+        except asyncio.CancelledError:  # by `farewell`, or the client is gone
+            response = Response(request.id, DaemonStopping().to_wire(), None)
+        except Exception as error:
+            log.exception("%s", visible(request.method))
+            internal = ShannotError(reason=type(error).__name__)
+            response = Response(request.id, internal.to_wire(), None)
+        self._answer(response)
+
+    def _called(self, task: asyncio.Task[None]) -> None:
+        self._calls.pop(task, None)
+        if self._ending and not self._calls:
+            self._transport.close()
+        self._balance()
+
+    def _answer(self, response: Response) -> None:
+        if self._transport.is_closing():
+            return
+        frame = pack(response)
+        if len(frame) > MAX_FRAME_BYTES:
+            error = FrameTooLarge(limit=MAX_FRAME_BYTES)
+            frame = pack(Response(response.id, error.to_wire(), None))
+        self._answered_bytes += len(frame)
+        self._transport.write(frame)
+
+    def _refuse(self, error: ShannotError) -> None:
+        """Say what is wrong, and close."""
+        self._ending = True
+        self._transport.write(pack(Response(_NO_REQUEST, error.to_wire(), None)))
+        self._transport.close()
+
+    def _balance(self) -> None:
+        """Read from the client only while it reads what it gets and waits for little."""
+        if self._transport.is_closing():
+            return
+        if self._sending_paused or len(self._calls) >= MAX_CALLS:
+            self._transport.pause_reading()
+        elif not self._transport.is_reading():
+            self._transport.resume_reading()
+
+    def _end_waiting(self) -> None:
+        for task, method in self._calls.items():
+            if method.ends_with_client:
+                task.cancel()
+
+    # Notifications
+
+    def listen(self, wanted: Wanted) -> Callable[[], None]:
+        """Send the client the events that are `wanted`, until the result is called.
+
+        :raises TooManySessions: it watches too much already.
+        """
+        if len(self._wanted) >= MAX_WATCHES:
+            raise TooManySessions(count=len(self._wanted), kind="watched")
+        key = object()
+        self._wanted[key] = wanted
+        if self._stop_listening is None and not self._ending:
+            self._stop_listening = self._events.listen(self._notify)
+
+        def end() -> None:
+            self._wanted.pop(key, None)
+            if not self._wanted and self._stop_listening is not None:
+                self._stop_listening()
+                self._stop_listening = None
+
+        return end
+
+    def _notify(self, event: Event) -> None:
+        if not any(wanted(event) for wanted in self._wanted.values()):
+            return
+        if self._transport.is_closing():
+            return
+        unread = self._transport.get_write_buffer_size() - self._answered_bytes
+        if unread > self._max_unread_bytes:
+            log.warning("uid %d reads too slowly: disconnected", self.caller.uid)
+            self._transport.abort()
+            return
+        self._transport.write(event.packed)
+
+    def farewell(self) -> None:
+        """The daemon stops: send what was answered, and close."""
+        self._ending = True
+        self._end_waiting()
+        if not self._calls:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close, whatever is unsent."""
+        self._transport.abort()

@@ -1,0 +1,179 @@
+"""The daemon's Unix socket: made, served, and removed when it is ours."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import stat
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from shannotd.server.connection import Connection
+from shannotd.server.methods import Methods
+from shannotd.server.peers import peer_of
+from shannotd.server.roles import Roles
+from shannotd.sessions.access import Caller
+from shannotd.sessions.events import Events
+from shannotd.wire.errors import NotAllowed, ShannotError, TooManySessions, UsageError
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 128
+_FIRST_PASSED = 3  # SD_LISTEN_FDS_START
+EMBEDDED_MODE, SERVICE_MODE = 0o600, 0o666
+
+
+def make_socket(path: Path, mode: int) -> socket.socket:
+    """A listening socket at `path`, of permissions `mode`, in place of a dead one.
+
+    A missing parent directory is made for this account alone. In a directory where others
+    may write, nothing is made.
+
+    :raises UsageError: it cannot be made there, or another daemon serves there.
+    """
+    try:
+        _prepare_directory(path.parent)
+        _remove_dead(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # Nobody connects before the permissions are right: it does not listen yet.
+            sock.bind(str(path))
+            path.chmod(mode)
+            sock.listen(_BACKLOG)
+        except BaseException:
+            sock.close()
+            raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(reason=f"the socket {path} cannot be made: {reason}") from error
+    return sock
+
+
+def passed_socket() -> socket.socket | None:
+    """The listening socket that systemd passed; None without one."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        return None
+    return socket.socket(fileno=_FIRST_PASSED)
+
+
+def _prepare_directory(directory: Path) -> None:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = directory.stat()
+    if status.st_uid not in (0, os.getuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UsageError(
+            reason=f"others may write in {directory}: the socket needs a directory of its own"
+        )
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove a socket on which nobody listens.
+
+    :raises UsageError: somebody does, or it is no socket.
+    """
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise UsageError(reason=f"{path} is there and is no socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        result = probe.connect_ex(str(path))
+    if result not in (errno.ECONNREFUSED, errno.ENOENT):
+        raise UsageError(reason=f"another daemon serves on {path}")
+    path.unlink(missing_ok=True)
+
+
+class Server:
+    """Accepts connections on one socket, finds out who they are, and keeps count of them."""
+
+    def __init__(
+        self,
+        methods: Methods,
+        events: Events,
+        roles: Callable[[], Roles],
+        *,
+        max_connections: Callable[[], int],
+        max_unread_bytes: Callable[[], int],
+        changed: Callable[[], None],
+    ) -> None:
+        """`changed` is called whenever a connection has ended."""
+        self._methods = methods
+        self._events = events
+        self._roles = roles
+        self._max_connections = max_connections
+        self._max_unread_bytes = max_unread_bytes
+        self._changed = changed
+        self._connections: dict[Connection, int] = {}
+        self._per_uid: Counter[int] = Counter()
+        self._server: asyncio.Server | None = None
+        self._empty: asyncio.Event = asyncio.Event()
+
+    async def start(self, sock: socket.socket) -> None:
+        """Serve on `sock`, which listens."""
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            self._connection, sock=sock, backlog=_BACKLOG
+        )
+
+    def _connection(self) -> Connection:
+        return Connection(
+            self, self._methods, self._events, max_unread_bytes=self._max_unread_bytes()
+        )
+
+    def admit(self, connection: Connection, transport: asyncio.Transport) -> Caller:
+        """Who connected.
+
+        :raises NotAllowed: an account that has no role here.
+        :raises TooManySessions: it has too many connections.
+        """
+        sock = transport.get_extra_info("socket")
+        try:
+            peer = peer_of(sock)
+        except OSError as error:
+            raise ShannotError(reason=f"the kernel does not say who you are ({error})") from error
+        caller = self._roles().caller(peer)
+        if not caller.roles:
+            reason = "it has no role here" if not caller.embedded else "this daemon is another's"
+            raise NotAllowed(uid=peer.uid, action="use this daemon", reason=reason)
+        if self._per_uid[peer.uid] >= self._max_connections():
+            raise TooManySessions(count=self._per_uid[peer.uid], kind="connected")
+        self._per_uid[peer.uid] += 1
+        self._connections[connection] = peer.uid
+        self._empty.clear()
+        return caller
+
+    def closed(self, connection: Connection) -> None:
+        """The connection is over."""
+        uid = self._connections.pop(connection, None)
+        if uid is None:
+            return
+        self._per_uid[uid] -= 1
+        if not self._per_uid[uid]:
+            del self._per_uid[uid]
+        if not self._connections:
+            self._empty.set()
+        self._changed()
+
+    @property
+    def connections(self) -> int:
+        """How many clients are connected."""
+        return len(self._connections)
+
+    def stop_accepting(self) -> None:
+        """Accept nobody any more."""
+        if self._server is not None:
+            self._server.close()
+
+    async def stop(self, seconds: float) -> None:
+        """Let the clients have their answers, `seconds` at most, and close."""
+        self.stop_accepting()
+        for connection in tuple(self._connections):
+            connection.farewell()
+        if self._connections:
+            try:
+                await asyncio.wait_for(self._empty.wait(), seconds)
+            except TimeoutError:
+                for connection in tuple(self._connections):
+                    connection.abort()

@@ -1,0 +1,318 @@
+"""The methods that a client may call: parameters checked, rights checked, answered."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+from shannotd.audit.log import AuditLog
+from shannotd.server.peers import account_name, current_groups
+from shannotd.server.roles import Roles
+from shannotd.sessions.access import Caller, Role
+from shannotd.sessions.approval import Approvals
+from shannotd.sessions.events import Event, Output
+from shannotd.sessions.manager import Sessions
+from shannotd.sessions.plans import whole_session
+from shannotd.sessions.store import Store
+from shannotd.wire.decode import decode, encode
+from shannotd.wire.errors import InvalidRequest, UnknownMethod
+from shannotd.wire.model import DaemonStatus, State, Submission
+
+Params = TypeVar("Params")
+
+MAX_CONTENT_BYTES = 1024 * 1024
+_DEFAULT_PAGE, _LARGEST_PAGE = 50, 500
+_DEFAULT_TAIL, _LARGEST_TAIL = 50, 10_000
+_MAX_REASON_CHARACTERS = 4096
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Client(Protocol):
+    """The connection that a call came over."""
+
+    @property
+    def caller(self) -> Caller:
+        """Who is at its other end."""
+
+    def listen(self, wanted: Callable[[Event], bool]) -> Callable[[], None]:
+        """Send it the events that are `wanted`, until the result is called or it closes."""
+
+
+@dataclass(frozen=True)
+class NoParams:
+    """No parameters."""
+
+
+@dataclass(frozen=True)
+class SessionId:
+    """One session."""
+
+    id: str
+
+
+@dataclass(frozen=True)
+class ListParams:
+    """Of `sessions.list`."""
+
+    states: tuple[State, ...] = ()
+    name: str | None = None
+    limit: int = _DEFAULT_PAGE
+    cursor: str | None = None
+
+
+@dataclass(frozen=True)
+class ApproveParams:
+    """Of `sessions.approve`."""
+
+    id: str
+    digest: str
+    comment: str | None = None
+
+
+@dataclass(frozen=True)
+class RejectParams:
+    """Of `sessions.reject`."""
+
+    id: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class WatchParams:
+    """Of `sessions.watch`."""
+
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class WaitParams:
+    """Of `sessions.wait`."""
+
+    id: str
+    states: tuple[State, ...] = field(default=())
+    timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class ContentParams:
+    """Of `blobs.get`."""
+
+    id: str
+    sha256: str
+    offset: int = 0
+    length: int = MAX_CONTENT_BYTES
+
+
+@dataclass(frozen=True)
+class TailParams:
+    """Of `audit.tail`."""
+
+    limit: int = _DEFAULT_TAIL
+    session: str | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """How one method is called: its parameters' type, and whether it ends with its client."""
+
+    params: type[Any]
+    call: Callable[[Client, Any], Awaitable[object]]
+    ends_with_client: bool = False
+
+
+class Methods:
+    """All methods, over the parts of the daemon that answer them."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        approvals: Approvals,
+        store: Store,
+        audit: AuditLog,
+        status: Callable[[], Awaitable[DaemonStatus]],
+        roles: Callable[[], Roles],
+    ) -> None:
+        self._sessions = sessions
+        self._approvals = approvals
+        self._store = store
+        self._audit = audit
+        self._status = status
+        self._roles = roles
+        self._names: dict[int, str] = {}
+        self._methods: Mapping[str, Method] = {
+            "daemon.status": Method(NoParams, self._daemon_status),
+            "sessions.submit": Method(Submission, self._submit),
+            "sessions.list": Method(ListParams, self._list),
+            "sessions.get": Method(SessionId, self._get),
+            "sessions.approve": Method(ApproveParams, self._approve),
+            "sessions.reject": Method(RejectParams, self._reject),
+            "sessions.cancel": Method(SessionId, self._cancel),
+            "sessions.watch": Method(WatchParams, self._watch),
+            "sessions.wait": Method(WaitParams, self._wait, ends_with_client=True),
+            "blobs.get": Method(ContentParams, self._content),
+            "audit.tail": Method(TailParams, self._tail),
+            "audit.verify": Method(NoParams, self._verify),
+        }
+
+    def find(self, name: str) -> Method:
+        """The method of that name.
+
+        :raises UnknownMethod: there is none.
+        """
+        method = self._methods.get(name)
+        if method is None:
+            raise UnknownMethod(method=name[:100])
+        return method
+
+    async def call(
+        self, client: Client, name: str, method: Method, params: Mapping[str, object]
+    ) -> object:
+        """What `method` answers; plain maps and lists, ready to travel.
+
+        :raises ShannotError: what went wrong.
+        """
+        try:
+            checked = decode(method.params, params, "params")
+        except ValueError as error:
+            raise InvalidRequest(method=name, reason=str(error)) from None
+        return await method.call(client, checked)
+
+    async def _daemon_status(self, client: Client, params: NoParams) -> object:
+        status = await self._status()
+        return encode(replace(status, roles=tuple(sorted(client.caller.roles))))
+
+    async def _submit(self, client: Client, params: Submission) -> object:
+        name = await self._account_name(client.caller.uid)
+        session, ended = await self._sessions.submit(client.caller, name, params)
+        if not params.wait:
+            return encode(session)
+        identifier = session.id
+        end = client.listen(lambda event: isinstance(event, Output) and event.session == identifier)
+        try:
+            return whole_session(await asyncio.shield(ended))
+        finally:
+            end()
+
+    async def _list(self, client: Client, params: ListParams) -> object:
+        if not 1 <= params.limit <= _LARGEST_PAGE:
+            raise _invalid("sessions.list", f"limit: must be 1 to {_LARGEST_PAGE}")
+        before = None
+        if params.cursor is not None:
+            if not re.fullmatch(r"[0-9]{1,18}", params.cursor):
+                raise _invalid("sessions.list", "cursor: is none that a page gave")
+            before = int(params.cursor)
+        page = await self._sessions.page(
+            client.caller,
+            states=params.states,
+            name=params.name,
+            limit=params.limit,
+            before=before,
+        )
+        return {"sessions": page.sessions, "total": page.total, "next": page.next}
+
+    async def _get(self, client: Client, params: SessionId) -> object:
+        return await self._sessions.get(await self._sessions.find(client.caller, params.id))
+
+    async def _approve(self, client: Client, params: ApproveParams) -> object:
+        identifier = await self._sessions.find(client.caller, params.id)
+        comment = _bounded("sessions.approve", "comment", params.comment)
+        caller = await self._caller_now(client.caller)
+        await self._approvals.approve(caller, identifier, params.digest, comment)
+        return await self._sessions.get(identifier)
+
+    async def _reject(self, client: Client, params: RejectParams) -> object:
+        identifier = await self._sessions.find(client.caller, params.id)
+        reason = _bounded("sessions.reject", "reason", params.reason)
+        await self._sessions.reject(client.caller, identifier, reason)
+        return await self._sessions.get(identifier)
+
+    async def _cancel(self, client: Client, params: SessionId) -> object:
+        identifier = await self._sessions.find(client.caller, params.id)
+        await self._sessions.cancel(client.caller, identifier)
+        return await self._sessions.get(identifier)
+
+    async def _watch(self, client: Client, params: WatchParams) -> object:
+        caller = client.caller
+        if params.id is not None:
+            identifier = await self._sessions.find(caller, params.id)
+            client.listen(lambda event: event.session == identifier)
+        else:
+            # The output of every session would drown who watches them all.
+            client.listen(
+                lambda event: (
+                    not isinstance(event, Output)
+                    and (caller.sees_all or event.submitter == caller.uid)
+                )
+            )
+        return {}
+
+    async def _wait(self, client: Client, params: WaitParams) -> object:
+        if params.timeout is not None and not 0 <= params.timeout < 1e9:
+            raise _invalid("sessions.wait", "timeout: must be a number of seconds")
+        identifier = await self._sessions.find(client.caller, params.id)
+        await self._sessions.wait(identifier, frozenset(params.states), params.timeout)
+        return await self._sessions.get(identifier)
+
+    async def _content(self, client: Client, params: ContentParams) -> object:
+        if not _SHA256.fullmatch(params.sha256):
+            raise _invalid("blobs.get", "sha256: must be 64 hexadecimal digits")
+        if params.offset < 0 or not 0 <= params.length <= MAX_CONTENT_BYTES:
+            raise _invalid("blobs.get", f"length: must be 0 to {MAX_CONTENT_BYTES}")
+        identifier = await self._sessions.find(client.caller, params.id)
+        content = await self._sessions.content(identifier, params.sha256)
+        if content is None:
+            raise _invalid("blobs.get", "sha256: no such content belongs to that session")
+        if content.descriptor is None:
+            data = (content.data or b"")[params.offset : params.offset + params.length]
+            return {"data": data, "size": content.size}
+        descriptor = content.descriptor
+        try:
+            data = await self._store.run(
+                lambda: os.pread(descriptor, params.length, min(params.offset, content.size))
+            )
+        finally:
+            os.close(descriptor)
+        return {"data": data, "size": content.size}
+
+    async def _tail(self, client: Client, params: TailParams) -> object:
+        client.caller.require(Role.AUDIT, "read the audit log")
+        if not 1 <= params.limit <= _LARGEST_TAIL:
+            raise _invalid("audit.tail", f"limit: must be 1 to {_LARGEST_TAIL}")
+        session = params.session
+        if session is not None:
+            session = await self._sessions.find(client.caller, session)
+        await self._sessions.flush_log()
+        records = await self._store.run(lambda: self._audit.tail(params.limit, session))
+        return encode(records)
+
+    async def _verify(self, client: Client, params: NoParams) -> object:
+        client.caller.require(Role.AUDIT, "verify the audit log")
+        await self._sessions.flush_log()
+        return encode(await self._store.run(self._audit.verify))
+
+    async def _caller_now(self, caller: Caller) -> Caller:
+        """The caller with those roles only that the account database still gives him."""
+        roles = self._roles()
+        groups = await self._store.run(lambda: current_groups(caller.uid))
+        return replace(caller, roles=caller.roles & roles.of(caller.uid, groups or frozenset()))
+
+    async def _account_name(self, uid: int) -> str:
+        name = self._names.get(uid)
+        if name is None:
+            name = await self._store.run(lambda: account_name(uid))
+            self._names[uid] = name
+        return name
+
+
+def _invalid(method: str, reason: str) -> InvalidRequest:
+    return InvalidRequest(method=method, reason=reason)
+
+
+def _bounded(method: str, name: str, text: str | None) -> str:
+    if text is not None and len(text) > _MAX_REASON_CHARACTERS:
+        raise _invalid(method, f"{name}: more than {_MAX_REASON_CHARACTERS} characters")
+    return text or ""

@@ -1,0 +1,60 @@
+"""Who is at the other end of a Unix socket, as the kernel says (P5)."""
+
+from __future__ import annotations
+
+import array
+import os
+import pwd
+import socket
+import struct
+from dataclasses import dataclass
+
+_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
+_SO_PEERGROUPS = 59  # <asm-generic/socket.h>; the socket module has no name for it
+_MAX_GROUPS = 65536  # NGROUPS_MAX
+
+
+@dataclass(frozen=True)
+class Peer:
+    """The account that connected, as it was when it did."""
+
+    pid: int
+    uid: int
+    groups: frozenset[int]
+
+
+def peer_of(sock: socket.socket) -> Peer:
+    """The peer of a connected socket.
+
+    :raises OSError: the kernel does not say.
+    """
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, gid = _CREDENTIALS.unpack(credentials)
+    groups = array.array("I")
+    size = 64 * groups.itemsize
+    try:
+        groups.frombytes(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, size))
+    except OSError:  # ERANGE: more groups than that
+        size = _MAX_GROUPS * groups.itemsize
+        groups.frombytes(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, size))
+    return Peer(pid, uid, frozenset({gid, *groups}))
+
+
+def current_groups(uid: int) -> frozenset[int] | None:
+    """The groups that the account database has for `uid` now; None without an account there.
+
+    Blocking: the database may be on the network.
+    """
+    try:
+        account = pwd.getpwuid(uid)
+    except KeyError:
+        return None
+    return frozenset(os.getgrouplist(account.pw_name, account.pw_gid))
+
+
+def account_name(uid: int) -> str:
+    """The name of the account `uid`, or its number. Blocking."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
