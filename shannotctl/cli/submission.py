@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from shannotctl.cli.console import Console
 from shannotctl.client import Client, Event, Output, Session, State, StepApplied
 from shannotd.wire.errors import ShannotError
 from shannotd.wire.model import FINAL_STATES, Submission
-
-_UNDECIDED = (State.RUNNING, State.PENDING)
 
 
 class SubmissionRun:
@@ -20,6 +19,7 @@ class SubmissionRun:
         self._as_json = as_json
         self._printed = {"stdout": 0, "stderr": 0}
         self._started = time.monotonic()
+        self._submitted = time.time()
         self._doing = "dry run"
         watched = console.error_is_terminal and not as_json
         self._client = Client(on_idle=self._show_progress if watched else None)
@@ -30,7 +30,7 @@ class SubmissionRun:
             try:
                 session = client.submit(submission, None if self._as_json else self._print)
             except KeyboardInterrupt:
-                self._cancel()
+                self._cancel(submission)
                 raise
             if session.state is State.PENDING and session.plan_canonical is None:
                 session = client.get(session.id)
@@ -86,19 +86,35 @@ class SubmissionRun:
         if seconds >= 1:
             self._console.progress(f"{self._doing}, {seconds:.0f} s")
 
-    def _cancel(self) -> None:
+    def _cancel(self, submission: Submission) -> None:
         """Stop what was interrupted; the connection that waits for it cannot be used."""
         self._console.clear_progress()
         known = self._client.last_session
         self._client.close()
-        if known is None:
-            return
         try:
             with Client(start=False) as client:
-                client.cancel(known)
+                running = [known] if known is not None else self._find(client, submission)
+                if len(running) == 1:
+                    client.cancel(running[0])
         except ShannotError:
             # It has ended meanwhile, or the daemon has: nothing is left to be stopped.
             return
+        if len(running) > 1:
+            self._console.say(
+                "several sessions like this one are running: see `shannotctl list --state running`"
+            )
+
+    def _find(self, client: Client, submission: Submission) -> list[str]:
+        """The sessions that may be this submission, of which no word has come yet."""
+        return [
+            session.id
+            for session in client.list(states=[State.RUNNING])
+            if session.created_at >= self._submitted
+            and session.submitter == os.geteuid()
+            and session.kind is submission.kind
+            and session.cwd == submission.cwd
+            and session.arguments == submission.arguments
+        ]
 
     def _print_json(self, session: Session) -> None:
         import json
