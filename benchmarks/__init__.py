@@ -1,0 +1,1 @@
+"""What shannot costs, measured beside what it replaces. `make bench` runs all of it."""

@@ -1,0 +1,61 @@
+"""Measures everything and prints one table: `make bench`.
+
+    python benchmarks/run.py [--count N] [--only NAME] [--write]
+
+The exit status is 1 if a promise was not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+if __name__ == "__main__":
+    # The repository, in place of this directory, whose modules belong to the package.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks import applying, crowd, many_files, memory, small_scripts
+from benchmarks.bench import Bench, open_bench
+from benchmarks.figures import Row
+from benchmarks.report import PAGE, page, table
+from shannotd.wire.errors import ShannotError
+
+MEASUREMENTS: dict[str, Callable[[Bench, int], Iterator[Row]]] = {
+    "small": small_scripts.measure,
+    "files": many_files.measure,
+    "apply": applying.measure,
+    "crowd": crowd.measure,
+    "memory": memory.measure,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the measurements that `arguments` ask for; the exit status."""
+    parser = argparse.ArgumentParser(description="Measure what shannot costs.")
+    parser.add_argument("--count", type=int, default=30, help="runs of each measurement")
+    parser.add_argument("--only", choices=MEASUREMENTS, action="append", help="one of them")
+    parser.add_argument("--write", action="store_true", help="write docs/performance.md")
+    options = parser.parse_args(arguments)
+    rows: list[Row] = []
+    try:
+        with open_bench() as bench:
+            # The memory of an idle daemon is that of one which has not worked yet.
+            for name in sorted(options.only or MEASUREMENTS, key=lambda each: each != "memory"):
+                for row in MEASUREMENTS[name](bench, options.count):
+                    print(f"{row.what}: {row.median} ({row.beside})", file=sys.stderr, flush=True)
+                    rows.append(row)
+            status = bench.client.status()
+    except (RuntimeError, ShannotError) as error:
+        print(f"the benchmark was stopped: {error}", file=sys.stderr)
+        return 2
+    print(table(rows), end="")
+    if options.write:
+        PAGE.write_text(page(rows, status, datetime.datetime.now(datetime.UTC).date()))
+    return 1 if any(row.met is False for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
