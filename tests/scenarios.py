@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PRELUDE = """
-import os, shutil, stat, sys
+import errno, os, shutil, sys
 directory = sys.argv[1]
 os.chdir(directory)
 OLD = 1_500_000_000
@@ -32,6 +32,17 @@ def clear(path):
         shutil.rmtree(path)
     elif os.path.lexists(path):
         os.unlink(path)
+
+def move(old, new):
+    # As mv does it where rename(2) cannot: overlays of an ordinary user rename no directory.
+    try:
+        os.rename(old, new)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        clear(new)
+        shutil.copytree(old, new, symlinks=True)
+        shutil.rmtree(old)
 
 def make(kind, path, label):
     if kind == "file":
@@ -111,73 +122,67 @@ PAIRS: dict[str, Scenario] = {
 _TREE = _BESIDE + "make('full_directory', 'tree', 'before')\n"
 
 RENAMES: dict[str, Scenario] = {
-    "directory": Scenario(_TREE, "os.rename('tree', 'moved')"),
-    "directory_and_back": Scenario(_TREE, "os.rename('tree', 'moved')\nos.rename('moved', 'tree')"),
-    "directory_over_empty": Scenario(_TREE + "os.mkdir('place')", "os.rename('tree', 'place')"),
+    "directory": Scenario(_TREE, "move('tree', 'moved')"),
+    "directory_and_back": Scenario(_TREE, "move('tree', 'moved')\nmove('moved', 'tree')"),
+    "directory_over_empty": Scenario(_TREE + "os.mkdir('place')", "move('tree', 'place')"),
     "directory_then_inside": Scenario(
         _TREE,
-        "os.rename('tree', 'moved')\nwrite('moved/other', 'changed\\n')\nos.unlink('moved/same')\n"
+        "move('tree', 'moved')\nwrite('moved/other', 'changed\\n')\nos.unlink('moved/same')\n"
         "write('moved/sub/new', 'new\\n')\nos.chmod('moved', 0o700)",
     ),
     "directory_into_new": Scenario(
-        _TREE, "os.makedirs('new/deeper')\nos.rename('tree', 'new/deeper/tree')"
+        _TREE, "os.makedirs('new/deeper')\nmove('tree', 'new/deeper/tree')"
     ),
-    "child_out": Scenario(_TREE, "os.rename('tree/sub', 'sub')"),
-    "child_out_then_parent_away": Scenario(
-        _TREE, "os.rename('tree/sub', 'sub')\nshutil.rmtree('tree')"
-    ),
+    "child_out": Scenario(_TREE, "move('tree/sub', 'sub')"),
+    "child_out_then_parent_away": Scenario(_TREE, "move('tree/sub', 'sub')\nshutil.rmtree('tree')"),
     "child_out_then_parent_renamed": Scenario(
-        _TREE, "os.rename('tree/sub', 'sub')\nos.rename('tree', 'moved')"
+        _TREE, "move('tree/sub', 'sub')\nmove('tree', 'moved')"
     ),
-    "parent_into_child": Scenario(
-        _TREE, "os.rename('tree/sub', 'sub')\nos.rename('tree', 'sub/tree')"
-    ),
+    "parent_into_child": Scenario(_TREE, "move('tree/sub', 'sub')\nmove('tree', 'sub/tree')"),
     "child_takes_the_place": Scenario(
-        _TREE, "os.rename('tree/sub', 'sub')\nshutil.rmtree('tree')\nos.rename('sub', 'tree')"
+        _TREE, "move('tree/sub', 'sub')\nshutil.rmtree('tree')\nmove('sub', 'tree')"
     ),
     "child_becomes_parent": Scenario(
         _TREE,
-        "os.rename('tree/sub', 'sub')\nos.rename('tree', 'sub/tree')\nos.rename('sub', 'tree')",
+        "move('tree/sub', 'sub')\nmove('tree', 'sub/tree')\nmove('sub', 'tree')",
     ),
     "swap": Scenario(
         _TREE + "os.mkdir('second')\nwrite('second/mine', 'mine\\n')",
-        "os.rename('tree', 'third')\nos.rename('second', 'tree')\nos.rename('third', 'second')\n"
+        "move('tree', 'third')\nmove('second', 'tree')\nmove('third', 'second')\n"
         "write('second/after', 'x')\nwrite('tree/mine', 'changed')",
     ),
     "cycle_of_three": Scenario(
         "for name in 'abc':\n    os.mkdir(name)\n    write(name + '/' + name, name)",
-        "os.rename('a', 't')\nos.rename('b', 'a')\nos.rename('c', 'b')\nos.rename('t', 'c')",
+        "move('a', 't')\nmove('b', 'a')\nmove('c', 'b')\nmove('t', 'c')",
     ),
     "replaced_by_new": Scenario(
-        _TREE, "os.rename('tree', 'moved')\nmake('full_directory', 'tree', 'after')"
+        _TREE, "move('tree', 'moved')\nmake('full_directory', 'tree', 'after')"
     ),
-    "replaced_by_file": Scenario(_TREE, "os.rename('tree', 'moved')\nwrite('tree', 'file\\n')"),
+    "replaced_by_file": Scenario(_TREE, "move('tree', 'moved')\nwrite('tree', 'file\\n')"),
     "over_deleted": Scenario(
         _TREE + "make('full_directory', 'old', 'older')",
-        "shutil.rmtree('old')\nos.rename('tree', 'old')",
+        "shutil.rmtree('old')\nmove('tree', 'old')",
     ),
-    "over_file": Scenario(
-        _TREE + "write('old', 'file')", "os.unlink('old')\nos.rename('tree', 'old')"
-    ),
+    "over_file": Scenario(_TREE + "write('old', 'file')", "os.unlink('old')\nmove('tree', 'old')"),
     "nested_in_moved": Scenario(
         _TREE + "os.mkdir('second')\nwrite('second/mine', 'mine\\n')",
-        "os.rename('tree', 'moved')\nos.rename('second', 'moved/second')\n"
-        "os.rename('moved/sub', 'moved/second/sub')",
+        "move('tree', 'moved')\nmove('second', 'moved/second')\n"
+        "move('moved/sub', 'moved/second/sub')",
     ),
-    "file": Scenario(_BESIDE + "write('one', 'content\\n')", "os.rename('one', 'two')"),
+    "file": Scenario(_BESIDE + "write('one', 'content\\n')", "move('one', 'two')"),
     "file_over_file": Scenario(
-        _BESIDE + "write('one', 'content\\n')\nwrite('two', 'old\\n')", "os.rename('one', 'two')"
+        _BESIDE + "write('one', 'content\\n')\nwrite('two', 'old\\n')", "move('one', 'two')"
     ),
     "files_swap": Scenario(
         "write('one', 'content\\n')\nwrite('two', 'old\\n')",
-        "os.rename('one', 't')\nos.rename('two', 'one')\nos.rename('t', 'two')",
+        "move('one', 't')\nmove('two', 'one')\nmove('t', 'two')",
     ),
     "file_into_new_directory": Scenario(
-        "write('one', 'content\\n')", "os.mkdir('new')\nos.rename('one', 'new/one')"
+        "write('one', 'content\\n')", "os.mkdir('new')\nmove('one', 'new/one')"
     ),
     "many_alike": Scenario(
         "for number in range(4):\n    write(f'f{number}', 'alike\\n')",
-        "for number in range(4):\n    os.rename(f'f{number}', f'g{number}')",
+        "for number in range(4):\n    move(f'f{number}', f'g{number}')",
     ),
 }
 
@@ -213,7 +218,8 @@ CHANGES: dict[str, Scenario] = {
     "xattrs": Scenario(
         _TREE + "os.setxattr('tree/same', 'user.old', b'1')\n"
         "os.setxattr('tree/other', 'user.kept', b'1')",
-        "os.setxattr('tree/same', 'user.new', b'\\0\\xff')\nos.removexattr('tree/same', 'user.old')\n"
+        "os.setxattr('tree/same', 'user.new', b'\\0\\xff')\n"
+        "os.removexattr('tree/same', 'user.old')\n"
         "os.setxattr('tree', 'user.directory', b'x')\nwrite('tree/other', 'x')\n"
         "write('tree/fresh', 'x')\nos.setxattr('tree/fresh', 'user.overlay.opaque', b'y')\n"
         "os.setxattr('tree/sub', 'user.overlay.opaque', b'y')\nos.chmod('tree/fresh', 0o444)",

@@ -67,10 +67,16 @@ def difference(
     # What neither common end covers is in the diff for sure.
     if abs(len(before) - len(after)) > limit:
         return TOO_LARGE
-    old, new = _lines(before), _lines(after)
-    edits = _edits(old, new, budget)
     parts = [_header(old_path, new_path)]
     size = len(parts[0])
+    if not before or not after:
+        text = parts[0] + _one_sided("-" if before else "+", before or after)
+        if len(text) > limit:
+            return TOO_LARGE
+        budget.size -= len(text)
+        return Difference(text)
+    old, new = _lines(before), _lines(after)
+    edits = _edits(old, new, budget)
     for hunk in _hunks(edits):
         for part in _hunk(hunk, edits, old, new):
             size += len(part)
@@ -103,6 +109,18 @@ def appended(path: str, tail: bytes, lines: int, suffix: bytes, budget: Budget) 
     text = "".join(parts)
     budget.size -= len(text)
     return Difference(text)
+
+
+def _one_sided(mark: str, data: bytes) -> str:
+    """The one hunk of content that has nothing on the other side."""
+    if not data:
+        return ""
+    text = data.decode("utf-8", "surrogateescape")
+    whole = text.endswith("\n")
+    count = text.count("\n") + (0 if whole else 1)
+    begin, end = ("0,0", _range(0, count)) if mark == "+" else (_range(0, count), "0,0")
+    marked = mark + (text[:-1] if whole else text).replace("\n", "\n" + mark)
+    return f"@@ -{begin} +{end} @@\n{marked}" + ("\n" if whole else _NO_NEWLINE)
 
 
 def _lines(data: bytes) -> List[str]:

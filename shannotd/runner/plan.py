@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Tuple
 
 FORMAT = 1
@@ -119,7 +119,7 @@ class Plan:
 
 def canonical(plan: Plan) -> bytes:
     """The one encoding of `plan` that is hashed, sent, stored and parsed."""
-    return json.dumps(asdict(plan), sort_keys=True, separators=(",", ":")).encode("ascii")
+    return json.dumps(plan, default=vars, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 def digest(encoded: bytes) -> str:

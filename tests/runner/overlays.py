@@ -70,7 +70,7 @@ def workplace(owner: Identity) -> Iterator[Path]:
     top = Path(tempfile.mkdtemp(prefix="shannot-test-", dir="/var/tmp"))
     try:
         top.chmod(0o755)
-        for name in ("host", "layers"):
+        for name in ("host", "copy", "layers"):
             (top / name).mkdir()
             os.chown(top / name, owner.uid, owner.gid)
         yield top
@@ -179,6 +179,8 @@ def _one_uid(
     started = time.time_ns()
 
     def sandboxed() -> None:
+        # Who changed its uid is not dumpable, and then /proc/self is root's.
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
         kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS)
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{account.uid} {account.uid} 1")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from shannotd.runner.plan import BlockedStep, Identity
+from shannotd.runner.plan import Identity
 from tests.runner import overlays
 from tests.runner.overlays import Recording
 from tests.scenarios import OWNERS, SCENARIOS, Scenario, change_script, layout_script
@@ -26,8 +25,8 @@ def account() -> Iterator[Identity]:
 
 def lay_out(top: Path, scenario: Scenario, owner: Identity) -> None:
     """The starting state in `top`/host, and the same in `top`/copy."""
-    overlays.run_script(layout_script(scenario), str(top / "host"), owner)
-    subprocess.run(["cp", "-a", str(top / "host"), str(top / "copy")], check=True)
+    for name in ("host", "copy"):
+        overlays.run_script(layout_script(scenario), str(top / name), owner)
 
 
 def check(scenario: Scenario, owner: Identity, builder: str) -> Recording:
