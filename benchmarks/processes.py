@@ -21,13 +21,14 @@ class Presence:
 def presence(daemon: int, state: Path) -> Presence:
     """What the daemon of that process id, with that state directory, has at this moment.
 
-    Mounts and cgroups are counted machine-wide by the daemon's marks, so that nothing hides
-    by belonging to nobody.
+    Nothing hides by belonging to nobody: processes that lost their parent are known by the
+    state directory in their command lines, mounts are all those of the machine.
     """
     mounts = (PROC / "self" / "mountinfo").read_text(errors="surrogateescape").splitlines()
+    own = {process for process in _processes() if str(state) in command_line(process)}
     return Presence(
-        processes=len(descendants(daemon)),
-        mounts=sum(1 for line in mounts if "shannot" in line or str(state) in line),
+        processes=len(own | set(descendants(daemon))),
+        mounts=len(mounts),
         cgroups=sum(1 for path in _cgroup_directories(mounts) if "shannot" in path.name),
         directories=sum(1 for path in (state / "runner").rglob("*") if path.is_dir()),
     )
@@ -68,19 +69,21 @@ def proportional_memory(process: int) -> int:
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
+def _processes() -> list[int]:
+    return [int(path.name) for path in PROC.iterdir() if path.name.isdigit()]
+
+
 def _children() -> dict[int, list[int]]:
     children: dict[int, list[int]] = {}
-    for directory in PROC.iterdir():
-        if not directory.name.isdigit():
-            continue
+    for process in _processes():
         try:
-            status = (directory / "stat").read_text(errors="replace")
+            status = (PROC / str(process) / "stat").read_text(errors="replace")
         except OSError:
             continue
         # The name, in parentheses, may hold spaces and parentheses itself.
         state, parent = status.rpartition(")")[2].split()[:2]
         if state != "Z":
-            children.setdefault(int(parent), []).append(int(directory.name))
+            children.setdefault(int(parent), []).append(process)
     return children
 
 
