@@ -56,6 +56,7 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
+        self._descriptor = sock.fileno()  # asyncio is quicker with a number
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray()
         self._descriptors: list[int] = []
@@ -68,8 +69,8 @@ class Channel:
         if self._closed:
             return
         self._closed = True
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
+        self._loop.remove_reader(self._descriptor)
+        self._loop.remove_writer(self._descriptor)
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_exception(ChannelClosed("closed"))
@@ -202,24 +203,24 @@ class Channel:
     async def _readable(self) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters.add(waiter)
-        self._loop.add_reader(self._socket, wake, waiter)
+        self._loop.add_reader(self._descriptor, wake, waiter)
         try:
             await waiter
         finally:
             self._waiters.discard(waiter)
             if not self._closed:
-                self._loop.remove_reader(self._socket)
+                self._loop.remove_reader(self._descriptor)
 
     async def _writable(self) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters.add(waiter)
-        self._loop.add_writer(self._socket, wake, waiter)
+        self._loop.add_writer(self._descriptor, wake, waiter)
         try:
             await waiter
         finally:
             self._waiters.discard(waiter)
             if not self._closed:
-                self._loop.remove_writer(self._socket)
+                self._loop.remove_writer(self._descriptor)
 
 
 def wake(waiter: asyncio.Future[None]) -> None:

@@ -1,0 +1,228 @@
+"""A runner that does what its script says: a double of the runner, to test the daemon.
+
+`scripted_runner.py FD` serves one daemon. A submitted script is a JSON list of actions, each
+a list of a name and its argument:
+
+    ["output", "text"], ["stderr", "text"]
+    ["files", ["/path", ...]]      contents and a plan that creates these files
+    ["many", 10000]                the same for so many files
+    ["exited", {...}]              with other values than those of a script that went well
+    ["send", {...}]                any event
+    ["cancelled", null]            wait for a cancel, then report it
+    ["hang", null]                 wait until the channel is closed
+    ["close", null]                close the channel
+    ["die", null]                  end the whole runner
+    ["large", size]                a content of so many bytes, by descriptor
+
+At apply, a path that holds `stale`, `failed` or `die` ends that way; one that holds `slow`
+waits until the file of that path with `.go` behind it can be opened (a FIFO).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import sys
+import threading
+from typing import Any
+
+from shannotd.runner.frames import Channel, Closed
+
+ABSENT: dict[str, Any] = {"type": "absent"}
+
+
+def main() -> None:
+    """Serve the control connection on the descriptor that the command line names."""
+    control = Channel(socket.socket(fileno=int(sys.argv[1])))
+    with contextlib.suppress(Closed):
+        while True:
+            request, _, descriptors = control.receive()
+            answer: dict[str, Any] = {}
+            if request["op"] == "hello":
+                answer = {
+                    "builder": "scripted",
+                    "version": 1,
+                    "uid": os.getuid(),
+                    "host": "test",
+                    "limits": [],
+                }
+            elif request["op"] == "pool":
+                answer = {"ready": request["size"]}
+            elif os.environ.get("SCRIPTED_REFUSAL"):
+                os.close(descriptors[0])
+                details = {"reason": "told so", "remedy": "Wait."}
+                answer = {"error": {"code": "sandbox_unavailable", "details": details}}
+            else:
+                target = run if request["op"] == "run" else apply
+                job = Channel(socket.socket(fileno=descriptors[0]))
+                threading.Thread(target=serve, args=(target, job), daemon=True).start()
+            control.send(answer)
+    os._exit(0)
+
+
+def serve(target: Any, job: Channel) -> None:
+    """Do one job, to its end or the daemon's."""
+    with job, contextlib.suppress(Closed):
+        target(job)
+
+
+def run(job: Channel) -> None:
+    """One dry run."""
+    request, payload, _ = job.receive()
+    script = json.loads(payload[: request["script_size"]] or b"[]")
+    exited: dict[str, Any] = {
+        "event": "exited",
+        "exit_code": 0,
+        "signal": None,
+        "stopped": None,
+        "duration": 0.001,
+        "stdout_dropped": 0,
+        "stderr_dropped": 0,
+        "leftover": 0,
+    }
+    job.send({"event": "started"})
+    steps: list[dict[str, Any]] = []
+    for name, argument in script:
+        if name == "output":
+            job.send({"event": "output", "stream": "stdout"}, argument.encode())
+        elif name == "stderr":
+            job.send({"event": "output", "stream": "stderr"}, argument.encode())
+        elif name == "send":
+            job.send(argument)
+        elif name == "exited":
+            exited.update(argument)
+        elif name == "files":
+            steps += [created(path, content_of(path)) for path in argument]
+            send_contents(job, [content_of(path) for path in argument])
+        elif name == "many":
+            paths = [f"/many/{number}" for number in range(argument)]
+            steps += [created(path, content_of(path)) for path in paths]
+            send_contents(job, [content_of(path) for path in paths])
+        elif name == "large":
+            steps.append(send_large(job, argument))
+        elif name == "cancelled":
+            assert job.receive()[0] == {"op": "cancel"}
+            exited.update(stopped="cancelled", exit_code=None, signal=9)
+        elif name == "hang":
+            while True:
+                job.receive()
+        elif name == "close":
+            return
+        elif name == "die":
+            os._exit(1)
+    job.send(exited)
+    if exited["stopped"] is None:
+        send_plan(job, request, steps)
+    job.send({"event": "end"})
+
+
+def content_of(path: str) -> bytes:
+    """What the file at `path` gets."""
+    return f"content of {path}\n".encode()
+
+
+def created(path: str, content: bytes) -> dict[str, Any]:
+    """The step that makes a file."""
+    state = {
+        "type": "file",
+        "mode": 0o644,
+        "uid": 0,
+        "gid": 0,
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    return {"kind": "file", "change": "create", "path": path, "before": ABSENT, "after": state}
+
+
+def send_contents(job: Channel, contents: list[bytes]) -> None:
+    """Small contents, in one frame."""
+    listing = [[hashlib.sha256(content).hexdigest(), len(content)] for content in contents]
+    job.send({"event": "blobs", "blobs": listing}, b"".join(contents))
+
+
+def send_large(job: Channel, size: int) -> dict[str, Any]:
+    """A large content by descriptor, read from an offset; the step that makes its file."""
+    content = os.urandom(4096) * (size // 4096)
+    descriptor = os.memfd_create("large")
+    try:
+        os.write(descriptor, b"before it")
+        os.write(descriptor, content)
+        os.lseek(descriptor, len(b"before it"), os.SEEK_SET)
+        step = created("/large", content)
+        header = {"event": "blob", "sha256": step["after"]["sha256"], "size": len(content)}
+        job.send(header, descriptors=(descriptor,))
+    finally:
+        os.close(descriptor)
+    return step
+
+
+def send_plan(job: Channel, request: dict[str, Any], steps: list[dict[str, Any]]) -> None:
+    """The plan and its notes."""
+    plan = {
+        "format": 1,
+        "session": request["session"],
+        "target": {"kind": "local", "host": "test"},
+        "identity": {"name": "tester", "uid": 4242, "gid": 0, "groups": [0], "umask": 0o22},
+        "policy_version": request["policy_version"],
+        "on_failure": request["on_failure"],
+        "steps": steps,
+    }
+    canonical = json.dumps(plan, sort_keys=True, separators=(",", ":")).encode()
+    notes = json.dumps([{"diff": "+x\n", "binary": False, "too_large": False} for _ in steps])
+    header = {
+        "event": "plan",
+        "digest": hashlib.sha256(canonical).hexdigest(),
+        "seal": "seal of " + request["session"],
+        "canonical_size": len(canonical),
+        "notes_size": len(notes),
+    }
+    job.send(header, canonical + notes.encode())
+
+
+def apply(job: Channel) -> None:
+    """One apply: asks for every content, then reports every step."""
+    request, canonical, _ = job.receive()
+    assert request["digest"] == hashlib.sha256(canonical).hexdigest()
+    assert request["seal"] == "seal of " + request["session"]
+    steps = json.loads(canonical)["steps"]
+    wanted = {step["after"]["sha256"] for step in steps}
+    job.send({"event": "need", "sha256": sorted(wanted)})
+    while wanted:
+        wanted -= received(*job.receive())
+    for index, step in enumerate(steps):
+        path = step["path"]
+        if "slow" in path:
+            with open(path + ".go", "rb") as gate:
+                gate.read()
+        if "die" in path:
+            os._exit(1)
+        for word, code in (("stale", "stale"), ("failed", "apply_failed")):
+            if word in path:
+                job.send({"event": "step", "index": index, "applied": word})
+                job.send({"event": "error", "code": code, "details": {"path": path}})
+                job.send({"event": "end"})
+                return
+        job.send({"event": "step", "index": index, "applied": "done"})
+    job.send({"event": "end"})
+
+
+def received(header: dict[str, Any], payload: bytes, descriptors: list[int]) -> set[str]:
+    """The names of the contents in a frame, each checked."""
+    if header["op"] == "blob":
+        with open(descriptors[0], "rb") as file:
+            contents = [(header["sha256"], file.read())]
+    else:
+        contents, offset = [], 0
+        for name, size in header["blobs"]:
+            contents.append((name, payload[offset : offset + size]))
+            offset += size
+    for name, content in contents:
+        assert hashlib.sha256(content).hexdigest() == name
+    return {name for name, _ in contents}
+
+
+if __name__ == "__main__":
+    main()
