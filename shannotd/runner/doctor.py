@@ -168,13 +168,13 @@ def _builder() -> Check:
 
 def _sandbox() -> Check:
     """Build one sandbox in a process of its own, as the zygote would."""
-    from shannotd.runner import supervisor
+    from shannotd.runner import warm
 
     def attempt() -> None:
-        settings = supervisor.Settings(
+        settings = warm.Settings(
             sandbox.choose_builder(), _compiled(), "/nonexistent", identity.Floor()
         )
-        supervisor.build(settings).discard()
+        warm.build(settings).discard()
 
     failure = _in_child(attempt)
     if failure is None:

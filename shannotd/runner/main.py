@@ -130,7 +130,8 @@ class Runner:
 
     def _apply(self, job: int) -> None:
         """Start a process of its own for one apply: it survives neither us nor needs us."""
-        from shannotd.runner import apply, record
+        from shannotd.runner.apply import serve
+        from shannotd.runner.record import key
 
         child = os.fork()
         self._applying.append(child)
@@ -143,7 +144,7 @@ class Runner:
                 register = os.path.join(self._state, "applied")
                 os.makedirs(register, mode=0o700, exist_ok=True)
                 with channel:
-                    apply.serve(channel, key=record.key(self._state), register=register)
+                    serve(channel, key=key(self._state), register=register)
                 status = 0
             except Closed:
                 pass

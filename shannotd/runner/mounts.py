@@ -1,9 +1,7 @@
 """The sandbox's root as a list of mount operations, each with an `execute`.
 
-Two builders make the list: `privileged_operations` (root: one overlay for each of the
-host's mounts) and `one_uid_operations` (an ordinary user in a user namespace: one overlay
-for each directory without mounts below it). Both are executed in the sandbox's own mount
-namespace, so that none of it ever shows on the host.
+layout.py makes the list. All are executed in the sandbox's own mount namespace, so that none
+of it ever shows on the host.
 
 Under the stage (a tmpfs of limited size) stand `upper/N`, `work/N`, `skeleton/N` and `root`.
 """
@@ -13,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from typing import Dict, List, Sequence, Tuple
+from typing import Tuple, Union
 
 from shannotd.runner import kernel
 
@@ -24,50 +22,8 @@ ROOT = STAGE + "/root"
 SCRIPT_DIRECTORY = "/run/shannot"
 PROTECTED = kernel.MS_NOSUID | kernel.MS_NODEV
 
-# What the sandbox makes fresh. Nothing of the host is mounted at or below these.
-FRESH = ("/proc", "/sys", "/dev", "/run")
-
-# Filesystems without files of their own to overlay: they appear empty.
-VIRTUAL = frozenset(
-    "autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl "
-    "hugetlbfs mqueue nfsd nsfs proc pstore ramfs rpc_pipefs securityfs selinuxfs sysfs tracefs"
-    " fuse.portal fuse.gvfsd-fuse fuse.lxcfs".split()
-)
-
-# Written by uid 0 of the initial user namespace without any capability, since its files
-# belong to root (proc_sys(5)): read-only for every identity.
-PROC_READ_ONLY = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "driver", "mtrr")
-PROC_MASKED = (
-    "kcore",
-    "keys",
-    "key-users",
-    "latency_stats",
-    "timer_list",
-    "sched_debug",
-    "kpagecount",
-    "kpageflags",
-    "kpagecgroup",
-    "vmallocinfo",
-    "slabinfo",
-    "kmsg",
-    "kallsyms",
-    "modules",
-    "interrupts",
-)
-DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
-
 # A synthesised directory holds copies of the regular files beside its mounts.
 SKELETON_BYTES = 16 * 1024 * 1024
-
-
-@dataclass(frozen=True)
-class HostMount:
-    """One line of mountinfo that is visible at its path (proc_pid_mountinfo(5))."""
-
-    path: str
-    filesystem: str
-    read_only: bool
-    is_directory: bool
 
 
 @dataclass(frozen=True)
@@ -293,21 +249,6 @@ class Directories:
         os.makedirs(target + SCRIPT_DIRECTORY[len("/run") :], exist_ok=True)
 
 
-def directories_of(path: str, depth: int, prefix: str = "") -> List[Tuple[str, int, int, int]]:
-    """Relative path, mode and owner of the directories below `path`, parents first."""
-    found: List[Tuple[str, int, int, int]] = []
-    for name in _subdirectories(path):
-        try:
-            status = os.stat(f"{path}/{name}", follow_symlinks=False)
-        except OSError:
-            continue
-        mode = stat.S_IMODE(status.st_mode)
-        found.append((prefix + name, mode, status.st_uid, status.st_gid))
-        if depth > 1:
-            found.extend(directories_of(f"{path}/{name}", depth - 1, f"{prefix}{name}/"))
-    return found
-
-
 def fill_skeleton(source: str, target: str) -> None:
     """Copy the directory `source` to `target`, its subdirectories empty."""
     room = SKELETON_BYTES
@@ -359,49 +300,6 @@ def copy_attributes(source: str, upper: str) -> None:
     os.utime(upper, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def visible_mounts(mountinfo: str) -> List[HostMount]:
-    """The mounts of this namespace that a path leads to, parents first.
-
-    A mount that is covered by a later one (at its path or above) is left out.
-    """
-    found: Dict[str, HostMount] = {}
-    for line in mountinfo.splitlines():
-        fields = line.split(" ")
-        path = _unescape(fields[4])
-        filesystem = fields[fields.index("-") + 1]
-        if any(path == fresh or path.startswith(fresh + "/") for fresh in FRESH):
-            continue
-        identity, is_directory = _mount_at(path)
-        if identity != int(fields[0]):
-            continue
-        options = fields[5].split(",")
-        found[path] = HostMount(path, filesystem, "ro" in options, is_directory)
-    return sorted(found.values(), key=lambda mount: mount.path)
-
-
-def _mount_at(path: str) -> Tuple[int, bool]:
-    """The mount id that `path` leads to (or -1), and whether it is a directory."""
-    try:
-        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return -1, False
-    try:
-        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("mnt_id:"):
-                    return int(line[7:]), stat.S_ISDIR(os.fstat(descriptor).st_mode)
-    finally:
-        os.close(descriptor)
-    return -1, False
-
-
-def _unescape(path: str) -> str:
-    """Undo mountinfo's octal escapes of space, tab, newline and backslash."""
-    for octal, character in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
-        path = path.replace(octal, character)
-    return path
-
-
 def _escape(path: str) -> str:
     """A path as one overlay lower directory: colon, comma and backslash are separators there."""
     for character in "\\:,":
@@ -409,167 +307,17 @@ def _escape(path: str) -> str:
     return path
 
 
-Operation = object
-
-
-def common_operations(index: int, user: bool) -> Tuple[List[Operation], Overlay]:
-    """What both builders put on top: /run, /dev, /proc, /sys. The overlay is that of /run."""
-    owner = (os.geteuid(), os.getegid())
-    run = Overlay("/run", f"{STAGE}/skeleton/{index}", index, user, 0o755, owner)
-    operations: List[Operation] = [
-        Directories(index, tuple(directories_of("/run", depth=2))),
-        run,
-        Tmpfs("/dev", 0o755, "16m", kernel.MS_NOSUID),
-        *(Node(name) for name in DEVICES),
-        Directory("/dev/pts"),
-        Special(
-            "devpts",
-            "/dev/pts",
-            kernel.MS_NOSUID | kernel.MS_NOEXEC,
-            "newinstance,ptmxmode=0666,mode=620",
-        ),
-        Symlink("/dev/ptmx", "pts/ptmx"),
-        Directory("/dev/shm"),
-        Tmpfs("/dev/shm", 0o1777, "64m"),
-        Symlink("/dev/fd", "/proc/self/fd"),
-        Symlink("/dev/stdin", "/proc/self/fd/0"),
-        Symlink("/dev/stdout", "/proc/self/fd/1"),
-        Symlink("/dev/stderr", "/proc/self/fd/2"),
-        Special("proc", "/proc", PROTECTED | kernel.MS_NOEXEC),
-        Special("sysfs", "/sys", PROTECTED | kernel.MS_NOEXEC | kernel.MS_RDONLY, optional=True),
-        *(ReadOnly(f"/proc/{name}") for name in PROC_READ_ONLY),
-        *(Masked(f"/proc/{name}") for name in PROC_MASKED),
-    ]
-    return operations, run
-
-
-def privileged_operations(
-    mounts: Sequence[HostMount],
-) -> Tuple[List[Operation], List[Overlay], List[str]]:
-    """One overlay with trusted xattrs for each of the host's mounts.
-
-    Returns the operations in order, the overlays among them, and the paths of mounts that
-    cannot be lower directories and appear empty.
-    """
-    operations: List[Operation] = []
-    overlays: List[Overlay] = []
-    empty: List[str] = []
-    for mount in mounts:
-        if mount.filesystem in VIRTUAL:
-            empty.append(mount.path)
-            operations.append(Empty(mount.path))
-        elif not mount.is_directory:
-            operations.append(File(mount.path))
-        else:
-            status = os.stat(mount.path)
-            overlay = Overlay(
-                mount.path,
-                mount.path,
-                len(overlays),
-                user=False,
-                root_mode=stat.S_IMODE(status.st_mode),
-                root_owner=(status.st_uid, status.st_gid),
-                optional=mount.path != "/",
-            )
-            overlays.append(overlay)
-            operations.append(overlay)
-    fresh, run = common_operations(len(overlays), user=False)
-    return operations + fresh, [*overlays, run], empty
-
-
-def one_uid_operations(
-    mounts: Sequence[HostMount], extra: Sequence[str]
-) -> Tuple[List[Operation], List[Overlay], List[str]]:
-    """One userxattr overlay for each directory without mounts below it.
-
-    `extra` are directories of other owners that this uid may write: a child made in one would
-    need a copy-up of the directory to an owner that is not mapped (EOVERFLOW), so each gets
-    an overlay whose root is the runner's own. Returns as `privileged_operations`.
-    """
-    by_path = {mount.path: mount for mount in mounts}
-    barriers = set(by_path) | set(FRESH)
-    operations: List[Operation] = []
-    overlays: List[Overlay] = []
-    empty = [mount.path for mount in mounts if mount.filesystem in VIRTUAL]
-
-    def add(path: str, lower: str, *, optional: bool = False) -> None:
-        owner = (os.geteuid(), os.getegid())
-        mode = effective_mode(path)
-        overlay = Overlay(path, lower, len(overlays), True, mode, owner, optional)
-        overlays.append(overlay)
-        operations.append(overlay)
-
-    def descend(path: str) -> None:
-        prefix = path.rstrip("/") + "/"
-        if not any(other.startswith(prefix) and other != path for other in barriers):
-            add(path, path, optional=path not in by_path)
-            return
-        index = len(overlays)
-        operations.append(Skeleton(path, index))
-        add(path, f"{STAGE}/skeleton/{index}")
-        for name in _subdirectories(path):
-            child = prefix + name
-            mount = by_path.get(child)
-            if child in FRESH or (mount is not None and mount.filesystem in VIRTUAL):
-                continue
-            descend(child)
-
-    descend("/")
-    operations.extend(Empty(path) for path in empty)
-    operations.extend(File(mount.path) for mount in mounts if not mount.is_directory)
-    own = {overlay.path for overlay in overlays}
-    for path in sorted(extra):
-        if path not in own and path not in empty:
-            add(path, path, optional=True)
-    fresh, run = common_operations(len(overlays), user=True)
-    return operations + fresh, [*overlays, run], empty
-
-
-def _subdirectories(path: str) -> List[str]:
-    try:
-        with os.scandir(path) as entries:
-            return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
-    except OSError:
-        return []
-
-
-def effective_mode(path: str) -> int:
-    """The host's mode of `path` with the owner bits that this uid really has there.
-
-    The root of a one-uid overlay belongs to the runner, who must not gain by that.
-    """
-    status = os.stat(path, follow_symlinks=False)
-    mode = stat.S_IMODE(status.st_mode)
-    if status.st_uid == os.geteuid():
-        return mode
-    mode &= ~0o6700
-    for bit, right in ((os.R_OK, 0o400), (os.W_OK, 0o200), (os.X_OK, 0o100)):
-        if os.access(path, bit):
-            mode |= right
-    return mode
-
-
-def writable_directories_of_others(mounts: Sequence[HostMount], also: Sequence[str]) -> List[str]:
-    """Directories of other owners, near the root or in `also`, in which this uid may create.
-
-    Two levels are searched; deeper ones are named by doctor's limits.
-    """
-    uid = os.geteuid()
-    found: List[str] = []
-    roots = {"/", *(mount.path for mount in mounts if mount.is_directory)}
-    candidates: List[str] = list(also)
-    for root in sorted(roots):
-        for name in _subdirectories(root):
-            child = os.path.join(root, name)
-            if child in FRESH:
-                continue
-            candidates.append(child)
-            candidates.extend(os.path.join(child, below) for below in _subdirectories(child))
-    for path in dict.fromkeys(candidates):
-        try:
-            status = os.stat(path, follow_symlinks=False)
-        except OSError:
-            continue
-        if status.st_uid != uid and os.access(path, os.W_OK | os.X_OK):
-            found.append(path)
-    return found
+Operation = Union[
+    Overlay,
+    Tmpfs,
+    Empty,
+    Directory,
+    Symlink,
+    Node,
+    File,
+    Special,
+    ReadOnly,
+    Masked,
+    Skeleton,
+    Directories,
+]

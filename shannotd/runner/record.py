@@ -21,7 +21,7 @@ from shannotd.runner.permission import first_refusal
 
 if TYPE_CHECKING:
     from shannotd.runner.mounts import Overlay
-    from shannotd.runner.supervisor import Settings, Warm
+    from shannotd.runner.warm import Settings, Warm
 
 INLINE_BYTES = 256 * 1024
 BATCH_BYTES = 4 * 1024 * 1024

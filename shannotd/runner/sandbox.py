@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
-from shannotd.runner import kernel, mounts
+from shannotd.runner import kernel, layout, mounts
 from shannotd.runner.frames import RunnerError
 
 PRIVILEGED = "privileged"
@@ -64,12 +64,12 @@ def blueprint(builder: str, also_writable: Sequence[str] = ()) -> Blueprint:
     `also_writable` are directories to be looked at for an overlay of their own (one-uid).
     """
     mountinfo = read_mountinfo()
-    visible = mounts.visible_mounts(mountinfo)
+    visible = layout.visible_mounts(mountinfo)
     if builder == PRIVILEGED:
-        operations, overlays, empty = mounts.privileged_operations(visible)
+        operations, overlays, empty = layout.privileged_operations(visible)
     else:
-        extra = mounts.writable_directories_of_others(visible, also_writable)
-        operations, overlays, empty = mounts.one_uid_operations(visible, extra)
+        extra = layout.writable_directories_of_others(visible, also_writable)
+        operations, overlays, empty = layout.one_uid_operations(visible, extra)
     return Blueprint(builder, tuple(operations), tuple(overlays), tuple(empty), mountinfo)
 
 
@@ -105,9 +105,9 @@ def build(plan: Blueprint, size: int) -> Tuple[int, int, List[str]]:
     return stage, processes, covered
 
 
-def _execute(operation: object, covered: List[str]) -> None:
+def _execute(operation: mounts.Operation, covered: List[str]) -> None:
     try:
-        operation.execute()  # type: ignore[attr-defined]
+        operation.execute()
     except OSError:
         if not (isinstance(operation, mounts.Overlay) and operation.optional):
             raise

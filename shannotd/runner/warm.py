@@ -1,0 +1,112 @@
+"""A warm sandbox: built, waiting for its job, owned from outside."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass, replace
+from typing import Sequence
+
+from shannotd.runner import identity, kernel, sandbox
+from shannotd.runner.frames import Channel, Closed, RunnerError
+from shannotd.runner.init import main as init_main
+
+# The size of a warm stage; a job's own limit replaces it at hand-out.
+WARM_SIZE = 1 << 30
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every supervisor of a runner shares."""
+
+    builder: str
+    program: bytes
+    state: str
+    floor: identity.Floor
+
+
+@dataclass
+class Warm:
+    """A sandbox that waits for its job; owns its descriptors and its init."""
+
+    init: int
+    channel: Channel
+    blueprint: sandbox.Blueprint
+    stage: int
+    processes: int
+    built_at: float
+
+    def discard(self) -> None:
+        """Kill and reap it."""
+        kill(self.init)
+        os.waitpid(self.init, 0)
+        self.channel.close()
+        os.close(self.stage)
+        os.close(self.processes)
+
+
+def kill(pid: int) -> None:
+    """SIGKILL an init of ours that is not reaped yet: everything in its pid namespace dies."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
+    """A warm sandbox.
+
+    :raises RunnerError: `sandbox_unavailable`.
+    """
+    try:
+        blueprint = sandbox.blueprint(settings.builder, also_writable)
+        ours, theirs = socket.socketpair()
+        flags = sandbox.NAMESPACES
+        if settings.builder == sandbox.ONE_UID:
+            flags |= kernel.CLONE_NEWUSER
+        pid = kernel.clone(flags)
+    except OSError as error:
+        raise sandbox.unavailable("namespaces", error) from error
+    if pid == 0:
+        ours.close()
+        keep = theirs.detach()
+        os.dup2(keep, 3)
+        kernel.close_range(4)
+        init_channel = Channel(socket.socket(fileno=3))
+        init_main(init_channel, blueprint, settings.program, WARM_SIZE)
+    theirs.close()
+    channel = Channel(ours)
+    try:
+        if settings.builder == sandbox.ONE_UID:
+            _write_own_map(pid)
+        channel.send({"op": "mapped"})
+        event, _, descriptors = channel.receive()
+        if event["event"] != "ready":
+            raise RunnerError(event["code"], **event["details"])
+    except (Closed, OSError, RunnerError) as error:
+        kill(pid)
+        os.waitpid(pid, 0)
+        channel.close()
+        if isinstance(error, OSError):
+            raise sandbox.unavailable("mapping the own uid", error) from error
+        if isinstance(error, Closed):
+            reason = "the sandbox's first process ended while it was built"
+            raise RunnerError("sandbox_unavailable", reason=reason, remedy="") from error
+        raise
+    covered = tuple(event["covered"])
+    blueprint = replace(blueprint, empty=blueprint.empty + covered)
+    stage, processes = descriptors
+    return Warm(pid, channel, blueprint, stage, processes, time.monotonic())
+
+
+def _write_own_map(pid: int) -> None:
+    """Map the own uid and gid to themselves; without privilege nothing else can be mapped."""
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{os.geteuid()} {os.geteuid()} 1"),
+        ("gid_map", f"{os.getegid()} {os.getegid()} 1"),
+    ):
+        with open(f"/proc/{pid}/{name}", "w", encoding="ascii") as file:
+            file.write(text)

@@ -1,0 +1,179 @@
+"""Follows one running script: its output, its notifications, its limits, its end."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from typing import Dict, List, Optional
+
+from shannotd.runner.frames import Channel, Closed, Header, RunnerError
+from shannotd.runner.notifier import Notifier
+from shannotd.runner.plan import BlockedStep
+from shannotd.runner.warm import Warm, kill
+
+CHUNK = 65536
+# A script that prints this much beyond its limit is stopped, not only cut.
+FLOOD_BYTES = 256 * 1024 * 1024
+PROCESS_CHECK_SECONDS = 0.05
+
+
+class Watch:
+    """Follows one running script until its sandbox's init is reaped."""
+
+    def __init__(
+        self,
+        warm: Warm,
+        control: Channel,
+        job: Channel,
+        limits: Dict[str, float],
+        stdout: int,
+        stderr: int,
+    ) -> None:
+        self._warm = warm
+        self._control = control
+        self._job = job
+        self._limits = limits
+        self._streams = {stdout: "stdout", stderr: "stderr"}
+        self._sent = {"stdout": 0, "stderr": 0}
+        self._dropped = {"stdout": 0, "stderr": 0}
+        self._notifier: Optional[Notifier] = None
+        self._stopped: Optional[str] = None
+        self._ending: Header = {"exit_code": None, "signal": None, "leftover": 0}
+        self._failure: Optional[RunnerError] = None
+        self._daemon_gone = False
+
+    def close(self) -> None:
+        """Close what is still open."""
+        for descriptor in self._streams:
+            os.close(descriptor)
+        self._streams = {}
+        if self._notifier is not None:
+            self._notifier.close()
+
+    def blocked(self) -> List[BlockedStep]:
+        """The blocked attempts, as steps."""
+        return [] if self._notifier is None else self._notifier.steps()
+
+    def follow(self) -> Header:
+        """Serve the script until nothing of it is left; how it ended.
+
+        :raises RunnerError: it could not be started.
+        :raises Closed: the daemon or the runner is gone (everything is dead by then).
+        """
+        started = time.monotonic()
+        deadline = started + self._limits["wall_seconds"]
+        poll = select.poll()
+        for descriptor in (*self._streams, self._warm.channel.fileno()):
+            poll.register(descriptor, select.POLLIN)
+        poll.register(self._job.fileno(), select.POLLIN)
+        poll.register(self._control.fileno(), select.POLLIN)
+        alive = True
+        count_at = started + PROCESS_CHECK_SECONDS
+        while alive or self._streams:
+            wait = min(deadline, count_at) - time.monotonic()
+            ready = poll.poll(max(0, wait * 1000))
+            for descriptor, event in ready:
+                if descriptor in self._streams:
+                    self._read_stream(poll, descriptor)
+                elif alive and descriptor == self._warm.channel.fileno():
+                    alive = self._read_init(poll)
+                elif self._notifier is not None and descriptor == self._notifier.fileno():
+                    if event & select.POLLIN:
+                        self._notifier.answer()
+                    else:  # Nobody is left who runs under the filter.
+                        poll.unregister(descriptor)
+                elif descriptor == self._job.fileno():
+                    self._read_daemon(poll)
+                elif descriptor == self._control.fileno():
+                    self._daemon_gone = True
+                    poll.unregister(descriptor)
+                    self._stop("cancelled")
+            if alive and time.monotonic() >= deadline:
+                self._stop("wall_seconds")
+                deadline = float("inf")
+            if alive and time.monotonic() >= count_at:
+                self._count_processes()
+                count_at = time.monotonic() + PROCESS_CHECK_SECONDS
+        duration = time.monotonic() - started
+        os.waitpid(self._warm.init, 0)
+        if self._daemon_gone:
+            raise Closed
+        if self._failure is not None and self._stopped is None:
+            raise self._failure
+        return {
+            **self._ending,
+            "stopped": self._stopped,
+            "duration": duration,
+            "stdout_dropped": self._dropped["stdout"],
+            "stderr_dropped": self._dropped["stderr"],
+        }
+
+    def _stop(self, why: str) -> None:
+        if self._stopped is None:
+            self._stopped = why
+        kill(self._warm.init)
+
+    def _read_stream(self, poll: select.poll, descriptor: int) -> None:
+        data = os.read(descriptor, CHUNK)
+        if not data:
+            poll.unregister(descriptor)
+            os.close(descriptor)
+            del self._streams[descriptor]
+            return
+        stream = self._streams[descriptor]
+        room = int(self._limits["output_bytes"]) - self._sent[stream]
+        kept = data[: max(0, room)]
+        self._sent[stream] += len(kept)
+        self._dropped[stream] += len(data) - len(kept)
+        if kept and not self._daemon_gone:
+            try:
+                self._job.send({"event": "output", "stream": stream}, kept)
+            except Closed:
+                self._lose_daemon()
+        if self._dropped[stream] > FLOOD_BYTES:
+            self._stop("output_bytes")
+
+    def _read_init(self, poll: select.poll) -> bool:
+        """One message of the sandbox's init; False when it has ended."""
+        try:
+            event, _, descriptors = self._warm.channel.receive()
+        except Closed:
+            poll.unregister(self._warm.channel.fileno())
+            if self._ending["exit_code"] is None and self._ending["signal"] is None:
+                reason = "the sandbox's first process was killed"
+                lost = RunnerError("runner_lost", session="", reason=reason)
+                self._failure = self._failure or lost
+            return False
+        if event["event"] == "started":
+            self._notifier = Notifier(descriptors[0], self._warm.processes)
+            poll.register(self._notifier.fileno(), select.POLLIN)
+            self._job.send({"event": "started"})
+        elif event["event"] == "error":
+            self._failure = RunnerError(event["code"], **event["details"])
+        elif event["event"] == "exited":
+            self._ending = {name: event[name] for name in ("exit_code", "signal", "leftover")}
+        return True
+
+    def _read_daemon(self, poll: select.poll) -> None:
+        try:
+            request, _, _ = self._job.receive()
+        except Closed:
+            poll.unregister(self._job.fileno())
+            self._lose_daemon()
+            return
+        if request.get("op") == "cancel":
+            self._stop("cancelled")
+
+    def _lose_daemon(self) -> None:
+        self._daemon_gone = True
+        self._stop("cancelled")
+
+    def _count_processes(self) -> None:
+        """Stop a sandbox with more processes than allowed: the whole namespace at once."""
+        try:
+            count = sum(name.isdigit() for name in os.listdir(self._warm.processes))
+        except OSError:
+            return
+        if count > self._limits["processes"] + 1:
+            self._stop("processes")
