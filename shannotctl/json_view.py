@@ -98,7 +98,7 @@ def event_object(event: Event) -> Object:
             "stream": event.stream,
             "data": _text(event.data),
         }
-    return {"event": "step", "id": event.id, "index": event.index, "applied": event.applied}
+    return {"event": "step", "id": event.id, "index": event.step, "applied": event.applied}
 
 
 def _summary(session: Session) -> Object:

@@ -7,13 +7,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 SERVICE_SOCKET = "/run/shannot/shannotd.sock"
 
 
-@dataclass(frozen=True)
-class Location:
+class Location(NamedTuple):
     """A socket's path, and whether a daemon may be started there on demand."""
 
     path: str

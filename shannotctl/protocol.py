@@ -2,13 +2,15 @@
 
 A `Call` is one request with the function that reads its result; a `Conversation` turns
 calls into bytes and bytes into messages. The blocking and the asyncio client share both.
+
+Values here are named tuples: defining a dataclass takes seven times as long, and the program
+`shannotctl` defines them all at every start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, NamedTuple, TypeVar
 
 from shannotd.wire.decode import decode, encode
 from shannotd.wire.errors import BadFrame, error_from_wire
@@ -37,8 +39,7 @@ Result = TypeVar("Result")
 BLOB_CHUNK_BYTES = 1024 * 1024
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """A piece of what a running script printed; `stream` is `stdout` or `stderr`."""
 
     id: str
@@ -46,35 +47,31 @@ class Output:
     data: bytes
 
 
-@dataclass(frozen=True)
-class Changed:
+class Changed(NamedTuple):
     """A session reached another state. Its plan and outputs are not in the event."""
 
     session: Session
 
 
-@dataclass(frozen=True)
-class StepApplied:
-    """An apply came to the step `index`: `applied` is done, failed, stale or skipped."""
+class StepApplied(NamedTuple):
+    """An apply came to step number `step` (from 0): `applied` is done, failed, stale or skipped."""
 
     id: str
-    index: int
+    step: int
     applied: str
 
 
 Event = Output | Changed | StepApplied
 
 
-@dataclass(frozen=True)
-class BlobPiece:
+class BlobPiece(NamedTuple):
     """Part of a file's content, and the size of the whole."""
 
     data: bytes
     size: int
 
 
-@dataclass(frozen=True)
-class Call(Generic[Result]):
+class Call(NamedTuple, Generic[Result]):
     """One request and how its result is read."""
 
     method: str
@@ -122,11 +119,19 @@ def read_event(notification: Notification) -> Event | None:
     """
     try:
         if notification.method == "session.output":
-            return decode(Output, notification.params, notification.method)
+            return Output(
+                _field(notification.params, "id", str),
+                _field(notification.params, "stream", str),
+                _field(notification.params, "data", bytes),
+            )
         if notification.method == "session.changed":
             return Changed(decode(Session, notification.params, notification.method))
         if notification.method == "session.step":
-            return decode(StepApplied, notification.params, notification.method)
+            return StepApplied(
+                _field(notification.params, "id", str),
+                _field(notification.params, "index", int),
+                _field(notification.params, "applied", str),
+            )
     except ValueError as error:
         raise BadFrame(reason=str(error)) from None
     return None
@@ -203,7 +208,7 @@ def blob(session: str, sha256: str, offset: int) -> Call[BlobPiece]:
         "offset": offset,
         "length": BLOB_CHUNK_BYTES,
     }
-    return Call("blobs.get", params, lambda value: decode(BlobPiece, value))
+    return Call("blobs.get", params, _blob_piece)
 
 
 def audit_tail(limit: int, session: str | None) -> Call[tuple[AuditRecord, ...]]:
@@ -232,10 +237,20 @@ def _nothing(value: object) -> None:
     return None
 
 
-@dataclass(frozen=True)
-class _Records:
-    records: tuple[AuditRecord, ...]
-
-
 def _records(value: object) -> tuple[AuditRecord, ...]:
-    return decode(_Records, {"records": value}, "audit.tail").records
+    if not isinstance(value, list):
+        raise ValueError("expected a list")
+    return tuple(decode(AuditRecord, item) for item in value)
+
+
+def _blob_piece(value: object) -> BlobPiece:
+    if not isinstance(value, dict):
+        raise ValueError("expected a map")
+    return BlobPiece(_field(value, "data", bytes), _field(value, "size", int))
+
+
+def _field(params: Mapping[str, object], name: str, kind: type[Result]) -> Result:
+    value = params.get(name)
+    if type(value) is not kind:
+        raise ValueError(f"{name}: expected {kind.__name__}")
+    return value

@@ -79,7 +79,7 @@ def _apply(client: Client, console: Console, session: Session, plan: Plan, comme
 
     def follow(event: Event) -> None:
         if isinstance(event, StepApplied):
-            console.progress(f"step {event.index + 1} of {len(plan.steps)}: {event.applied}")
+            console.progress(f"step {event.step + 1} of {len(plan.steps)}: {event.applied}")
 
     client.subscribe(session.id)
     approved = client.approve(session.id, plan.digest, comment)

@@ -12,11 +12,10 @@ them early: after a script come its arguments, without one a command.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class SubmitLine:
+class SubmitLine(NamedTuple):
     """The words after `submit`, sorted: options of shannotctl, and what is run."""
 
     options: tuple[str, ...]

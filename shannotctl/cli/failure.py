@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -10,7 +9,6 @@ from typing import Any, TypeVar
 import click
 
 from shannotctl.cli.console import Console
-from shannotctl.json_view import error_object
 from shannotd.wire.errors import ShannotError, UsageError
 from shannotd.wire.text import visible
 
@@ -43,6 +41,10 @@ def json_option(function: _Decorated) -> _Decorated:
 def report(error: ShannotError) -> int:
     """Tell of `error`; return its exit status."""
     if _Mode.json:
+        import json
+
+        from shannotctl.json_view import error_object
+
         sys.stdout.write(json.dumps(error_object(error)) + "\n")
     else:
         Console().say(str(error))

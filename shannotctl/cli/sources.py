@@ -8,8 +8,7 @@ import os
 import select
 import stat
 import sys
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from shannotctl.cli.commandline import SubmitLine
 from shannotctl.cli.console import Console
@@ -23,8 +22,7 @@ MAX_CONTENT_BYTES = MAX_REQUEST_BYTES - 512 * 1024
 _PATIENCE_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class Script:
+class Script(NamedTuple):
     """What is to be run. `is_stdin`: it was read from our standard input."""
 
     kind: ScriptKind

@@ -79,7 +79,7 @@ class SubmissionRun:
 
     def _follow(self, event: Event) -> None:
         if isinstance(event, StepApplied):
-            self._console.progress(f"applied step {event.index + 1}")
+            self._console.progress(f"applied step {event.step + 1}")
 
     def _show_progress(self) -> None:
         seconds = time.monotonic() - self._started

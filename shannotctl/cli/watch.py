@@ -39,5 +39,5 @@ def _as_text(event: Event) -> str | None:
     if isinstance(event, Changed):
         return change_line(event.session)
     if isinstance(event, StepApplied):
-        return f"{visible(event.id)} step {event.index + 1} {visible(event.applied)}"
+        return f"{visible(event.id)} step {event.step + 1} {visible(event.applied)}"
     return None

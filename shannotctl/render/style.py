@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shannotd.wire.model import Risk, State
 
@@ -31,8 +31,7 @@ _STATES = {
 }
 
 
-@dataclass(frozen=True)
-class Style:
+class Style(NamedTuple):
     """How text is laid out: with colours or without, folded at `width` or not at all."""
 
     colour: bool = False

@@ -10,8 +10,6 @@ those bytes: a reader computes it from what it shows, and needs to trust nobody 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -233,6 +231,10 @@ class Plan:
 
         :raises ValueError: not a plan, or not as many notes as steps.
         """
+        # Not every client comes to read a plan, and OpenSSL is slow to load.
+        import hashlib
+        import json
+
         plan = decode(cls, json.loads(canonical), "plan")
         if notes and len(notes) != len(plan.steps):
             raise ValueError(f"plan: {len(plan.steps)} steps but {len(notes)} notes")

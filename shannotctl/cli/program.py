@@ -1,0 +1,111 @@
+"""`shannotctl`: finds the verb, runs it, turns every failure into a message and a status."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from shannotctl.cli.outcome import BROKEN_PIPE, DONE, INTERNAL, INTERRUPTED, STATUSES, USAGE
+
+# Verb -> the module and the name of its command: only the verb that is used is imported.
+VERBS = {
+    "submit": ("submit", "submit"),
+    "list": ("list", "list_sessions"),
+    "show": ("show", "show"),
+    "approve": ("approve", "approve"),
+    "reject": ("reject", "reject"),
+    "cancel": ("cancel", "cancel"),
+    "watch": ("watch", "watch"),
+    "status": ("status", "status"),
+    "doctor": ("doctor", "doctor"),
+    "audit": ("audit", "audit"),
+    "completion": ("completion", "completion"),
+}
+
+EPILOG = "\b\nExit status:\n" + "\n".join(f"  {code:>3}  {text}" for code, text in STATUSES)
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs, in the order of a session's life."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of one verb."""
+        if cmd_name not in VERBS:
+            return None
+        module, name = VERBS[cmd_name]
+        command = getattr(importlib.import_module(f"shannotctl.cli.{module}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="shannot", prog_name="shannotctl")
+def shannotctl() -> None:
+    """Dry-run scripts, review the plans that come of them, have them applied.
+
+    The daemon is found by $SHANNOT_SOCKET, else /run/shannot/shannotd.sock; where neither
+    is there, one of your own is started.
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; return its exit status.
+
+    The verbs return their status, or raise a ShannotError.
+    """
+    try:
+        if "_SHANNOTCTL_COMPLETE" in os.environ:
+            shannotctl.main(args=list(arguments), prog_name="shannotctl")
+        status = _invoke(arguments)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end: give it something that takes it.
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 -- pathlib is slow to import
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def _invoke(arguments: Sequence[str]) -> int:
+    from shannotd.wire.errors import ShannotError
+
+    try:
+        with shannotctl.make_context("shannotctl", list(arguments)) as context:
+            status = shannotctl.invoke(context)
+        return status if isinstance(status, int) else DONE
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.exceptions.Abort:
+        return INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return USAGE
+    except click.ClickException as error:
+        from shannotctl.cli.failure import report_usage
+
+        return report_usage(error, arguments)
+    except ShannotError as error:
+        from shannotctl.cli.failure import report
+
+        return report(error)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        from shannotctl.cli.failure import report_system
+
+        return report_system(error)
+    except RecursionError:
+        from shannotctl.cli.failure import report
+
+        report(ShannotError(reason="a plan is nested too deeply"))
+        return INTERNAL
