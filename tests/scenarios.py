@@ -198,6 +198,10 @@ CHANGES: dict[str, Scenario] = {
     "mode": Scenario(_TREE, "os.chmod('tree/same', 0o4711)\nos.chmod('tree/sub', 0o2755)"),
     "mode_and_back": Scenario(_TREE, "os.chmod('tree/same', 0o600)\nos.chmod('tree/same', 0o644)"),
     "touch": Scenario(_TREE, "os.utime('tree/same', ns=(10**18, 10**18 + 5))"),
+    "touch_link": Scenario(
+        _TREE, "os.utime('tree/link', ns=(10**18, 10**18 + 5), follow_symlinks=False)"
+    ),
+    "move_link": Scenario(_TREE, "move('tree/link', 'elsewhere')"),
     "touch_future": Scenario(_TREE, "os.utime('tree/same', (4 * 10**9, 4 * 10**9))"),
     "write_and_touch": Scenario(
         _TREE, "write('tree/other', 'y')\nos.utime('tree/other', (10**9, 10**9))"

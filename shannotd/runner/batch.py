@@ -99,6 +99,8 @@ class Batch:
             self._stage.write(self._actions, position, self._starting.changed_directories)
         self._stage.sync()
         self._points.reached("staged")
+        # From here on paths are looked up anew: staging may have taken long.
+        self._workspace.directories.forget()
 
     def _change_all(self) -> None:
         for action in self._actions:
@@ -296,7 +298,10 @@ class Batch:
         if not action.name:
             descriptor = os.dup(directory)
         else:
-            descriptor = os.open(action.name, filesystem.O_PATH, dir_fd=directory)
+            try:
+                descriptor = os.open(action.name, filesystem.O_PATH, dir_fd=directory)
+            except FileNotFoundError as error:
+                raise stale(action.index, step.path, step.before.type, "nothing") from error
         try:
             status = filesystem.status(descriptor)
             found = tree.describe(descriptor, status, identity=self._workspace.identity)
@@ -337,13 +342,16 @@ class Batch:
                 undo()
             except OSError as error:
                 kept.append(f"{path} ({error.strerror})")
+        left: List[str] = []
         try:
             self._restore_modes()
             if not kept:
-                self._stage.discard()
+                left = self._stage.discard()
             self._quarantine.discard_empty()
-        except Exception as error:
-            kept.append(str(error))
+        except OSError as error:
+            left.append(str(error))
+        if left:
+            failure.details["left"] = ", ".join(left)
         if failure.code == "apply_failed" and changed:
             failure.details["before"] = "undone"
         if kept:

@@ -406,8 +406,7 @@ class _Capture:
             target = os.readlink(name, dir_fd=upper)
             after = FileState(kind, 0o777, status.st_uid, status.st_gid, target=target)
             if before.state.type == "symlink" and before.state.target == target:
-                if replace(before.state, mode=after.mode, links=None) != after:
-                    self._change("metadata", path, before.state, after)
+                self._same_link(path, before, replace(after, mode=before.state.mode), status)
                 return
             if self._promised(status.st_mtime_ns):
                 after = replace(after, mtime_ns=status.st_mtime_ns)
@@ -418,6 +417,18 @@ class _Capture:
             )
         else:
             self._special(path, kind, status, before)
+
+    def _same_link(
+        self, path: str, before: Entry, after: FileState, status: os.stat_result
+    ) -> None:
+        """A symlink to the same target: at most its owner or time is another."""
+        assert before.status is not None
+        was = replace(before.state, links=None)
+        if status.st_mtime_ns != before.status.mtime_ns:
+            was = replace(was, mtime_ns=before.status.mtime_ns)
+            after = replace(after, mtime_ns=status.st_mtime_ns)
+        if was != after:
+            self._change("metadata", path, was, after)
 
     def _before(self, folder: Folder, host: int, name: str, kind: str) -> Entry:
         source = folder.source_below(name)

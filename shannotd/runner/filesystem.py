@@ -128,6 +128,9 @@ def openat2(directory: int, path: str, flags: int, *, resolve: int) -> int:
 
     :raises OSError: among them ELOOP where a component is a symlink.
     """
+    if flags & os.O_DIRECTORY:
+        # With O_PATH it would open the symlink itself, and ENOTDIR hide that it is one.
+        flags &= ~os.O_NOFOLLOW
     how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
     for _ in range(64):
         descriptor = int(

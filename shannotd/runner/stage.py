@@ -15,7 +15,11 @@ from shannotd.runner.contents import Contents
 from shannotd.runner.directories import remove, writable
 from shannotd.runner.filesystem import Status
 from shannotd.runner.plan import FileState, FileStep
+from shannotd.runner.tree import MountInside
 from shannotd.runner.workspace import Action, Workspace, apply_failed, stale
+
+# So many directories with temporary names are held open; others are found by their path.
+_HELD_PARENTS = 256
 
 
 class Stage:
@@ -27,6 +31,8 @@ class Stage:
         # Directories that steps make, by the path that they will have.
         self.built: Dict[str, Tuple[str, filesystem.Identity]] = {}
         self._temporaries: List[Tuple[str, str, filesystem.Identity]] = []
+        # Their directories, held open: they are found again wherever somebody moves them.
+        self._parents: Dict[str, int] = {}
         # One descriptor for each filesystem that was written to.
         self._filesystems: Dict[int, int] = {}
         # Whether there is one of which nothing could be opened: then all are synced.
@@ -65,6 +71,8 @@ class Stage:
         if not rides:
             action.temporary = name
             self._temporaries.append((where, name, action.inode))
+            if where not in self._parents and len(self._parents) < _HELD_PARENTS:
+                self._parents[where] = os.dup(directory)
 
     def _widen(self, path: str, directory: int, status: Status) -> None:
         """A directory that the batch makes writable is so already for what is staged in it."""
@@ -170,20 +178,31 @@ class Stage:
         for descriptor in self._filesystems.values():
             filesystem.sync_filesystem(descriptor)
 
-    def discard(self) -> None:
-        """Remove every temporary name that still holds what was staged under it."""
+    def discard(self) -> List[str]:
+        """Remove every temporary name that still holds what was staged under it.
+
+        Returns those that could not be removed.
+        """
         self._workspace.directories.forget()
+        left: List[str] = []
         while self._temporaries:
             path, name, inode = self._temporaries.pop()
-            directory, _ = self._workspace.directories.get(path)
             try:
+                directory = self._parents.get(path)
+                if directory is None:
+                    directory, _ = self._workspace.directories.get(path)
                 if filesystem.status_at(directory, name).identity == inode:
                     remove(directory, name, path)
             except FileNotFoundError:
                 pass
+            except (OSError, MountInside):
+                left.append(f"{path}/{name}")
+        return left
 
     def close(self) -> None:
-        """Let go of the filesystems."""
+        """Let go of the filesystems and directories."""
+        while self._parents:
+            os.close(self._parents.popitem()[1])
         while self._filesystems:
             os.close(self._filesystems.popitem()[1])
 

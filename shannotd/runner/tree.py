@@ -302,7 +302,7 @@ class _TreeReader:
             elif status.st_dev != device:
                 raise MountInside(f"{top}/{relative}")
             elif stat.S_ISLNK(status.st_mode):
-                target = os.readlink(found.name, dir_fd=directory)
+                size, target = 0, os.readlink(found.name, dir_fd=directory)
             self._entries += 1
             self._size += size
             record = (

@@ -353,6 +353,10 @@ def _described(
             "mode": stat.S_IMODE(status.st_mode),
             "owner": (status.st_uid, status.st_gid),
         }
+        # Times are promised where they were set on purpose: all of those are old or far.
+        on_purpose = not time.time() - 86400 < status.st_mtime < time.time() + 60
+        if on_purpose and kind != "directory":
+            one["mtime"] = status.st_mtime_ns
         if kind == "symlink":
             one["target"] = os.readlink(name, dir_fd=directory)
         else:
@@ -362,9 +366,6 @@ def _described(
         if kind == "file":
             with open(os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY), "rb") as file:
                 one["content"] = hashlib.file_digest(file, "sha256").hexdigest()
-            # Times are promised where they were set on purpose: all of those are old or far.
-            if not time.time() - 86400 < status.st_mtime < time.time() + 60:
-                one["mtime"] = status.st_mtime_ns
             if status.st_nlink > 1:
                 files.setdefault((status.st_dev, status.st_ino), []).append(path)
         return one

@@ -1,0 +1,138 @@
+"""May the identity do what the plan says? Asked before the review, as the identity."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shannotd.runner import permission, tree
+from shannotd.runner.plan import ABSENT, BlockedStep, FileState, FileStep, Identity
+from tests.runner import overlays
+from tests.scenarios import SCENARIOS, change_script, layout_script
+from tests.support.accounts import is_root, temporary_account
+
+pytestmark = pytest.mark.skipif(not is_root(), reason="makes accounts")
+
+
+@pytest.fixture(scope="module")
+def account() -> Iterator[Identity]:
+    with temporary_account() as name:
+        yield overlays.who(name)
+
+
+@pytest.fixture
+def place(account: Identity) -> Iterator[Path]:
+    with overlays.workplace(account) as top:
+        yield top / "host"
+
+
+def new(path: Path, who: Identity, **more: object) -> FileStep:
+    after = {"mode": 0o644, "uid": who.uid, "gid": who.gid, "size": 0, "sha256": "", **more}
+    return FileStep("create", str(path), ABSENT, FileState("file", **after))  # type: ignore[arg-type]
+
+
+def change(kind: str, path: Path, **more: object) -> FileStep:
+    before = tree.state(str(path))
+    after = FileState(**{**vars(before), **more}) if kind != "delete" else ABSENT  # type: ignore[arg-type]
+    return FileStep(kind, str(path), before, after)
+
+
+def refused(who: Identity, *steps: FileStep | BlockedStep) -> str | None:
+    found = permission.first_refusal(steps, who)
+    return None if found is None else f"{found[0]}: {found[2]}"
+
+
+def owned(path: Path, who: Identity | None, mode: int = 0o644) -> Path:
+    path.write_bytes(b"content")
+    os.chmod(path, mode)
+    if who is not None:
+        os.chown(path, who.uid, who.gid)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in SCENARIOS if name.startswith(("rename-", "change-", "pair-file"))]
+)
+@pytest.mark.parametrize("builder", ["privileged", "one-uid"])
+def test_what_scripts_could_do_may_be_applied(
+    name: str, builder: str, place: Path, account: Identity
+) -> None:
+    overlays.run_script(layout_script(SCENARIOS[name]), str(place), account)
+    script = change_script(SCENARIOS[name])
+    recording = overlays.dry_run(place.parent, script, account, builder=builder)
+    assert permission.first_refusal(recording.steps, account) is None
+
+
+def test_a_directory_of_others(place: Path, account: Identity) -> None:
+    (place / "closed").mkdir()
+    victim = owned(place / "closed/file", account)
+    assert "not writable" in str(refused(account, new(place / "closed/new", account)))
+    assert "not writable" in str(refused(account, change("delete", victim)))
+    assert "not writable" in str(refused(account, change("modify", victim, sha256="0")))
+    assert refused(overlays.who(None), change("delete", victim)) is None
+    mode = change("metadata", victim, mode=0o600)
+    assert refused(account, mode) is None
+    assert "not its own" in str(refused(account, change("metadata", place / "closed", mode=0o700)))
+
+
+def test_a_sticky_directory(place: Path, account: Identity) -> None:
+    (place / "shared").mkdir()
+    os.chmod(place / "shared", 0o1777)
+    theirs = owned(place / "shared/theirs", None, 0o666)
+    mine = owned(place / "shared/mine", account)
+    assert "sticky" in str(refused(account, change("delete", theirs)))
+    assert refused(account, change("delete", mine)) is None
+    step = FileStep("rename", f"{place}/x", tree.state(str(theirs)), ABSENT, str(theirs))
+    assert "sticky" in str(refused(account, step))
+
+
+def test_owners(place: Path, account: Identity) -> None:
+    mine = owned(place / "mine", account)
+    group = owned(place / "group", None, 0o666)
+    assert "owner" in str(refused(account, change("metadata", mine, uid=0)))
+    assert "group" in str(refused(account, change("metadata", mine, gid=0)))
+    assert "belong to uid 0" in str(refused(account, change("modify", group, sha256="0")))
+    assert "belong to group 0" in str(refused(account, new(place / "x", account, gid=0)))
+    capability = {"security.capability": "00"}
+    assert "root" in str(refused(account, change("metadata", mine, xattrs=capability)))
+    os.chown(place, account.uid, 0)
+    os.chmod(place, 0o2755)
+    assert refused(account, new(place / "x", account, gid=0)) is None
+
+
+@pytest.mark.parametrize("flag", ["i", "a"])
+def test_what_nobody_may(flag: str, place: Path) -> None:
+    root = overlays.who(None)
+    file = owned(place / "file", None)
+    steps = [change("delete", file), change("metadata", file, mode=0o600)]
+    subprocess.run(["chattr", f"+{flag}", file], check=True)
+    try:
+        for step in steps:
+            assert f"chattr +{flag}" in str(refused(root, step))
+    finally:
+        subprocess.run(["chattr", f"-{flag}", file], check=True)
+    mounted = FileStep("delete", "/proc", tree.state("/proc"), ABSENT)
+    assert "mount point" in str(refused(root, mounted))
+
+
+def test_steps_that_depend_on_others(place: Path, account: Identity) -> None:
+    directory = FileState("directory", 0o755, account.uid, account.gid)
+    steps = (
+        FileStep("create", f"{place}/d", ABSENT, directory),
+        new(place / "d/file", account),
+        BlockedStep("fifo", f"{place}/fifo", 1),
+    )
+    assert refused(account, *steps) is None
+    assert "No such file" in str(refused(account, steps[1]))
+
+
+def test_it_is_asked_as_the_identity_and_root_stays_root(place: Path, account: Identity) -> None:
+    os.chown(place, 0, 0)
+    assert "not writable" in str(refused(account, new(place / "x", account)))
+    assert os.geteuid() == 0
+    step = new(place / "x", overlays.who(None))
+    assert permission.refusal(step, overlays.who(None)) is None
