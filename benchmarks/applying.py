@@ -33,6 +33,7 @@ def measure(bench: Bench, count: int, files: int = 1000) -> Iterator[Row]:
         _, session = bench.dry_run(submission)
         if session.digest is None:
             raise RuntimeError("the dry run has no plan")
+        bench.settle()
         started = time.perf_counter()
         bench.client.approve(session.id, session.digest)
         ended = bench.client.wait(session.id)
@@ -42,6 +43,7 @@ def measure(bench: Bench, count: int, files: int = 1000) -> Iterator[Row]:
         return seconds
 
     def copy() -> float:
+        bench.settle()
         seconds = timed_command("cp", "-a", str(directory), str(copied))
         seconds += timed_command("sync", "-f", str(copied))
         shutil.rmtree(copied)

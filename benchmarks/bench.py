@@ -56,6 +56,10 @@ class Bench:
             raise RuntimeError(f"the dry run failed: {session.error or session.stderr!r}")
         return seconds, session
 
+    def settle(self) -> None:
+        """Have all that was written on disk, so that no run pays for the one before it."""
+        subprocess.run(["sync", "-f", str(self.directory)], check=True)
+
     def reject(self, session: Session) -> None:
         """Be rid of a pending plan, so that the next one meets the same daemon."""
         if session.state is State.PENDING:

@@ -61,11 +61,13 @@ def _write(bench: Bench, count: int, files: int) -> tuple[Figures, Figures]:
     submission = python(WRITE, str(target), str(files))
 
     def ours() -> float:
+        bench.settle()
         seconds, session = bench.dry_run(submission)
         bench.reject(session)
         return seconds
 
     def plain() -> float:
+        bench.settle()
         seconds = timed_command(PYTHON, str(script), str(target), str(files))
         shutil.rmtree(target)
         return seconds
@@ -86,11 +88,13 @@ def _read_and_write(bench: Bench, count: int, reads: int, writes: int) -> Row:
     submission = python(READ_AND_WRITE, *arguments)
 
     def ours() -> float:
+        bench.settle()
         seconds, session = bench.dry_run(submission)
         bench.reject(session)
         return seconds
 
     def bare() -> float:
+        bench.settle()
         seconds = timed_command(PYTHON, str(script), *arguments)
         for path in target.iterdir():
             path.unlink()

@@ -59,7 +59,7 @@ def one_command(bench: Bench, count: int) -> Row:
     """A contained `ls /` as a session of its own."""
     submission = Submission(ScriptKind.COMMAND, arguments=("ls", "/"))
     ours, bare = interleave(
-        max(count, 30) if count > 3 else count,
+        count,
         lambda: bench.dry_run(submission)[0],
         lambda: timed_command("ls", "/"),
     )
