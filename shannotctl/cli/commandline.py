@@ -16,12 +16,16 @@ from typing import NamedTuple
 
 
 class SubmitLine(NamedTuple):
-    """The words after `submit`, sorted: options of shannotctl, and what is run."""
+    """The words after `submit`, sorted: options of shannotctl, and what is run.
+
+    `unfinished`: the last option lacks its value.
+    """
 
     options: tuple[str, ...]
     file: str | None = None
     command: tuple[str, ...] | None = None
     arguments: tuple[str, ...] = ()
+    unfinished: bool = False
 
 
 def read_submit(
@@ -56,7 +60,9 @@ def read_submit(
         index += 1
         if name in inline:
             has_script = True
-        if name in valued and word == name and index < len(words):
+        if name in valued and word == name:
+            if index == len(words):
+                return SubmitLine(tuple(options), file, unfinished=True)
             options.append(words[index])
             index += 1
     return SubmitLine(tuple(options), file)

@@ -46,6 +46,6 @@ def _lines(name: str, level: str, detail: str, remedy: str | None, style: Style)
     if remedy:
         text += f"; remedy: {visible(remedy)}"
     room = None if style.width is None else style.width - len(start)
-    for number, piece in enumerate(fold(text, room)):
+    for number, piece in enumerate(fold(text, room, at_blanks=True)):
         head = style.paint(start, _ROLES.get(level, "")) if number == 0 else " " * len(start)
         yield head + piece

@@ -33,6 +33,8 @@ class SubmitCommand(click.Command):
         valued = {name for option in options if not option.is_flag for name in option.opts}
         line = read_submit(args, flags, valued, {"-c", "--sh"})
         ctx.meta[_LINE] = line
+        if line.unfinished:
+            return super().parse_args(ctx, list(line.options))
         shown = [line.file] if line.file is not None else list(line.command or ())
         return super().parse_args(ctx, [*line.options, "--", *shown, *line.arguments])
 

@@ -22,19 +22,23 @@ def display_width(text: str) -> int:
     return sum(_columns(character) for character in text)
 
 
-def fold(text: str, width: int | None) -> list[str]:
-    """`text` in pieces of at most `width` columns; all of it, at least one piece."""
+def fold(text: str, width: int | None, *, at_blanks: bool = False) -> list[str]:
+    """`text` in pieces of at most `width` columns; all of it, at least one piece.
+
+    With `at_blanks` a piece ends after a blank rather than within a word, where it can.
+    """
     if width is None or display_width(text) <= width:
         return [text]
     limit = max(width, _NARROWEST)
     pieces: list[str] = []
     begin = used = 0
     for index, character in enumerate(text):
-        columns = _columns(character)
-        if used + columns > limit:
-            pieces.append(text[begin:index])
-            begin, used = index, 0
-        used += columns
+        used += _columns(character)
+        if used > limit:
+            blank = text.rfind(" ", begin + 1, index) if at_blanks else -1
+            end = index if blank < 0 else blank + 1
+            pieces.append(text[begin:end])
+            begin, used = end, display_width(text[end : index + 1])
     pieces.append(text[begin:])
     return pieces
 
@@ -78,7 +82,7 @@ def labelled(label: str, text: str, style: Style, *, indent: str = "  ") -> Iter
     """`label  text`, the text escaped and folded under itself."""
     start = f"{indent}{label:<10} "
     room = None if style.width is None else style.width - len(start)
-    for number, piece in enumerate(fold(visible(text), room)):
+    for number, piece in enumerate(fold(visible(text), room, at_blanks=True)):
         yield (style.paint(start, "faint") if number == 0 else " " * len(start)) + piece
 
 

@@ -186,7 +186,7 @@ def test_nothing_is_cut() -> None:
     joined = re.sub(r"\n {4}: ", "", shown)
     for number in range(500):
         assert f"| +line {number} {'y' * 300}\n" in joined + "\n"
-    assert path in re.sub(r"\n +", "", shown)
+    assert path in re.sub(r"\n +", "", shown), "a path has no blank to be folded at"
 
 
 @pytest.mark.P7
@@ -309,6 +309,14 @@ def test_folding_loses_nothing(width: int) -> None:
     pieces = fold(text, width)
     assert "".join(pieces) == text
     assert all(display_width(piece) <= max(width, 8) for piece in pieces)
+
+
+@pytest.mark.parametrize("width", range(8, 40))
+def test_folding_at_blanks_loses_nothing(width: int) -> None:
+    text = "decides which  accounts there are, who-is-root-and-who-may-log-in and more "
+    pieces = fold(text, width, at_blanks=True)
+    assert "".join(pieces) == text
+    assert all(display_width(piece) <= width for piece in pieces)
 
 
 def test_tables_survive_a_terminal_of_no_width() -> None:

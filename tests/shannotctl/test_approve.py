@@ -1,0 +1,207 @@
+"""`shannotctl approve` against a scripted daemon, with and without a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import pexpect
+import pytest
+
+from shannotd.wire.errors import DigestMismatch
+from shannotd.wire.model import Failure, Plan, Risk, State
+from tests.support.peer import Link, Peer
+from tests.support.samples import ABSENT, ID, bare, file_step, session
+
+Run = Any
+
+pytestmark = pytest.mark.P2
+
+STEP = file_step("create", "/etc/x", before=ABSENT)
+PENDING = session(STEP)
+EXECUTED = session(STEP, state=State.EXECUTED, decided_at=2.0, decided_by=(0,))
+DANGEROUS = session(file_step("create", "/etc/sudoers.d/x", before=ABSENT, risk=Risk.DANGER))
+
+
+def digest_of(made: Any) -> str:
+    return Plan.parse(made.plan_canonical).digest
+
+
+@pytest.fixture
+def applying(peer: Peer) -> Peer:
+    """A daemon with a pending plan that it applies when it is approved."""
+
+    def wait(link: Link, params: dict[str, Any]) -> Any:
+        link.notify("session.step", {"id": ID, "index": 0, "applied": "done"})
+        return EXECUTED
+
+    peer.answers("sessions.get", PENDING)
+    peer.answers("sessions.watch", {})
+    peer.answers("sessions.approve", bare(PENDING, state=State.APPROVED))
+    peer.handlers["sessions.wait"] = wait
+    return peer
+
+
+def approve(peer: Peer, *arguments: str) -> Any:
+    return pexpect.spawn(
+        sys.executable,
+        ["-m", "shannotctl", "approve", *arguments],
+        env={**os.environ, "SHANNOT_SOCKET": peer.path, "TERM": "xterm", "NO_COLOR": "1"},
+        encoding="utf-8",
+        dimensions=(50, 100),
+        timeout=60,
+    )
+
+
+def finish(child: Any) -> tuple[str, int]:
+    child.expect(pexpect.EOF)
+    child.close()
+    return child.before, child.exitstatus
+
+
+@pytest.mark.parametrize("answer", ["yes", "y", "YES"])
+def test_yes_applies_the_plan_that_was_shown(applying: Peer, answer: str) -> None:
+    child = approve(applying, ID[:6])
+    child.expect(r"Apply this plan\? \[yes/no\] ")
+    assert "create /etc/x" in child.before and "+new" in child.before
+    assert digest_of(PENDING) in child.before
+    child.sendline(answer)
+    shown, status = finish(child)
+    assert status == 0
+    assert f"session {ID} executed" in shown
+    (asked,) = applying.asked("sessions.approve")
+    assert asked == {"id": ID, "digest": digest_of(PENDING), "comment": ""}
+
+
+@pytest.mark.parametrize("answer", ["no", "", "yess", "yes, danger", "\x04"])
+def test_anything_else_approves_nothing(applying: Peer, answer: str) -> None:
+    child = approve(applying, ID)
+    child.expect(r"\[yes/no\] ")
+    child.send(answer if answer == "\x04" else f"{answer}\n")
+    shown, status = finish(child)
+    assert status == 3
+    assert "still pending" in shown
+    assert applying.asked("sessions.approve") == []
+
+
+@pytest.mark.parametrize(("answer", "status"), [("yes", 3), ("y", 3), ("yes, danger", 0)])
+def test_danger_wants_its_own_words(applying: Peer, answer: str, status: int) -> None:
+    applying.answers("sessions.get", DANGEROUS)
+    child = approve(applying, ID)
+    child.expect("Type `yes, danger` to apply it: ")
+    child.sendline(answer)
+    assert finish(child)[1] == status
+    assert len(applying.asked("sessions.approve")) == (1 if status == 0 else 0)
+
+
+def test_what_was_typed_before_the_question_does_not_count(peer: Peer, applying: Peer) -> None:
+    import threading
+
+    typed = threading.Event()
+
+    def get(link: Link, params: dict[str, Any]) -> Any:
+        assert typed.wait(30)
+        return PENDING
+
+    peer.handlers["sessions.get"] = get
+    child = approve(applying, ID)
+    child.sendline("yes")
+    child.expect("yes")
+    typed.set()
+    child.expect(r"\[yes/no\] ")
+    child.sendline("no")
+    assert finish(child)[1] == 3
+    assert applying.asked("sessions.approve") == []
+
+
+def test_an_interrupt_at_the_question(applying: Peer) -> None:
+    child = approve(applying, ID)
+    child.expect(r"\[yes/no\] ")
+    child.sendintr()
+    shown, status = finish(child)
+    assert status == 130
+    assert "Traceback" not in shown
+    assert applying.asked("sessions.approve") == []
+
+
+def test_without_a_terminal_it_says_how(applying: Peer, run: Run) -> None:
+    for extra in ([], ["--yes"], ["--digest", digest_of(PENDING)]):
+        done = run("approve", ID, *extra)
+        assert done.returncode == 2
+        assert f"shannotctl show {ID} --diff".encode() in done.stderr
+        assert b"--yes --digest" in done.stderr
+    assert applying.requests == []
+
+
+def test_without_a_terminal_yes_and_the_digest_approve(applying: Peer, run: Run) -> None:
+    done = run("approve", ID, "--yes", "--digest", digest_of(PENDING), "--comment", "ok")
+    assert done.returncode == 0
+    (asked,) = applying.asked("sessions.approve")
+    assert asked == {"id": ID, "digest": digest_of(PENDING), "comment": "ok"}
+
+
+@pytest.mark.parametrize("digest", ["", "f" * 64, "f"])
+def test_another_digest_is_refused_before_anything_is_sent(
+    applying: Peer, run: Run, digest: str
+) -> None:
+    done = run("approve", ID, "--yes", "--digest", digest)
+    assert done.returncode == (7 if digest else 2)
+    assert applying.asked("sessions.approve") == []
+
+
+def test_the_digest_is_computed_and_not_believed(applying: Peer, run: Run) -> None:
+    applying.answers("sessions.get", session(STEP, digest="f" * 64))
+    assert run("approve", ID, "--yes", "--digest", "f" * 64).returncode == 7
+    assert applying.asked("sessions.approve") == []
+
+
+def test_the_daemon_may_still_refuse(applying: Peer, run: Run) -> None:
+    applying.answers("sessions.approve", DigestMismatch(id=ID, digest="e" * 64))
+    done = run("approve", ID, "--yes", "--digest", digest_of(PENDING))
+    assert done.returncode == 7
+    assert b"not the one that you saw" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "status"), [(State.REJECTED, 4), (State.EXPIRED, 4), (State.EXECUTED, 4)]
+)
+def test_only_pending_plans_can_be_approved(
+    applying: Peer, run: Run, state: State, status: int
+) -> None:
+    applying.answers("sessions.get", session(STEP, state=state))
+    done = run("approve", ID, "--yes", "--digest", digest_of(PENDING))
+    assert done.returncode == status
+    assert state.value.encode() in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ended", "status"),
+    [
+        (session(STEP, state=State.STALE, error=Failure("stale", "/etc/x changed")), 7),
+        (session(STEP, state=State.FAILED, error=Failure("apply_failed", "no")), 5),
+        (session(STEP, state=State.ROLLED_BACK, decided_at=1.0), 5),
+    ],
+)
+def test_how_the_apply_ended_is_the_exit_status(
+    applying: Peer, run: Run, ended: Any, status: int
+) -> None:
+    applying.answers("sessions.wait", ended)
+    done = run("approve", ID, "--yes", "--digest", digest_of(PENDING))
+    assert done.returncode == status
+    assert ID.encode() in done.stderr
+
+
+def test_a_plan_that_needs_one_more(applying: Peer, run: Run) -> None:
+    applying.answers("sessions.approve", bare(PENDING))
+    done = run("approve", ID, "--yes", "--digest", digest_of(PENDING))
+    assert done.returncode == 3
+    assert b"one more" in done.stderr
+
+
+@pytest.mark.P10
+def test_a_plan_that_is_none(applying: Peer, run: Run) -> None:
+    applying.answers("sessions.get", session(STEP, plan_canonical=b"{}"))
+    done = run("approve", ID, "--yes", "--digest", "f" * 64)
+    assert done.returncode == 8
+    assert b"Traceback" not in done.stderr
