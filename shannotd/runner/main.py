@@ -79,6 +79,9 @@ class Runner:
             for descriptor, _ in poll.poll():
                 if descriptor == self._control.fileno():
                     self._answer()
+                    # What came with it is in our buffer, where poll does not see it.
+                    while self._control.pending():
+                        self._answer()
                 elif descriptor in self._jobs:
                     self._follow(descriptor)
                 elif descriptor in self._pool.descriptors():

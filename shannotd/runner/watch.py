@@ -68,6 +68,8 @@ class Watch:
             poll.register(descriptor, select.POLLIN)
         poll.register(self._job.fileno(), select.POLLIN)
         poll.register(self._control.fileno(), select.POLLIN)
+        if self._job.pending():
+            self._read_daemon(poll)
         alive = True
         count_at = started + PROCESS_CHECK_SECONDS
         while alive or self._streams:
@@ -153,7 +155,7 @@ class Watch:
             self._failure = RunnerError(event["code"], **event["details"])
         elif event["event"] == "exited":
             self._ending = {name: event[name] for name in ("exit_code", "signal", "leftover")}
-        return True
+        return self._read_init(poll) if self._warm.channel.pending() else True
 
     def _read_daemon(self, poll: select.poll) -> None:
         try:

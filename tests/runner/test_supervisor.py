@@ -130,6 +130,21 @@ def test_cancel_ends_a_running_script(bench: Bench) -> None:
     assert outcome.steps == []
 
 
+def test_requests_that_arrive_together_are_all_answered(bench: Bench) -> None:
+    """Frames behind the first of one read wait in a buffer that poll does not see."""
+    for _ in range(5):
+        bench.runner.control.send({"op": "hello"})
+    for _ in range(5):
+        assert bench.runner.control.receive()[0]["version"] == 1
+
+
+def test_a_cancel_right_behind_the_job(bench: Bench) -> None:
+    session, job = bench.runner.start("shell", "sleep 1000")
+    with job:
+        job.send({"op": "cancel"})
+        assert collect(session, job).stopped == "cancelled"
+
+
 def test_output_streams_while_the_script_runs(bench: Bench) -> None:
     session, job = bench.runner.start(
         "shell", "echo first; head -c 1 /dev/random >/dev/null; sleep 1000"
