@@ -11,7 +11,7 @@ from shannotd.wire.text import visible
 _NARROWEST = 8
 _TAB_COLUMNS = 8
 
-# A tab in a diff must not look like blanks: they may differ in just that.
+# A tab in a changed line must not look like blanks: the change may be just that.
 TAB_ARROW = "\u2192"
 
 

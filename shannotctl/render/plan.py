@@ -149,7 +149,7 @@ def _content(step: Step, style: Style, diffs: bool) -> Iterator[str]:
         # Only the first two lines are headers: a removed line may begin with `--` itself.
         is_header = position < 2 and line.startswith(("--- ", "+++ "))
         role = "faint" if is_header else _DIFF_ROLES.get(line[:1], "")
-        yield from in_gutter(line, style, role=role, tab=TAB_ARROW)
+        yield from in_gutter(line, style, role=role, tab=TAB_ARROW if line[:1] in "+-" else " ")
 
 
 def changes(before: FileState, after: FileState) -> Iterator[tuple[str, str]]:

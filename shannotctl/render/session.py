@@ -35,8 +35,10 @@ def header_lines(session: Session, style: Style) -> Iterator[str]:
     yield style.paint(f"Session {visible(session.id)}", "title") + f": {state}{risk}"
     yield from labelled("name", session.name or "(none)", style)
     what = _KINDS[session.kind]
-    if session.arguments:
-        what += ": " + " ".join(quoted(argument) for argument in session.arguments)
+    if session.kind is ScriptKind.COMMAND:
+        what += " " + " ".join(quoted(argument) for argument in session.arguments)
+    elif session.arguments:
+        what += ", arguments " + " ".join(quoted(argument) for argument in session.arguments)
     yield from labelled("what", what, style)
     yield from labelled("in", session.cwd, style)
     yield from labelled(
