@@ -100,7 +100,7 @@ class Service:
         self._options = options
         self._config = config
         self._state = state
-        self._notifier = sdnotify.SystemdNotifier()
+        self._manager = _service_manager()
         self._started_at = time.time()
         self._roles = self._make_roles()
         self._stop = asyncio.Event()
@@ -148,7 +148,7 @@ class Service:
         self._journal.note("daemon.started", uid=os.getuid(), session=None, version=version())
         gc.freeze()  # what is there now stays: the collector need not look at it again
         self._touch()
-        self._notifier.notify("READY=1")
+        self._notify("READY=1")
         self._feed_watchdog()
         log.info("serving on %s", self._options.socket)
 
@@ -156,7 +156,7 @@ class Service:
         """Serve until a stop is requested, then stop in order."""
         await self._stop.wait()
         log.info("stopping")
-        self._notifier.notify("STOPPING=1")
+        self._notify("STOPPING=1")
         for timer in (self._idle, self._watchdog):
             if timer is not None:
                 timer.cancel()
@@ -173,6 +173,8 @@ class Service:
         await self._journal.close()
         await self._store.run(self._audit.close)
         await self._store.close()
+        if self._manager is not None and self._manager.socket is not None:
+            self._manager.socket.close()
 
     def request_stop(self) -> None:
         """Stop soon."""
@@ -186,7 +188,7 @@ class Service:
 
     async def reload(self) -> None:
         """Read the configuration again and use it for what comes; a broken one changes nothing."""
-        self._notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             self._config = await self._store.run(
                 lambda: load(self._options.config, required=self._options.config_required)
@@ -198,7 +200,11 @@ class Service:
             self._sessions.configure(self._config)
             await self._runner.resize_pool(self._config.daemon.pool_size)
             log.info("the configuration was read again")
-        self._notifier.notify("READY=1")
+        self._notify("READY=1")
+
+    def _notify(self, state: str) -> None:
+        if self._manager is not None:
+            self._manager.notify(state)
 
     # Parts
 
@@ -299,10 +305,15 @@ class Service:
         microseconds = os.environ.get("WATCHDOG_USEC", "")
         if not microseconds.isdigit() or not int(microseconds):
             return
-        self._notifier.notify("WATCHDOG=1")
+        self._notify("WATCHDOG=1")
         self._watchdog = asyncio.get_running_loop().call_later(
             int(microseconds) / 2e6, self._feed_watchdog
         )
+
+
+def _service_manager() -> sdnotify.SystemdNotifier | None:
+    """Who started the daemon, if it wants to know how it goes."""
+    return sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
 
 
 @contextlib.contextmanager

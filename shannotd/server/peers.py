@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import array
+import ctypes
+import errno
 import os
 import pwd
 import socket
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _SO_PEERGROUPS = 59  # <asm-generic/socket.h>; the socket module has no name for it
+_PYTHON_OPTION_BYTES = 1024  # the most that socket.getsockopt asks for
 _MAX_GROUPS = 65536  # NGROUPS_MAX
 
 
@@ -31,13 +34,27 @@ def peer_of(sock: socket.socket) -> Peer:
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(credentials)
     groups = array.array("I")
-    size = 64 * groups.itemsize
     try:
-        groups.frombytes(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, size))
-    except OSError:  # ERANGE: more groups than that
-        size = _MAX_GROUPS * groups.itemsize
-        groups.frombytes(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, size))
+        groups.frombytes(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _PYTHON_OPTION_BYTES))
+    except OSError as error:
+        if error.errno != errno.ERANGE:
+            raise
+        groups = _many_groups(sock)
     return Peer(pid, uid, frozenset({gid, *groups}))
+
+
+def _many_groups(sock: socket.socket) -> array.array[int]:
+    """The groups of a peer that has more of them than Python's own getsockopt can take."""
+    library = ctypes.CDLL(None, use_errno=True)
+    groups = (ctypes.c_uint * _MAX_GROUPS)()
+    size = ctypes.c_uint(ctypes.sizeof(groups))
+    result = library.getsockopt(
+        sock.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, groups, ctypes.byref(size)
+    )
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"getsockopt SO_PEERGROUPS: {os.strerror(number)}")
+    return array.array("I", groups[: size.value // ctypes.sizeof(ctypes.c_uint)])
 
 
 def current_groups(uid: int) -> frozenset[int] | None:

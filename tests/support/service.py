@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
+import socket
+import sqlite3
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import msgpack
 
 from shannotd.config import load
 from shannotd.service import Options, Service
@@ -42,6 +49,18 @@ def script(*actions: tuple[str, Any]) -> bytes:
     return json.dumps(actions).encode()
 
 
+@contextmanager
+def public_directory() -> Iterator[Path]:
+    """A directory in which every account can reach the socket of a daemon in service mode."""
+    directory = Path(tempfile.mkdtemp(prefix="shannot-service-"))
+    try:
+        directory.chmod(0o755)
+        (directory / "run").mkdir()
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
 @asynccontextmanager
 async def running_service(
     directory: Path,
@@ -51,10 +70,7 @@ async def running_service(
     launch: Launch | None = None,
 ) -> AsyncIterator[Service]:
     """A daemon that serves in `directory`; stopped in order at the end."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = directory / "shannotd.toml"
-    if not file.exists() or config:
-        file.write_text(config)
+    file = _prepare(directory, config)
     options = Options(
         embedded=embedded,
         socket=directory / "run" / "shannotd.sock",
@@ -71,6 +87,30 @@ async def running_service(
     finally:
         service.request_stop()
         await asyncio.wait_for(running, SECONDS)
+
+
+def _prepare(directory: Path, config: str) -> Path:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = directory / "shannotd.toml"
+    if not file.exists() or config:
+        file.write_text(config)
+    return file
+
+
+def change_stored(directory: Path, session: str, **changes: object) -> None:
+    """Change fields of a session in the store of a daemon that does not run."""
+    database = sqlite3.connect(directory / "state" / "store" / "store.sqlite")
+    with database:
+        (record,) = database.execute(
+            "SELECT record FROM sessions WHERE id = ?", (session,)
+        ).fetchone()
+        value = msgpack.unpackb(record)
+        value["session"].update(changes)
+        database.execute(
+            "UPDATE sessions SET state = ?, record = ? WHERE id = ?",
+            (value["session"]["state"], msgpack.packb(value), session),
+        )
+    database.close()
 
 
 class Caller:
@@ -91,6 +131,27 @@ class Caller:
         """A connection to the daemon that serves in `directory`."""
         path = directory / "run" / "shannotd.sock"
         return cls(*await asyncio.open_unix_connection(str(path)))
+
+    @classmethod
+    async def connect_as(cls, directory: Path, uid: int, *groups: int) -> Caller:
+        """A connection of another account, in these groups only. Root's privilege.
+
+        The kernel notes who calls connect(2), so the account is changed for that moment.
+        """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.getgroups()
+        group = groups[0] if groups else uid
+        os.setgroups(groups)
+        os.setegid(group)
+        os.seteuid(uid)
+        try:
+            sock.connect(str(directory / "run" / "shannotd.sock"))
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+            os.setgroups(before)
+        sock.setblocking(False)
+        return cls(*await asyncio.open_unix_connection(sock=sock))
 
     async def __aenter__(self) -> Caller:
         return self

@@ -1,0 +1,415 @@
+"""Approval: who may, what exactly, when it counts, and what then happens."""
+
+from __future__ import annotations
+
+import asyncio
+import grp
+import os
+import pwd
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shannotd.server.peers import current_groups
+from shannotd.sessions.access import ALL_ROLES, Role, require_approver, require_stopper
+from shannotd.sessions.access import Caller as Account
+from shannotd.wire.errors import DigestMismatch, NotAllowed, NotFound, StoreFull, WrongState
+from shannotd.wire.model import Session, State
+from tests.support.accounts import is_root, temporary_account
+from tests.support.service import (
+    Caller,
+    change_stored,
+    in_loop,
+    public_directory,
+    running_service,
+    scripted,
+)
+
+PATH = "/srv/example/new"
+SUBMITTER, DAEMON, IDENTITY, REVIEWER = 1001, 990, 1003, 1004
+
+needs_root = pytest.mark.skipif(not is_root(), reason="needs root, to connect as other accounts")
+
+
+def session(**changes: object) -> Session:
+    """A pending session."""
+    values: dict[str, object] = {
+        "id": "0" * 32,
+        "name": "test",
+        "state": State.PENDING,
+        "profile": "default",
+        "target": "local",
+        "submitter": SUBMITTER,
+        "submitter_name": "submitter",
+        "identity": "identity",
+        "created_at": 0.0,
+        "expires_at": None,
+    }
+    return Session(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.P5
+@pytest.mark.parametrize("uid", [SUBMITTER, DAEMON, IDENTITY])
+def test_some_never_approve_whatever_their_roles(uid: int) -> None:
+    with pytest.raises(NotAllowed):
+        require_approver(
+            Account(uid, ALL_ROLES), session(), identity_uid=IDENTITY, daemon_uid=DAEMON
+        )
+
+
+@pytest.mark.P5
+def test_a_reviewer_approves_and_others_do_not() -> None:
+    reviewer = Account(REVIEWER, frozenset({Role.REVIEW}))
+    require_approver(reviewer, session(), identity_uid=IDENTITY, daemon_uid=DAEMON)
+    for roles in (frozenset[Role](), ALL_ROLES - {Role.REVIEW}):
+        with pytest.raises(NotAllowed):
+            require_approver(
+                Account(REVIEWER, roles), session(), identity_uid=IDENTITY, daemon_uid=DAEMON
+            )
+
+
+@pytest.mark.P5
+def test_the_embedded_daemon_lets_its_own_account_approve() -> None:
+    own = Account(SUBMITTER, ALL_ROLES, embedded=True)
+    require_approver(own, session(), identity_uid=SUBMITTER, daemon_uid=SUBMITTER)
+
+
+def test_who_may_stop() -> None:
+    require_stopper(Account(SUBMITTER, frozenset({Role.SUBMIT})), session(), "stop")
+    require_stopper(Account(REVIEWER, frozenset({Role.REVIEW})), session(), "stop")
+    require_stopper(Account(REVIEWER, frozenset({Role.ADMIN})), session(), "stop")
+    with pytest.raises(NotAllowed):
+        require_stopper(Account(REVIEWER, frozenset({Role.SUBMIT})), session(), "stop")
+
+
+@pytest.mark.P2
+@in_loop
+async def test_only_the_digest_that_was_seen_is_approved(tmp_path: Path) -> None:
+    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+        pending = await caller.submit(("files", [PATH]))
+        for digest in ("", "0" * 64, pending["digest"][:-1], pending["digest"].upper()):
+            with pytest.raises(DigestMismatch):
+                await caller.call("sessions.approve", id=pending["id"], digest=digest)
+        assert (await caller.call("sessions.get", id=pending["id"]))["state"] == "pending"
+
+
+@pytest.mark.P6
+@in_loop
+async def test_the_approval_is_in_the_log_before_it_counts(tmp_path: Path) -> None:
+    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+        pending = await caller.submit(("files", [PATH]))
+        await caller.call(
+            "sessions.approve", id=pending["id"], digest=pending["digest"], comment="seen"
+        )
+        ended = await caller.call("sessions.wait", id=pending["id"], states=[])
+        assert ended["state"] == "executed"
+        assert ended["decided_by"] == [os.getuid()]
+        assert ended["notes"][0]["applied"] == "done"
+        records = await caller.call("audit.tail", session=pending["id"])
+        assert [record["event"] for record in records] == [
+            "session.submitted",
+            "session.pending",
+            "session.approval",
+            "session.approved",
+            "session.executing",
+            "session.executed",
+        ]
+        approval = records[2]
+        assert approval["uid"] == os.getuid()
+        assert approval["details"]["digest"] == pending["digest"]
+        assert approval["details"]["comment"] == "seen"
+        assert (await caller.call("audit.verify"))["records"] >= len(records)
+
+
+@pytest.mark.P6
+@in_loop
+async def test_without_a_log_nothing_is_approved_and_everything_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_service(tmp_path) as service, await Caller.connect(tmp_path) as caller:
+        first = await caller.submit(("files", [PATH]))
+        second = await caller.submit(("files", [PATH]))
+        running = await caller.submit(("cancelled", None), wait=False)
+        await caller.call("audit.tail")
+
+        def refuse(*_: object, **__: object) -> None:
+            raise StoreFull(reason="No space left on device", path="audit")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(service._audit, "append", refuse)
+            with pytest.raises(StoreFull):
+                await caller.call("sessions.approve", id=first["id"], digest=first["digest"])
+            assert (await caller.call("sessions.get", id=first["id"]))["state"] == "pending"
+            rejected = await caller.call("sessions.reject", id=second["id"], reason="no")
+            assert rejected["state"] == "rejected"
+            cancelled = await caller.call("sessions.cancel", id=running["id"])
+            assert cancelled["state"] == "cancelled"
+        records = await caller.call("audit.tail", session=second["id"])
+        assert records[-1]["event"] == "session.rejected"
+        approved = await caller.call("sessions.approve", id=first["id"], digest=first["digest"])
+        assert approved["state"] != "pending"
+
+
+@pytest.mark.P2
+@pytest.mark.parametrize(
+    ("word", "state", "code"), [("stale", "stale", "stale"), ("failed", "failed", "apply_failed")]
+)
+def test_an_apply_that_stops_says_where(tmp_path: Path, word: str, state: str, code: str) -> None:
+    @in_loop
+    async def scenario() -> None:
+        async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+            paths = ["/srv/a", f"/srv/{word}", "/srv/c"]
+            pending = await caller.submit(("files", paths))
+            await caller.call("sessions.approve", id=pending["id"], digest=pending["digest"])
+            ended = await caller.call("sessions.wait", id=pending["id"], states=[])
+            assert ended["state"] == state
+            assert ended["error"]["code"] == code
+            assert paths[1] in ended["error"]["message"]
+            assert [note["applied"] for note in ended["notes"]] == ["done", word, None]
+            with pytest.raises(WrongState):
+                await caller.call("sessions.approve", id=pending["id"], digest=pending["digest"])
+
+    scenario()
+
+
+@in_loop
+async def test_a_runner_that_dies_while_it_applies_fails_the_session(tmp_path: Path) -> None:
+    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+        pending = await caller.submit(("files", ["/srv/a", "/srv/die"]), ("large", 1_000_000))
+        await caller.call("sessions.approve", id=pending["id"], digest=pending["digest"])
+        ended = await caller.call("sessions.wait", id=pending["id"], states=[])
+        assert ended["state"] == "failed"
+        assert ended["error"]["code"] == "runner_lost"
+        assert ended["notes"][0]["applied"] == "done"
+
+
+@in_loop
+async def test_two_approvals_at_once_apply_once(tmp_path: Path) -> None:
+    async with (
+        running_service(tmp_path),
+        await Caller.connect(tmp_path) as one,
+        await Caller.connect(tmp_path) as other,
+    ):
+        pending = await one.submit(("files", [PATH]))
+        arguments = {"id": pending["id"], "digest": pending["digest"]}
+        answers = await asyncio.gather(
+            one.send("sessions.approve", **arguments), other.send("sessions.approve", **arguments)
+        )
+        assert sorted(answer.error is None for answer in answers) == [False, True]
+        await one.call("sessions.wait", id=pending["id"], states=[])
+        events = [record["event"] for record in await one.call("audit.tail", session=pending["id"])]
+        assert events.count("session.executing") == 1
+
+
+@in_loop
+async def test_plans_are_applied_one_at_a_time_and_one_that_waits_can_be_cancelled(
+    tmp_path: Path,
+) -> None:
+    slow = str(tmp_path / "slow")
+    os.mkfifo(slow + ".go")
+    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+        first = await caller.submit(("files", [slow]))
+        second = await caller.submit(("files", [PATH]))
+        for pending in (first, second):
+            await caller.call("sessions.approve", id=pending["id"], digest=pending["digest"])
+        waiting = await caller.call("sessions.get", id=second["id"])
+        assert waiting["state"] == "approved"
+        with pytest.raises(WrongState):
+            await caller.call("sessions.cancel", id=first["id"])
+        cancelled = await caller.call("sessions.cancel", id=second["id"])
+        assert cancelled["state"] == "cancelled"
+        (tmp_path / "slow.go").write_bytes(b"")
+        ended = await caller.call("sessions.wait", id=first["id"], states=[])
+        assert ended["state"] == "executed"
+        assert (await caller.call("sessions.get", id=second["id"]))["state"] == "cancelled"
+
+
+@pytest.mark.P2
+@in_loop
+async def test_a_plan_that_was_changed_in_the_store_is_not_applied(tmp_path: Path) -> None:
+    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+        pending = await caller.submit(("files", [PATH]))
+        database = sqlite3.connect(tmp_path / "state" / "store" / "store.sqlite")
+        with database:
+            database.execute(
+                "UPDATE contents SET data = ? WHERE part = 'plan'",
+                (pending["plan_canonical"].replace(b"example", b"changed"),),
+            )
+        database.close()
+        await caller.call("sessions.approve", id=pending["id"], digest=pending["digest"])
+        ended = await caller.call("sessions.wait", id=pending["id"], states=[])
+        assert ended["state"] == "failed"
+        assert ended["error"]["code"] == "digest_mismatch"
+
+
+@in_loop
+async def test_approved_and_executing_sessions_of_a_dead_daemon_have_failed(
+    tmp_path: Path,
+) -> None:
+    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+        sessions = [await caller.submit(("files", [PATH])) for _ in range(3)]
+    for pending, state in zip(sessions, ("approved", "executing", "running"), strict=True):
+        change_stored(tmp_path, pending["id"], state=state)
+    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+        found = [await caller.call("sessions.get", id=each["id"]) for each in sessions]
+        assert [each["state"] for each in found] == ["failed", "failed", "cancelled"]
+        assert "nothing of it was" in found[0]["error"]["message"]
+        assert "not known" in found[1]["error"]["message"]
+
+
+# In service mode, with other accounts
+
+ROLES = """
+[daemon]
+runner_socket = "/nowhere"
+[roles]
+submit = ["{submitters}"]
+review = ["{reviewers}"]
+audit = ["uid:0"]
+admin = []
+[profiles.default]
+approvals = {approvals}
+"""
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Where a daemon in service mode is reached by everybody."""
+    with public_directory() as made:
+        yield made
+
+
+@pytest.fixture
+def reviewers() -> Iterator[list[str]]:
+    """Two accounts, each in a group of its own that has its name."""
+    with temporary_account() as one, temporary_account() as two:
+        yield [one, two]
+
+
+async def _connect(directory: Path, name: str) -> Caller:
+    account = pwd.getpwnam(name)
+    groups = current_groups(account.pw_uid)
+    assert groups is not None
+    return await Caller.connect_as(directory, account.pw_uid, *groups)
+
+
+def _config(approvals: int, submitter: str, reviewer: str) -> str:
+    return ROLES.format(approvals=approvals, submitters=submitter, reviewers=reviewer)
+
+
+@needs_root
+@pytest.mark.P5
+def test_submitters_and_reviewers_of_a_service(directory: Path, reviewers: list[str]) -> None:
+    submitter, reviewer = reviewers
+
+    @in_loop
+    async def scenario() -> None:
+        config = _config(1, submitter, reviewer)
+        async with running_service(directory, config=config, embedded=False, launch=scripted()):
+            agent = await _connect(directory, submitter)
+            person = await _connect(directory, reviewer)
+            async with agent, person:
+                pending = await agent.submit(("files", [PATH]))
+                arguments = {"id": pending["id"], "digest": pending["digest"]}
+                with pytest.raises(NotAllowed):
+                    await agent.call("sessions.approve", **arguments)
+                with pytest.raises(NotAllowed):
+                    await person.submit()
+                with pytest.raises(NotAllowed):
+                    await person.call("audit.tail")
+                assert (await person.call("sessions.list"))["total"] == 1
+                approved = await person.call("sessions.approve", **arguments)
+                assert approved["decided_by"] == [pwd.getpwnam(reviewer).pw_uid]
+            stranger = await Caller.connect_as(directory, 65534, 65534)
+            async with stranger:
+                assert isinstance(await stranger.raw_error(), NotAllowed)
+                await stranger.closed()
+
+    scenario()
+
+
+@needs_root
+@pytest.mark.P5
+def test_sessions_of_others_do_not_exist(directory: Path, reviewers: list[str]) -> None:
+    one, two = reviewers
+
+    @in_loop
+    async def scenario() -> None:
+        shared = grp.getgrnam("nogroup").gr_gid
+        config = _config(1, "nogroup", "root")
+        async with running_service(directory, config=config, embedded=False, launch=scripted()):
+            mine = await Caller.connect_as(directory, pwd.getpwnam(one).pw_uid, shared)
+            theirs = await Caller.connect_as(directory, pwd.getpwnam(two).pw_uid, shared)
+            async with mine, theirs:
+                await theirs.call("sessions.watch")
+                pending = await mine.submit(("files", [PATH]))
+                unknown = "f" * 32
+                for method, more in (
+                    ("sessions.get", {}),
+                    ("sessions.cancel", {}),
+                    ("sessions.reject", {}),
+                    ("sessions.watch", {}),
+                    ("sessions.wait", {"states": []}),
+                    ("sessions.approve", {"digest": pending["digest"]}),
+                    ("blobs.get", {"sha256": "0" * 64}),
+                ):
+                    for identifier in (pending["id"], pending["id"][:5]):
+                        failure = await theirs.failure(method, id=identifier, **more)
+                        missing = await theirs.failure(method, id=unknown, **more)
+                        assert isinstance(failure, NotFound)
+                        assert type(missing) is type(failure)
+                assert (await theirs.call("sessions.list"))["total"] == 0
+                assert theirs.notifications.empty()
+
+    scenario()
+
+
+@needs_root
+@pytest.mark.P5
+def test_a_quorum_is_of_distinct_people(directory: Path, reviewers: list[str]) -> None:
+    @in_loop
+    async def scenario() -> None:
+        uids = [pwd.getpwnam(name).pw_uid for name in reviewers]
+        config = _config(2, "root", f'uid:{uids[0]}", "uid:{uids[1]}')
+        async with running_service(directory, config=config, embedded=False, launch=scripted()):
+            agent = await Caller.connect(directory)
+            one = await _connect(directory, reviewers[0])
+            two = await _connect(directory, reviewers[1])
+            async with agent, one, two:
+                pending = await agent.submit(("files", [PATH]))
+                arguments = {"id": pending["id"], "digest": pending["digest"]}
+                for _ in range(2):
+                    half = await one.call("sessions.approve", **arguments)
+                    assert half["state"] == "pending"
+                    assert half["decided_by"] == [uids[0]]
+                whole = await two.call("sessions.approve", **arguments)
+                assert whole["decided_by"] == uids
+                ended = await two.call("sessions.wait", id=pending["id"], states=[])
+                assert ended["state"] == "executed"
+
+    scenario()
+
+
+@needs_root
+@pytest.mark.P5
+def test_who_left_the_group_approves_no_more(directory: Path, reviewers: list[str]) -> None:
+    @in_loop
+    async def scenario() -> None:
+        name = reviewers[0]
+        shared = grp.getgrnam("nogroup").gr_gid
+        # The connection has the group, as an old login would; the account database has not.
+        config = _config(1, "root", "nogroup")
+        async with running_service(directory, config=config, embedded=False, launch=scripted()):
+            agent = await Caller.connect(directory)
+            former = await Caller.connect_as(directory, pwd.getpwnam(name).pw_uid, shared)
+            async with agent, former:
+                pending = await agent.submit(("files", [PATH]))
+                with pytest.raises(NotAllowed):
+                    await former.call(
+                        "sessions.approve", id=pending["id"], digest=pending["digest"]
+                    )
+                assert (await former.call("sessions.get", id=pending["id"]))["state"] == "pending"
+
+    scenario()
