@@ -26,7 +26,8 @@ def measure(bench: Bench, count: int, files: int = 1000) -> Iterator[Row]:
     directory.mkdir()
     for number in range(files):
         (directory / f"{number}.txt").write_text("some lines of text\n" * 50)
-    marks = itertools.count()
+    copied.mkdir()
+    marks, copies = itertools.count(), itertools.count()
 
     def ours() -> float:
         submission = python(CHANGE, str(directory), str(files), str(next(marks)))
@@ -44,13 +45,12 @@ def measure(bench: Bench, count: int, files: int = 1000) -> Iterator[Row]:
 
     def copy() -> float:
         bench.settle()
-        seconds = timed_command("cp", "-a", str(directory), str(copied))
-        seconds += timed_command("sync", "-f", str(copied))
-        shutil.rmtree(copied)
-        return seconds
+        seconds = timed_command("cp", "-a", str(directory), str(copied / str(next(copies))))
+        return seconds + timed_command("sync", "-f", str(copied))
 
     applied, plain = interleave(count, ours, copy)
     shutil.rmtree(directory)
+    shutil.rmtree(copied)
     yield ratio_row(
         f"apply of {files:,} changed files, approval to done",
         applied,

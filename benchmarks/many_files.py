@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterator
 
@@ -57,8 +58,12 @@ def _write(bench: Bench, count: int, files: int) -> tuple[Figures, Figures]:
     """The dry run and the plain write of so many files into a new directory."""
     script = bench.directory / "write.py"
     script.write_text(WRITE)
+    # A new directory each time, removed at the end: ext4 searches long for inodes that were
+    # not freed just now, which would make the plain write slow.
     target = bench.directory / "written"
-    submission = python(WRITE, str(target), str(files))
+    target.mkdir()
+    numbers = itertools.count()
+    submission = python(WRITE, str(target / "dry"), str(files))
 
     def ours() -> float:
         bench.settle()
@@ -68,11 +73,10 @@ def _write(bench: Bench, count: int, files: int) -> tuple[Figures, Figures]:
 
     def plain() -> float:
         bench.settle()
-        seconds = timed_command(PYTHON, str(script), str(target), str(files))
-        shutil.rmtree(target)
-        return seconds
+        return timed_command(PYTHON, str(script), str(target / str(next(numbers))), str(files))
 
     written, bare = interleave(count, ours, plain)
+    shutil.rmtree(target)
     return written, bare
 
 
@@ -84,8 +88,9 @@ def _read_and_write(bench: Bench, count: int, reads: int, writes: int) -> Row:
         (source / f"{number}.txt").write_text("some lines of text\n" * 50)
     script = bench.directory / "read.py"
     script.write_text(READ_AND_WRITE)
-    arguments = (str(source), str(target), str(reads), str(writes))
-    submission = python(READ_AND_WRITE, *arguments)
+    counts = (str(reads), str(writes))
+    numbers = itertools.count()
+    submission = python(READ_AND_WRITE, str(source), str(target), *counts)
 
     def ours() -> float:
         bench.settle()
@@ -95,10 +100,9 @@ def _read_and_write(bench: Bench, count: int, reads: int, writes: int) -> Row:
 
     def bare() -> float:
         bench.settle()
-        seconds = timed_command(PYTHON, str(script), *arguments)
-        for path in target.iterdir():
-            path.unlink()
-        return seconds
+        place = target / str(next(numbers))
+        place.mkdir()
+        return timed_command(PYTHON, str(script), str(source), str(place), *counts)
 
     taken, plain = interleave(count, ours, bare)
     shutil.rmtree(source)
