@@ -25,6 +25,7 @@ from shannotd.server.listener import (
     EMBEDDED_MODE,
     SERVICE_MODE,
     Server,
+    is_served,
     make_socket,
     passed_socket,
 )
@@ -80,7 +81,7 @@ def serve(options: Options, default_state: Path) -> None:
     sys.setswitchinterval(_THREAD_SWITCH_SECONDS)
     config = load(options.config, required=options.config_required)
     state = options.state or Path(config.daemon.state_directory or default_state)
-    with _locked(state):
+    with _locked(state, options.socket):
         asyncio.run(_serve(Service(options, config, state)))
 
 
@@ -317,10 +318,10 @@ def _service_manager() -> sdnotify.SystemdNotifier | None:
 
 
 @contextlib.contextmanager
-def _locked(state: Path) -> Iterator[None]:
+def _locked(state: Path, address: Path) -> Iterator[None]:
     """Be the only daemon of a state directory, which is made with mode 0700.
 
-    Waits a little for a daemon that is just stopping.
+    Waits a little for a daemon that is just stopping and does not listen any more.
 
     :raises UsageError: another daemon is there, or the directory cannot be made.
     """
@@ -332,18 +333,28 @@ def _locked(state: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(reason=f"the state directory {state}: {reason}") from error
+    try:
+        _lock(descriptor, state, address)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, state: Path, address: Path) -> None:
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    if is_served(address):
+        raise UsageError(reason=f"another daemon serves {address}")
     before = signal.signal(signal.SIGALRM, _too_long)
     try:
         signal.alarm(_LOCK_SECONDS)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        signal.alarm(0)
-        yield
     except _LockTimeout:
-        raise UsageError(reason=f"another daemon serves {state}") from None
+        raise UsageError(reason=f"another daemon uses {state}") from None
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-        os.close(descriptor)
 
 
 class _LockTimeout(Exception):

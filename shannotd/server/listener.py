@@ -79,11 +79,15 @@ def _remove_dead(path: Path) -> None:
             raise UsageError(reason=f"{path} is there and is no socket")
     except FileNotFoundError:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        result = probe.connect_ex(str(path))
-    if result not in (errno.ECONNREFUSED, errno.ENOENT):
-        raise UsageError(reason=f"another daemon serves on {path}")
+    if is_served(path):
+        raise UsageError(reason=f"another daemon serves {path}")
     path.unlink(missing_ok=True)
+
+
+def is_served(path: Path) -> bool:
+    """Whether somebody listens on the socket `path`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        return probe.connect_ex(str(path)) not in (errno.ECONNREFUSED, errno.ENOENT)
 
 
 class Server:

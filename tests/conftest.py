@@ -1,0 +1,39 @@
+"""Fixtures that all tests may use: real daemons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.accounts import temporary_account
+from tests.support.daemon import Daemon, readable_daemon_code, running_daemon, workplace
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """An embedded daemon of this account's with its runner: `.socket`, `.process`, `.state`."""
+    with running_daemon(tmp_path / "daemon") as running:
+        yield running
+
+
+@pytest.fixture
+def work() -> Iterator[Path]:
+    """A directory for scripts to work in; what they write there is no scratch."""
+    with workplace() as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def daemon_code() -> Iterator[Path]:
+    """Packages for a daemon of another account: see `running_daemon`."""
+    with readable_daemon_code() as directory:
+        yield directory
+
+
+@pytest.fixture
+def ordinary_account() -> Iterator[str]:
+    """A new ordinary account with a home. Root's privilege."""
+    with temporary_account() as name:
+        yield name
