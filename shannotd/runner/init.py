@@ -7,11 +7,10 @@ whatever else runs in its pid namespace.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
-from typing import NoReturn, Tuple
+from typing import List, NoReturn, Tuple
 
 from shannotd.runner import kernel, sandbox, script
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
@@ -44,28 +43,25 @@ def _serve(channel: Channel, plan: sandbox.Blueprint, program: bytes, size: int)
     os.umask(0)
     stage, processes, covered = sandbox.build(plan, size)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    child, report = _prepare_child(program, plan.builder == sandbox.PRIVILEGED)
     channel.send({"event": "ready", "covered": covered}, descriptors=(stage, processes))
+    os.close(processes)
     job, payload, descriptors = channel.receive()
     stdout, stderr = descriptors
-    sandbox.refresh(plan.overlays, covered)
     kernel.resize_tmpfs(stage, job["limits"]["written_bytes"])
+    os.close(stage)
+    sandbox.refresh(plan.overlays, covered)
     sandbox.mask(job["hide"])
     size = job["script_size"]
-    source, stdin = payload[:size], payload[size:]
-    sandbox.place_script(job["name"], source, stdin)
-    privileged = plan.builder == sandbox.PRIVILEGED
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    child = os.fork()
-    if child == 0:
-        ours.close()
-        script.main(theirs, job, source, (stdout, stderr), program, privileged)
-    theirs.close()
-    os.close(stdout)
-    os.close(stderr)
-    with ours:
-        listener = _accompany(ours, child)
-    channel.send({"event": "started"}, descriptors=(listener,))
-    os.close(listener)
+    sandbox.place_script(job["name"], payload[:size], payload[size:])
+    with report:
+        report.send(job, descriptors=(stdout, stderr))
+        os.close(stdout)
+        os.close(stderr)
+        _, _, received = _from_child(report)
+    channel.send({"event": "started"}, descriptors=tuple(received))
+    for descriptor in received:
+        os.close(descriptor)
     status = _wait_for(child)
     leftover = sum(name.isdigit() for name in os.listdir("/proc")) - 1
     header: Header = {"event": "exited", "exit_code": None, "signal": None, "leftover": leftover}
@@ -76,24 +72,38 @@ def _serve(channel: Channel, plan: sandbox.Blueprint, program: bytes, size: int)
     channel.send(header)
 
 
-def _accompany(report: socket.socket, child: int) -> int:
-    """Help the child become the script; the filter's listener when it is about to run.
+def _prepare_child(program: bytes, privileged: bool) -> Tuple[int, Channel]:
+    """Fork the process that will become the script; it waits for the job on the channel."""
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        os.dup2(theirs.detach(), 3)
+        ours.detach()
+        kernel.close_range(4)
+        script.main(Channel(socket.socket(fileno=3)), program, privileged)
+    theirs.close()
+    report = Channel(ours)
+    answer, _, _ = _from_child(report)
+    if answer["event"] == "map":
+        _write_maps(child)
+        report.send({"op": "mapped"})
+        _from_child(report)
+    return child, report
 
-    :raises RunnerError: what the child could not do.
+
+def _from_child(report: Channel) -> Tuple[Header, bytes, List[int]]:
+    """What the child says.
+
+    :raises RunnerError: what it could not do.
     """
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(report, 65536, 1)
-        if message == b"map":
-            _write_maps(child)
-            report.send(b"mapped")
-        elif message == b"listener" and descriptors:
-            return descriptors[0]
-        elif message:
-            failure = json.loads(message)
-            raise RunnerError(failure["code"], **failure["details"])
-        else:
-            reason = "the script's process ended before it could start"
-            raise RunnerError("sandbox_unavailable", reason=reason, remedy="")
+    try:
+        answer, payload, descriptors = report.receive()
+    except Closed:
+        reason = "the script's process ended before it could start"
+        raise RunnerError("sandbox_unavailable", reason=reason, remedy="") from None
+    if answer["event"] == "error":
+        raise RunnerError(answer["code"], **answer["details"])
+    return answer, payload, descriptors
 
 
 def _write_maps(child: int) -> None:

@@ -87,7 +87,7 @@ class Runner:
                 elif descriptor in self._pool.descriptors():
                     self._pool.serve(descriptor)
             self._reap()
-            self._pool.refill()
+            self._pool.refill(busy=bool(self._jobs))
 
     def _follow(self, descriptor: int) -> None:
         """A supervisor with a job: late word that it was ready, or its end."""

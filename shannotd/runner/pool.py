@@ -119,9 +119,14 @@ class Pool:
         reason = "the sandboxes end as soon as they are started"
         raise RunnerError("sandbox_unavailable", reason=reason, remedy="")
 
-    def refill(self) -> None:
-        """Replace what was handed out."""
-        self.resize(self._size)
+    def refill(self, busy: bool) -> None:
+        """Replace what was handed out.
+
+        Building a sandbox slows one that is just starting (the kernel's mount and network
+        locks): while jobs are `busy` that waits, unless none is left.
+        """
+        if not busy or not self._waiting:
+            self.resize(self._size)
 
     def _forget(self, descriptor: int, *, replace: bool = True) -> None:
         channel = self._waiting.pop(descriptor)

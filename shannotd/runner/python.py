@@ -28,6 +28,13 @@ def prepare(modules: FrozenSet[str], path: List[str]) -> None:
     _fresh_path = path
 
 
+def rehearse() -> None:
+    """Go through the motions once, so that a real script finds the memory already its own."""
+    scratch: Dict[str, object] = {}
+    exec(compile(b"import sys\nx = str(1)\n", "<string>", "exec", dont_inherit=True), scratch)
+    gc.collect()
+
+
 def is_this_interpreter(interpreter: List[str], search_path: str) -> bool:
     """Whether a `#!` line means the interpreter that is warm already."""
     program = interpreter[0]

@@ -7,16 +7,14 @@ starts.
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import signal
-import socket
 import sys
-from typing import Dict, List, NoReturn, Optional, Tuple
+from typing import Dict, List, NoReturn, Optional, Sequence
 
 from shannotd.runner import kernel, python
-from shannotd.runner.frames import Header, RunnerError
+from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.sandbox import SCRIPT_DIRECTORY
 
 # What an identity of root may do inside: what apt, chown and edits under /etc need, over files
@@ -31,35 +29,36 @@ _FILE_CAPABILITIES = (
     "SETFCAP",
     "KILL",
 )
-# An ordinary identity of a privileged runner shares its process count with the host's
-# processes of that account: a coarse stop only, the supervisor counts exactly.
-_PROCESS_HEADROOM = 4096
 
 
-def main(
-    report: socket.socket,
-    job: Header,
-    source: bytes,
-    outputs: Tuple[int, int],
-    program: bytes,
-    privileged: bool,
-) -> NoReturn:
-    """Become the script of `job`; never returns. Failures go to `report`."""
+def main(report: Channel, program: bytes, privileged: bool) -> NoReturn:
+    """Prepare what needs no job, wait for it, become its script; never returns.
+
+    Failures go to `report`.
+    """
+    job: Header = {}
     try:
+        isolated = _isolate(report) if privileged else True
+        python.rehearse()
+        report.send({"event": "waiting"})
+        job, _, outputs = report.receive()
         _redirect(job["stdin_size"] > 0, outputs)
         os.setsid()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        _limit(job["limits"], privileged)
-        _become(report, job["identity"], privileged)
+        _limit(job["limits"], isolated)
+        _become(job["identity"], privileged, isolated)
         _enter(job["cwd"], job["identity"]["name"])
+        source = _submitted(job["name"])
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         # Changing ids made us undumpable: the supervisor's notifier must read our memory.
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
         listener = kernel.install_filter(program, listener=True)
-        socket.send_fds(report, [b"listener"], [listener])
+        report.send({"event": "started"}, descriptors=(listener,))
         # Nothing of ours stays open: 0, 1 and 2 are the script's.
-        report.detach()
+        report.socket.detach()
         kernel.close_range(3)
+    except Closed:
+        os._exit(1)
     except RunnerError as error:
         _fail(report, error)
     except OSError as error:
@@ -68,49 +67,73 @@ def main(
     run(job, source)
 
 
-def _fail(report: socket.socket, error: RunnerError) -> NoReturn:
-    message = json.dumps({"code": error.code, "details": error.details})
-    report.send(message.encode("ascii"))
+def _fail(report: Channel, error: RunnerError) -> NoReturn:
+    report.send(error.header())
     os._exit(1)
 
 
-def _redirect(has_stdin: bool, outputs: Tuple[int, int]) -> None:
+def _isolate(report: Channel) -> bool:
+    """Enter a user namespace that maps every id to itself, with the capabilities of files only.
+
+    Under it an identity of root is root over files and nothing else, and an ordinary one has a
+    process count of its own. Where user namespaces are switched off only the latter can run.
+    """
+    last = kernel.last_capability()
+    kept = sum(1 << kernel.CAPABILITIES[name] for name in _FILE_CAPABILITIES)
+    try:
+        kernel.unshare(kernel.CLONE_NEWUSER)
+    except OSError:
+        report.send({"event": "waiting"})
+        return False
+    report.send({"event": "map"})
+    report.receive()
+    kernel.drop_bounding(kept, last)
+    return True
+
+
+def _submitted(name: str) -> bytes:
+    with open(f"{SCRIPT_DIRECTORY}/script/{name}", "rb") as file:
+        return file.read()
+
+
+def _redirect(has_stdin: bool, outputs: Sequence[int]) -> None:
     path = f"{SCRIPT_DIRECTORY}/input/stdin" if has_stdin else "/dev/null"
     stdin = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     for descriptor, standard in ((stdin, 0), (outputs[0], 1), (outputs[1], 2)):
         os.dup2(descriptor, standard, inheritable=True)
 
 
-def _limit(limits: Dict[str, int], privileged: bool) -> None:
+def _limit(limits: Dict[str, int], isolated: bool) -> None:
     """Resource limits of each process; the supervisor and cgroups limit the whole.
 
-    RLIMIT_AS is per process (getrlimit(2)). RLIMIT_NPROC counts within the user namespace.
+    RLIMIT_AS is per process (getrlimit(2)). RLIMIT_NPROC counts within the user namespace, and
+    never holds for uid 0.
     """
-    processes = limits["processes"] + (_PROCESS_HEADROOM if privileged else 0)
-    for kind, value in (
+    wanted = [
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, limits["written_bytes"]),
         (resource.RLIMIT_NOFILE, limits["open_files"]),
         (resource.RLIMIT_AS, limits["memory_bytes"]),
-        (resource.RLIMIT_NPROC, processes),
-    ):
+    ]
+    if isolated:
+        wanted.append((resource.RLIMIT_NPROC, limits["processes"]))
+    for kind, value in wanted:
         _, hard = resource.getrlimit(kind)
         if hard != resource.RLIM_INFINITY:
             value = min(value, hard)
         resource.setrlimit(kind, (value, value))
 
 
-def _become(report: socket.socket, identity: Header, privileged: bool) -> None:
+def _become(identity: Header, privileged: bool, isolated: bool) -> None:
     """Take the identity and give up every capability that is not its own."""
-    last = kernel.last_capability()
-    kept = 0
-    if privileged and identity["uid"] == 0:
-        kernel.unshare(kernel.CLONE_NEWUSER)
-        report.send(b"map")
-        report.recv(16)
-        for name in _FILE_CAPABILITIES:
-            kept |= 1 << kernel.CAPABILITIES[name]
-    kernel.drop_bounding(kept, last)
+    root = privileged and identity["uid"] == 0
+    if root and not isolated:
+        reason = "a script as root needs a user namespace, and they are switched off here"
+        remedy = "Set user.max_user_namespaces above 0."
+        raise RunnerError("sandbox_unavailable", reason=reason, remedy=remedy)
+    kept = sum(1 << kernel.CAPABILITIES[name] for name in _FILE_CAPABILITIES) if root else 0
+    if not root:
+        kernel.drop_bounding(0, kernel.last_capability())
     if privileged:
         os.setgroups(identity["groups"])
         os.setresgid(identity["gid"], identity["gid"], identity["gid"])

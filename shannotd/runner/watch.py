@@ -15,7 +15,7 @@ from shannotd.runner.warm import Warm, kill
 CHUNK = 65536
 # A script that prints this much beyond its limit is stopped, not only cut.
 FLOOD_BYTES = 256 * 1024 * 1024
-PROCESS_CHECK_SECONDS = 0.05
+PROCESS_CHECK_SECONDS = 0.01
 
 
 class Watch:
