@@ -7,7 +7,6 @@ import click
 from shannotctl.cli.arguments import session_id
 from shannotctl.cli.console import Console
 from shannotctl.cli.failure import json_option
-from shannotctl.cli.outcome import session_status
 from shannotctl.client import Client
 
 
@@ -17,10 +16,7 @@ from shannotctl.client import Client
 @click.option("--script", is_flag=True, help="The script itself, and nothing else.")
 @json_option
 def show(id: str, diff: bool, script: bool, as_json: bool) -> int:
-    """Show a session: what was submitted, how it ended, its plan.
-
-    The exit status is the session's: 3 while it waits for approval.
-    """
+    """Show a session: what was submitted, how it ended, its plan."""
     console = Console()
     with Client() as client:
         session = client.get(id)
@@ -36,4 +32,4 @@ def show(id: str, diff: bool, script: bool, as_json: bool) -> int:
         from shannotctl.render.session import session_lines
 
         console.print(session_lines(session, console.out_style, diffs=diff))
-    return session_status(session)
+    return 0

@@ -110,7 +110,7 @@ def test_stale(home: Home) -> None:
     assert done.returncode == 7
     assert str(home.work / "c").encode() in done.stderr
     assert (home.work / "c").read_text() == "somebody else\n"
-    assert home.run("show", session["id"]).returncode == 7
+    assert home.json("show", "--json", session["id"])["state"] == "stale"
 
 
 def test_reject_and_cancel(home: Home) -> None:
@@ -118,8 +118,8 @@ def test_reject_and_cancel(home: Home) -> None:
     second = home.json("submit", "--json", "--sh", EDIT)["id"]
     assert home.run("reject", first, "--reason", "too much").returncode == 0
     assert home.run("cancel", second).returncode == 0
-    assert home.run("show", first).returncode == 4
-    assert home.json("show", "--json", first)["reason"] == "too much"
+    rejected = home.json("show", "--json", first)
+    assert (rejected["state"], rejected["reason"]) == ("rejected", "too much")
     assert home.run("reject", first).returncode == 4
     assert (home.work / "c").exists()
 

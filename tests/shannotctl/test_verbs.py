@@ -53,7 +53,7 @@ def test_an_empty_list(peer: Peer, run: Run) -> None:
 def test_show(peer: Peer, run: Run) -> None:
     peer.answers("sessions.get", session(file_step("create", "/etc/x"), script=b"print(1)\n"))
     done = run("show", ID)
-    assert done.returncode == 3
+    assert done.returncode == 0, "it did what it was told, whatever the session's state"
     assert b"create /etc/x" in done.stdout and b"+new" not in done.stdout
     assert b"not shown (--diff)" in done.stdout
     assert b"+new" in run("show", ID, "--diff").stdout
