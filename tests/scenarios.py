@@ -57,6 +57,7 @@ def make(kind, path, label):
         write(path + "/only-" + label, "x\\n")
         os.mkdir(path + "/sub", 0o750)
         write(path + "/sub/program", "#!/bin/sh\\n", 0o755)
+        write(path + "/sub/at-" + label, label)
         os.symlink("same", path + "/link")
         os.mkdir(path + "/kind-" + label)
         write(path + "/kind-" + label + "/inner", label)

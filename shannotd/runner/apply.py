@@ -17,7 +17,7 @@ from shannotd.runner.batch import Batch, Points
 from shannotd.runner.contents import Contents
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.plan import FileStep, Identity, Plan
-from shannotd.runner.workspace import apply_failed
+from shannotd.runner.workspace import apply_failed, as_runner_error
 
 _SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
@@ -40,11 +40,16 @@ def serve(
     try:
         try:
             found = _receive(channel, key)
+            floor = _check_identity(found.identity)
             _register(register, found.session)
-            protected = _become(found.identity)
-            run(found, channel, points or Points(), protected)
+            if os.geteuid() == 0:
+                permission.become(found.identity)
+            os.umask(found.identity.umask)
+            run(found, channel, points or Points(), floor.protected)
         except RunnerError as error:
             channel.send(error.header())
+        except OSError as error:
+            channel.send(as_runner_error(error, None).header())
         channel.send({"event": "end"})
     except Closed:
         pass
@@ -90,19 +95,22 @@ def _register(register: str, session: str) -> None:
         os.close(directory)
 
 
-def _become(identity: Identity) -> Tuple[str, ...]:
-    """Become `identity`; returns the paths that the host's floor protects."""
+def _check_identity(identity: Identity) -> accounts.Floor:
+    """The host's floor, which must allow `identity`; and this process must be able to be it.
+
+    :raises RunnerError: `identity_refused`.
+    """
     floor = accounts.read_floor()
+    reason = None
     if floor.identities is not None and identity.name not in floor.identities:
         reason = f"{accounts.FLOOR_FILE} does not allow it"
-        raise RunnerError("identity_refused", identity=identity.name, reason=reason)
-    if os.geteuid() == 0:
-        permission.become(identity)
-    elif os.geteuid() != identity.uid or os.getegid() != identity.gid:
+    elif os.geteuid() not in (0, identity.uid):
         reason = f"this runner has uid {os.geteuid()} and cannot become uid {identity.uid}"
+    elif os.geteuid() != 0 and os.getegid() != identity.gid:
+        reason = f"this runner has gid {os.getegid()} and cannot become gid {identity.gid}"
+    if reason is not None:
         raise RunnerError("identity_refused", identity=identity.name, reason=reason)
-    os.umask(identity.umask)
-    return floor.protected
+    return floor
 
 
 def run(found: Plan, channel: Channel, points: Points, protected: Sequence[str] = ()) -> None:

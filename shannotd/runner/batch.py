@@ -219,6 +219,8 @@ class Batch:
         try:
             status = filesystem.status(descriptor)
             found = tree.describe(descriptor, status, identity=self._workspace.identity)
+            if found.state.type == "file" and found.state.sha256 is None:
+                found = replace(found, state=replace(found.state, sha256=_hash(descriptor)))
             wanted = replace(action.step.after, mtime_ns=None)
             require(action.index, target, wanted, found, renamed=True)
             temporary = self._workspace.name()
@@ -287,11 +289,10 @@ class Batch:
 
     def _take(self, action: Action, directory: int, status: Status) -> Optional[Tuple[int, str]]:
         try:
-            place = self._quarantine.take(directory, status, action.parent, action.name)
+            return self._quarantine.take(directory, status, action.parent, action.name)
         except FileNotFoundError as error:
             path = action.step.path
             raise stale(action.index, path, action.step.before.type, "nothing") from error
-        return None if place is None else (place.descriptor, place.name)
 
     def _set_metadata(self, action: Action, directory: int, parent: Status) -> None:
         step = action.step
@@ -370,3 +371,12 @@ class Batch:
             directory, status = self._workspace.directories.get(path)
             if status.identity == identity:
                 os.chmod(filesystem.by_descriptor(directory), mode)
+
+
+def _hash(descriptor: int) -> str:
+    """SHA-256 of a file that is too large to be hashed as a matter of course."""
+    content = filesystem.open_content(descriptor)
+    try:
+        return tree.hash_content(content)
+    finally:
+        os.close(content)

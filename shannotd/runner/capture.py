@@ -148,7 +148,7 @@ class _Capture:
         self._identity = identity
         self._limit: Optional[int] = limits.get("steps")
         self._opened = opened
-        self._comparer = Comparer(self._promised, limits.get("written_bytes"))
+        self._comparer = Comparer(self._promised, started_ns, limits.get("written_bytes"))
         self._moved: Dict[str, Folder] = {}
         self._placed: Set[str] = set()
         self._head: List[Change] = []
@@ -165,7 +165,7 @@ class _Capture:
             self._layer = layer
             path = layer.mountpoint
             try:
-                root = read_layer(layer, self._mountpoints, self._opened)
+                root = read_layer(layer, self._mountpoints, self._opened, self._limit)
                 moved = moves.find_sources(layer, root)
                 self._moved = moved
                 self._placed = set()
@@ -321,7 +321,7 @@ class _Capture:
         pending = [folder]
         while pending:
             below = pending.pop()
-            if below.files or below.whiteouts or below.opaque:
+            if below.files or below.whiteouts or below.opaque or below.redirect:
                 raise failed(below.path, f"{folder.path} is a mount that the sandbox lacks")
             pending.extend(below.folders)
         return False

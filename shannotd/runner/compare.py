@@ -10,12 +10,14 @@ from typing import Callable, Dict, Optional, Tuple
 from shannotd.runner import diff, filesystem, tree
 from shannotd.runner.diff import Budget, Difference
 from shannotd.runner.frames import RunnerError
-from shannotd.runner.layer import USER, Layer
+from shannotd.runner.layer import USER, Layer, failed
 from shannotd.runner.plan import ABSENT, FileState, FileStep, StepNote, TreeSummary
 from shannotd.runner.tree import CHUNK_BYTES, Entry
 
 SHOWN_BYTES = 1024 * 1024  # larger files are not read into memory for a diff
-KEPT_BYTES = 64 * 1024  # smaller contents stay in memory until they are sent
+# Contents of so many bytes stay in memory until they are sent, of so many in all.
+KEPT_BYTES = 64 * 1024
+KEPT_TOTAL_BYTES = 32 * 1024 * 1024
 _TAIL_BYTES = 4096
 _SAMPLE_BYTES = 65536
 
@@ -82,11 +84,16 @@ class _Read:
 class Comparer:
     """Compares files; keeps what the diffs may still cost."""
 
-    def __init__(self, promised: Callable[[int], bool], written_bytes: Optional[int]) -> None:
-        """`promised` tells whether a modification time was set on purpose."""
+    def __init__(
+        self, promised: Callable[[int], bool], started_ns: int, written_bytes: Optional[int]
+    ) -> None:
+        """`promised` tells whether a modification time was set on purpose; `started_ns` is when
+        the script began, `written_bytes` its limit."""
         self._promised = promised
         self._written_bytes = written_bytes
+        self._started_ns = started_ns
         self._budget = Budget()
+        self._kept = 0
 
     def file(
         self,
@@ -125,7 +132,7 @@ class Comparer:
             0,
             layer,
             relative,
-            read.data if status.st_size <= KEPT_BYTES else None,
+            self._keep(read.data),
         )
         if was.type != "file":
             change = "create" if was is ABSENT or was.type == "absent" else "modify"
@@ -142,11 +149,20 @@ class Comparer:
             return None if found is None else Change(found, StepNote(), mount)
         if kept_prefix and old_size > 0 and read.suffix is not None:
             return self._append(path, was, after, read, content, mount)
+        if before.status is not None and before.status.ctime_ns > self._started_ns:
+            # The script saw another content than the one that it would be compared with.
+            raise failed(path, "it was changed on the host while the script ran")
         if before.data is None:
             note = self._note(path, path, None, None, descriptor)
         else:
             note = self._note(path, path, before.data, read.data, descriptor)
         return Change(FileStep("modify", path, was, after), note, mount, content)
+
+    def _keep(self, data: Optional[bytes]) -> Optional[bytes]:
+        if data is None or len(data) > KEPT_BYTES or self._kept + len(data) > KEPT_TOTAL_BYTES:
+            return None
+        self._kept += len(data)
+        return data
 
     def deleted(self, path: str, before: Entry) -> StepNote:
         """What to show of a file that was deleted."""

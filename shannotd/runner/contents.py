@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import Dict, List, Sequence, Tuple, Union
+from typing import Dict, Sequence, Tuple, Union
 
 from shannotd.runner.frames import Channel, RunnerError
 
+# The most that one request asks for.
 NEED_BYTES = 8 * 1024 * 1024
+NEED_COUNT = 4096
 EMPTY = hashlib.sha256().hexdigest()
 
 
@@ -48,16 +50,16 @@ class Contents:
         :raises RunnerError: `apply_failed`: something else was sent.
         """
         self.drop()
-        needed: List[str] = []
+        needed: Dict[str, int] = {}
         size = 0
         for sha256, length in wanted:
             if sha256 in needed or sha256 == EMPTY:
                 continue
-            if needed and size + length > NEED_BYTES:
+            if needed and (size + length > NEED_BYTES or len(needed) == NEED_COUNT):
                 break
-            needed.append(sha256)
+            needed[sha256] = length
             size += length
-        self._channel.send({"event": "need", "sha256": needed})
+        self._channel.send({"event": "need", "sha256": list(needed)})
         while not all(sha256 in self._held for sha256 in needed):
             self._receive()
 

@@ -116,16 +116,20 @@ class Opened:
                 os.close(looked)
 
 
-def read_layer(layer: Layer, mountpoints: AbstractSet[str], opened: Opened) -> Folder:
+def read_layer(
+    layer: Layer, mountpoints: AbstractSet[str], opened: Opened, limit: Optional[int] = None
+) -> Folder:
     """All of `layer`'s upper directory; not what is at other layers' `mountpoints`.
 
-    :raises RunnerError: `capture_failed` where it holds what cannot be understood.
+    :raises RunnerError: `capture_failed` where it holds what cannot be understood,
+        `limit_exceeded` where it holds far more than `limit` steps would leave.
     """
+    most = None if limit is None else 2 * limit + 10_000
     top = os.open(".", filesystem.O_DIRECTORY_READ, dir_fd=layer.upper)
     root = Folder("", "", layer.mountpoint, os.fstat(top), source=layer.mountpoint)
     with Descent(top) as descent:
         _read_marks(layer, root, top)
-        _list(root, top, mountpoints)
+        count = _list(root, top, mountpoints)
         # None stands for the way back up to the directory above.
         pending: List[Optional[Folder]] = list(root.folders)
         while pending:
@@ -138,12 +142,15 @@ def read_layer(layer: Layer, mountpoints: AbstractSet[str], opened: Opened) -> F
             descent.enter(current)
             pending.append(None)
             _read_marks(layer, folder, current)
-            _list(folder, current, mountpoints)
+            count += _list(folder, current, mountpoints)
+            if most is not None and count > most:
+                raise RunnerError("limit_exceeded", name="steps", limit=limit)
             pending.extend(folder.folders)
     return root
 
 
-def _list(folder: Folder, directory: int, mountpoints: AbstractSet[str]) -> None:
+def _list(folder: Folder, directory: int, mountpoints: AbstractSet[str]) -> int:
+    """Read the names in `directory` into `folder`; returns how many there are."""
     prefix = folder.relative + "/" if folder.relative else ""
     with os.scandir(directory) as entries:
         ordered = sorted((entry.name, entry) for entry in entries)
@@ -158,6 +165,7 @@ def _list(folder: Folder, directory: int, mountpoints: AbstractSet[str]) -> None
             folder.whiteouts.append(name)
         elif folder.below(name) not in mountpoints:
             folder.files.append((name, status))
+    return len(ordered)
 
 
 def _read_marks(layer: Layer, folder: Folder, directory: int) -> None:

@@ -52,6 +52,8 @@ def find_sources(layer: Layer, root: Folder) -> Dict[str, Folder]:
         beside = folder.parent.source_below(folder.name)
         folder.source = beside
         if folder.redirect is None:
+            # Nothing is merged below an opaque directory, and the kernel marks only the top.
+            folder.opaque = folder.opaque or folder.parent.opaque
             continue
         source = _target(layer, folder)
         if source == beside:
@@ -100,7 +102,11 @@ class _Order:
         self._moved = moved
         self._kind = kind
         # Where each directory that is not yet in place is now.
-        self._pending: Dict[str, str] = {source: source for source in moved}
+        self._pending: Dict[str, str] = {}
+        # How many of them are below a path.
+        self._below: Dict[str, int] = {}
+        for source in moved:
+            self._put(source, source)
         self._placed: Set[str] = set()
         self._operations: List[Operation] = []
 
@@ -158,12 +164,23 @@ class _Order:
             if now.startswith(beside + "/") or self._anything_inside(beside):
                 return False
             self._operations.append(Operation("delete", folder.path, source=beside))
-        del self._pending[folder.source]
+        self._put(folder.source, None)
         self._operations.append(Operation("move", folder.path, folder, now, folder.source))
         return True
 
+    def _put(self, source: str, now: Optional[str]) -> None:
+        """Remember where what was at `source` is now; None when it is in place."""
+        before = self._pending.pop(source, None)
+        for location, change in ((before, -1), (now, 1)):
+            above = "" if location is None else location.rpartition("/")[0]
+            while above:
+                self._below[above] = self._below.get(above, 0) + change
+                above = above.rpartition("/")[0]
+        if now is not None:
+            self._pending[source] = now
+
     def _anything_inside(self, path: str) -> bool:
-        return any(now.startswith(path + "/") for now in self._pending.values())
+        return self._below.get(path, 0) > 0
 
     def _stash(self, sources: List[str]) -> None:
         number = 0
@@ -175,7 +192,7 @@ class _Order:
                 if self._kind(path) == "absent":
                     break
             self._operations.append(Operation("move", path, None, source, source))
-            self._pending[source] = path
+            self._put(source, path)
 
     def _steady(self, source: str) -> str:
         """The deepest directory above `source` that stays where it is.

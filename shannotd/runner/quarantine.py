@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple
 
 from shannotd.runner import filesystem
 from shannotd.runner.directories import remove, writable
@@ -35,10 +35,13 @@ class Quarantine:
         self._workspace = workspace
         self._places: Dict[int, Place] = {}
 
-    def take(self, directory: int, status: Status, path: str, name: str) -> Optional[Place]:
-        """Move `name` from `directory`, which is at `path`, under `name` of a place.
+    def take(
+        self, directory: int, status: Status, path: str, name: str
+    ) -> Optional[Tuple[int, str]]:
+        """Move `name` away from `directory`, which is at `path`.
 
-        The new name is `temporary`. None where nothing was moved since no place can take it.
+        Returns the descriptor of the directory that holds it now (this object's), and its
+        name there; None where no place can take it and nothing was moved.
         """
         place = self._place(status.mount, path)
         if place is None:
@@ -52,7 +55,7 @@ class Quarantine:
             if error.errno in (errno.EACCES, errno.EPERM, errno.EXDEV):
                 return None
             raise
-        return Place(place.descriptor, place.parent, temporary, place.path)
+        return place.descriptor, temporary
 
     def _place(self, mount: int, path: str) -> Optional[Place]:
         if mount not in self._places:

@@ -109,12 +109,16 @@ def describe(
         return Entry(FileState(kind, mode, status.uid, status.gid, target=target), status)
     xattrs = read_xattrs(filesystem.by_descriptor(descriptor))
     links = status.links if status.links > 1 and kind != "directory" else None
+    readable = may_read(status, identity, acl=ACCESS_ACL in xattrs)
+    if not readable:
+        # These need read permission (xattr(7)), which the identity lacks when it applies.
+        xattrs = {name: value for name, value in xattrs.items() if name in _RECORDED}
     if kind != "file":
         found = FileState(kind, mode, status.uid, status.gid, xattrs=xattrs, links=links)
         return Entry(found, status)
     sha256: Optional[str] = None
     data: Optional[bytes] = None
-    if status.size <= HASHED_BYTES and may_read(status, identity, acl=ACCESS_ACL in xattrs):
+    if readable and status.size <= HASHED_BYTES:
         try:
             sha256, data = _digest(descriptor, status.size, keep)
         except PermissionError:

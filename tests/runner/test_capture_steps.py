@@ -98,8 +98,8 @@ def test_a_deleted_tree_is_one_step(top: Path) -> None:
     (step,) = overlays.file_steps(recording)
     assert (step.change, step.before.type) == ("delete", "directory")
     assert step.before.tree is not None
-    assert step.before.tree.entries == 8
-    assert step.before.tree.size == len("the same\nbefore\nx\n#!/bin/sh\nbefore")
+    assert step.before.tree.entries == 9
+    assert step.before.tree.size == 40
 
 
 def test_a_renamed_directory_is_one_step(top: Path) -> None:
@@ -255,6 +255,22 @@ def test_what_the_identity_cannot_read_is_not_shown(account: Identity) -> None:
         applied = overlays.apply_plan(overlays.plan_of(recording, account), recording.contents)
         assert applied.error is None
         assert not secret.exists()
+
+
+@pytest.mark.P2
+def test_what_changes_on_the_host_meanwhile_is_not_overwritten(top: Path) -> None:
+    (top / "host/log").write_text("one\n")
+    made = layer(top, "upper", top / "host")
+    started = time.time_ns()
+    (top / "layers/upper/log").write_text("one\nby the script\n")
+    with open(top / "host/log", "a") as file:
+        file.write("by another\n")
+    os.utime(top / "host/log", ns=(started + 10**9, started + 10**9))
+    with pytest.raises(RunnerError) as raised:
+        capture(
+            [made], started_ns=started - 10**9, scratch=[], identity=ROOT, limits=overlays.LIMITS
+        )
+    assert raised.value.code == "capture_failed"
 
 
 # Layers by hand: what mounts beside each other leave.
