@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ class Bench:
     builder: str
     uid: int
     home: Path
+    account: str | None
 
     def run(self, kind: str, script: str | bytes = b"", *arguments: str, **more: object) -> Outcome:
         """A dry run; see RunnerProcess.run."""
@@ -65,9 +67,27 @@ def bench(builder: str, packages: Path, request: pytest.FixtureRequest) -> Itera
             uid, home = status.st_uid, Path(f"/home/{name}")
             os.chown(state, status.st_uid, status.st_gid)
         with running_runner(state, account=name, code=packages) as runner:
-            yield Bench(runner, builder, uid, home)
+            yield Bench(runner, builder, uid, home, name)
     finally:
         shutil.rmtree(state)
+
+
+@pytest.fixture
+def fresh(
+    bench: Bench, packages: Path
+) -> Iterator[Callable[..., AbstractContextManager[RunnerProcess]]]:
+    """Makes further runners like the bench's, each test's own to kill."""
+    with tempfile.TemporaryDirectory(prefix="shannot-test-") as directory:
+        state = Path(directory) / "state"
+        state.mkdir()
+        os.chmod(directory, 0o755)
+        status = os.stat(bench.home)
+        os.chown(state, status.st_uid, status.st_gid)
+
+        def start(**more: int) -> AbstractContextManager[RunnerProcess]:
+            return running_runner(state, account=bench.account, code=packages, **more)
+
+        yield start
 
 
 @pytest.fixture

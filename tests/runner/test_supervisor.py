@@ -8,15 +8,19 @@ import select
 import signal
 import subprocess
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from shannotd.runner.frames import Channel
 from tests.runner.conftest import Bench
-from tests.support.runner import collect, running_runner
+from tests.support.runner import RunnerProcess, collect
 
 pytestmark = pytest.mark.P10
+
+Fresh = Callable[..., AbstractContextManager[RunnerProcess]]
 
 
 def descendants(pid: int) -> list[int]:
@@ -184,16 +188,10 @@ def inner_pid(pid: int) -> int:
 
 
 @pytest.mark.parametrize("victim", ["runner", "supervisor", "init", "zygote"])
-def test_a_killed_process_of_ours_ends_its_sandboxes(
-    bench: Bench, tmp_path: Path, packages: Path, victim: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_killed_process_of_ours_ends_its_sandboxes(fresh: Fresh, victim: str) -> None:
     """SIGKILL of any process between daemon and script: the script dies, nothing is recorded."""
-    state = tmp_path / "state"
-    state.mkdir()
-    if bench.uid != os.geteuid():
-        pytest.skip("the same code, as the account that the tests run as")
     try:
-        with running_runner(state, code=packages) as runner:
+        with fresh() as runner:
             session, job = runner.start("shell", "sleep 1000 & sleep 1000 & echo on; wait")
             with job:
                 running_sandbox(job)
@@ -227,16 +225,12 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def test_nothing_is_left_after_200_sessions(bench: Bench, packages: Path, tmp_path: Path) -> None:
+def test_nothing_is_left_after_200_sessions(fresh: Fresh) -> None:
     """No process, mount, cgroup or directory survives, some sessions killed at random moments."""
-    if bench.uid != os.geteuid():
-        pytest.skip("the same code, as the account that the tests run as")
-    state = tmp_path / "state"
-    state.mkdir()
     mounts = Path("/proc/self/mountinfo").read_text()
     run_entries = sorted(os.listdir("/run"))
     chance = random.Random(7)
-    with running_runner(state, code=packages, pool=2) as runner:
+    with fresh(pool=2) as runner:
         runner.run("shell", "true")
         for round_number in range(200):
             session, job = runner.start("shell", "echo x > /var/tmp/x; sleep 0.01 & echo on")
@@ -249,7 +243,7 @@ def test_nothing_is_left_after_200_sessions(bench: Bench, packages: Path, tmp_pa
     wait_gone(everything)
     assert Path("/proc/self/mountinfo").read_text() == mounts
     assert sorted(os.listdir("/run")) == run_entries
-    assert sorted(os.listdir(state)) == ["runner.key"]
+    assert sorted(os.listdir(runner.state)) == ["runner.key"]
     assert not Path("/var/tmp/x").exists()
 
 
