@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.accounts import temporary_account
+from tests.support.accounts import is_root, temporary_account
 from tests.support.daemon import Daemon, readable_daemon_code, running_daemon, workplace
 
 
@@ -37,3 +38,17 @@ def ordinary_account() -> Iterator[str]:
     """A new ordinary account with a home. Root's privilege."""
     with temporary_account() as name:
         yield name
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem with two megabytes. Root's privilege."""
+    if not is_root():
+        pytest.skip("mounting needs root")
+    directory = tmp_path / "small"
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", directory], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", directory], check=True)

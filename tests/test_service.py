@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -170,6 +171,39 @@ def test_what_keeps_it_from_starting_is_one_line(tmp_path: Path) -> None:
         assert said in ended.stderr
         assert ended.stderr.splitlines()[-1].startswith("shannotd: ")
         assert "Traceback" not in ended.stderr
+
+
+def test_a_passed_socket_is_served_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "passed.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        launcher = (
+            "import os, sys; os.dup2(int(sys.argv[1]), 3);"
+            "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1');"
+            "os.execv(sys.executable, [sys.executable, '-m', 'shannotd', *sys.argv[2:]])"
+        )
+        arguments = ["--embedded", "--state", str(tmp_path / "state"), "--socket", str(path)]
+        process = subprocess.Popen(
+            [sys.executable, "-c", launcher, str(listening.fileno()), *arguments],
+            pass_fds=(listening.fileno(),),
+            env={**os.environ, "XDG_CONFIG_HOME": str(tmp_path)},
+        )
+    with Client(str(path), start=False) as client:
+        assert client.status().pid == process.pid
+    process.terminate()
+    assert process.wait(30) == 0
+    assert path.exists()
+
+
+def test_the_watchdog_is_fed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    with running_daemon(tmp_path / "daemon") as daemon:
+        for _ in range(3):
+            daemon.wait_for("WATCHDOG=1")
+        daemon.send(signal.SIGTERM)
+        daemon.wait_for("STOPPING=1")
+        assert daemon.process.wait(30) == 0
 
 
 def test_version() -> None:

@@ -8,9 +8,11 @@ import logging
 import os
 import socket
 import stat
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from shannotd.server.connection import Connection
 from shannotd.server.methods import Methods
@@ -117,8 +119,11 @@ class Server:
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on `sock`, which listens."""
+        options: dict[str, Any] = {"sock": sock, "backlog": _BACKLOG}
+        if sys.version_info >= (3, 13):
+            options["cleanup_socket"] = False  # the name may be the service manager's
         self._server = await asyncio.get_running_loop().create_unix_server(
-            self._connection, sock=sock, backlog=_BACKLOG
+            self._connection, **options
         )
 
     def _connection(self) -> Connection:

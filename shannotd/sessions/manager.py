@@ -112,7 +112,7 @@ class Sessions:
         if self._stopping:
             raise DaemonStopping()
         if self._store.overloaded or self._journal.overloaded:
-            raise StoreFull(reason="too much waits to be written", path=self._store.path)
+            await self._catch_up()
         check_submission(submission, max_script_bytes=settings.max_script_bytes)
         policy = self._policy(submission.profile)
         self.registry.settle_all()
@@ -144,6 +144,16 @@ class Sessions:
         self.registry.events.changed(session)
         self._start(self._dry_run(live, order, live.job))
         return session, live.ended
+
+    async def _catch_up(self) -> None:
+        """Have what waits written before more is taken in.
+
+        :raises StoreFull: it cannot be written.
+        """
+        await self._journal.flush()
+        await self._store.flush()
+        if self._store.overloaded:
+            raise StoreFull(reason="too much waits to be written", path=self._store.path)
 
     def _policy(self, name: str | None) -> Policy:
         chosen = name or self._config.daemon.default_profile

@@ -16,6 +16,7 @@ from shannotd.wire.errors import (
     NotFound,
     ProfileUnknown,
     ScriptTooLarge,
+    StoreFull,
     TooManySessions,
     WrongState,
 )
@@ -405,3 +406,35 @@ def test_the_wire_model_fits_what_is_sent(tmp_path: Path) -> None:
             assert session.plan.steps[0].path == PATH
 
     scenario()
+
+
+@pytest.mark.P10
+def test_a_full_disk_fails_plans_and_nothing_else(small_disk: Path) -> None:
+    @in_loop
+    async def scenario() -> None:
+        async with running_service(small_disk), await Caller.connect(small_disk) as caller:
+            before = await caller.submit(("files", [PATH]))
+            fill(small_disk / "filler")
+            failed = await caller.submit(("many", 2000))
+            assert failed["state"] == "failed"
+            assert failed["error"]["code"] == "store_full"
+            assert (await caller.submit(("output", "x")))["stdout"] == b"x"
+            with pytest.raises(StoreFull):
+                await caller.call("sessions.approve", id=before["id"], digest=before["digest"])
+            rejected = await caller.call("sessions.reject", id=before["id"], reason="full")
+            assert rejected["state"] == "rejected"
+            (small_disk / "filler").unlink()
+            assert (await caller.submit(("files", [PATH])))["state"] == "pending"
+            listed = (await caller.call("sessions.list"))["sessions"]
+            states = [session["state"] for session in listed]
+            assert sorted(states) == ["executed", "failed", "pending", "rejected"]
+            assert (await caller.call("audit.verify"))["records"] >= 8
+
+    scenario()
+
+
+def fill(path: Path) -> None:
+    """Leave no room on the disk of `path`."""
+    with path.open("wb", buffering=0) as file, pytest.raises(OSError):
+        while True:
+            file.write(bytes(4096))

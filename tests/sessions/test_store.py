@@ -6,9 +6,7 @@ import asyncio
 import hashlib
 import os
 import sqlite3
-import subprocess
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +16,6 @@ from shannotd.sessions.schema import MIGRATIONS
 from shannotd.sessions.store import Entry, Record, Store
 from shannotd.wire.errors import ConfigError, StoreFull
 from shannotd.wire.model import Session, State
-from tests.support.accounts import is_root
 from tests.support.service import in_loop
 
 
@@ -189,20 +186,6 @@ async def test_a_file_that_is_no_database_is_an_error_and_stays(tmp_path: Path) 
     with pytest.raises(StoreFull, match="not a database"):
         await Store.open(tmp_path)
     assert path.read_bytes() == b"this is no database" * 1000
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A filesystem with two megabytes."""
-    if not is_root():
-        pytest.skip("mounting needs root")
-    directory = tmp_path / "small"
-    directory.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", directory], check=True)
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", directory], check=True)
 
 
 @pytest.mark.P10
