@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shannotctl.protocol import Changed, Event, Output
+from shannotctl.protocol import Changed, Event, Output, plan_of
 from shannotd.wire.decode import encode
 from shannotd.wire.errors import ShannotError
 from shannotd.wire.model import FileState, Plan, Session, Step
@@ -13,9 +13,9 @@ Object = dict[str, object]
 def session_object(session: Session) -> Object:
     """One session with its plan and outputs.
 
-    :raises ValueError: the daemon sent a plan that is none.
+    :raises BadFrame: the daemon sent a plan that is none.
     """
-    plan = session.plan
+    plan = plan_of(session)
     return {
         **_summary(session),
         # Computed from what was received, where that is there: nobody's word is taken for it.

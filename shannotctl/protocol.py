@@ -19,6 +19,7 @@ from shannotd.wire.model import (
     AuditRecord,
     AuditVerdict,
     DaemonStatus,
+    Plan,
     Session,
     SessionPage,
     State,
@@ -135,6 +136,17 @@ def read_event(notification: Notification) -> Event | None:
     except ValueError as error:
         raise BadFrame(reason=str(error)) from None
     return None
+
+
+def plan_of(session: Session) -> Plan | None:
+    """The session's plan, parsed; None where there is none, or none was sent.
+
+    :raises BadFrame: the daemon sent a plan that is none.
+    """
+    try:
+        return session.plan
+    except (ValueError, RecursionError) as error:
+        raise BadFrame(reason=f"the plan of session {session.id}: {error}") from None
 
 
 def is_last(event: Event) -> bool:

@@ -9,6 +9,7 @@ from shannotctl.cli.arguments import session_id
 from shannotctl.cli.console import Console
 from shannotctl.cli.outcome import PENDING, session_status
 from shannotctl.client import Client, Event, Plan, Session, State, StepApplied
+from shannotctl.protocol import plan_of
 from shannotctl.render.plan import highest_risk
 from shannotctl.render.session import session_lines
 from shannotd.wire.errors import BadFrame, DigestMismatch, UsageError, WrongState
@@ -58,10 +59,7 @@ def approve(id: str, yes: bool, digest: str | None, comment: str) -> int:
 def _pending_plan(session: Session) -> Plan:
     if session.state is not State.PENDING:
         raise WrongState(id=session.id, state=session.state.value, action="approved")
-    try:
-        plan = session.plan
-    except ValueError as error:
-        raise BadFrame(reason=str(error)) from None
+    plan = plan_of(session)
     if plan is None:
         raise BadFrame(reason="the daemon sent no plan")
     return plan

@@ -61,6 +61,7 @@ def run(arguments: Sequence[str]) -> int:
 
     The verbs return their status, or raise a ShannotError.
     """
+    _replace_closed_streams()
     try:
         if "_SHANNOTCTL_COMPLETE" in os.environ:
             shannotctl.main(args=list(arguments), prog_name="shannotctl")
@@ -70,10 +71,27 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The interpreter flushes once more at its end: give it something that takes it.
-        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 -- pathlib is slow to import
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        _discard_output()
         return BROKEN_PIPE
+    except OSError as error:
+        # A full disk under standard output.
+        _discard_output()
+        from shannotctl.cli.failure import report_system
+
+        return report_system(error)
+
+
+def _replace_closed_streams() -> None:
+    """Who starts us with a closed stream (`>&-`) wants nothing of it."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115
+
+
+def _discard_output() -> None:
+    # The interpreter flushes once more at its end: give it something that takes it.
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123 -- pathlib is slow to import
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _invoke(arguments: Sequence[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from shannotctl.cli.console import Console
+from shannotctl.protocol import plan_of
 from shannotctl.render.plan import plan_lines
 from shannotctl.render.session import ending_text, steps_text
 from shannotctl.render.style import Style
@@ -23,7 +24,7 @@ def dry_run_ended(console: Console, session: Session) -> None:
 def pending_lines(session: Session, style: Style, with_plan: bool) -> Iterator[str]:
     """A pending session: on a terminal its whole plan, else what it amounts to."""
     identifier = visible(session.id)
-    plan = session.plan
+    plan = plan_of(session)
     if with_plan and plan is not None:
         yield from plan_lines(plan, style)
         yield ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from shannotctl.protocol import plan_of
 from shannotctl.render.amounts import duration, moment, number, size
 from shannotctl.render.layout import block, in_gutter, labelled, table
 from shannotctl.render.plan import plan_lines, quoted
@@ -20,12 +21,16 @@ _KINDS = {
 
 
 def session_lines(session: Session, style: Style, *, diffs: bool = True) -> Iterator[str]:
-    """Everything that a reviewer needs to know of a session, its plan last."""
+    """Everything that a reviewer needs to know of a session, its plan last.
+
+    :raises BadFrame: the daemon sent a plan that is none.
+    """
+    plan = plan_of(session)
     yield from header_lines(session, style)
     yield from output_lines(session, style)
-    if session.plan is not None:
+    if plan is not None:
         yield ""
-        yield from plan_lines(session.plan, style, diffs=diffs)
+        yield from plan_lines(plan, style, diffs=diffs)
 
 
 def header_lines(session: Session, style: Style) -> Iterator[str]:

@@ -206,3 +206,40 @@ def test_only_the_verb_that_is_used_is_imported(peer: Peer) -> None:
         env={"SHANNOT_SOCKET": peer.path},
     )
     assert done.stdout == b"[]\n", done.stderr
+
+
+@pytest.mark.P10
+def test_a_plan_that_is_none(peer: Peer, run: Run) -> None:
+    for broken in (b"{}", b"[" * 100_000, b"\xff"):
+        made = session(file_step("create", "/etc/x"), plan_canonical=broken)
+        peer.answers("sessions.get", made)
+        peer.answers("sessions.submit", made)
+        for words in (["show", ID], ["show", "--json", ID], ["submit", "-c", "1"]):
+            done = run(*words)
+            assert done.returncode == 8
+            assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.P10
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(peer: Peer, closed: str) -> None:
+    peer.answers("sessions.submit", session(stdout=b"x"))
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{sys.executable} -m shannotctl submit -c 1 {closed}"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env={"SHANNOT_SOCKET": peer.path},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.P10
+def test_a_full_disk_under_standard_output(peer: Peer) -> None:
+    peer.answers("daemon.status", STATUS)
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{sys.executable} -m shannotctl status > /dev/full"],
+        capture_output=True,
+        env={"SHANNOT_SOCKET": peer.path},
+    )
+    assert done.returncode == 1
+    assert b"No space left" in done.stderr and b"Traceback" not in done.stderr
