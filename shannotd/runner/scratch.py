@@ -7,7 +7,7 @@ matches a directory covers what is below it: `/tmp/*` and `/tmp/**` mean the sam
 from __future__ import annotations
 
 import re
-from typing import Callable, List, Sequence
+from typing import Callable, List, Optional, Pattern, Sequence
 
 
 def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
@@ -15,8 +15,16 @@ def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
     if not patterns:
         return lambda path: False
     alternatives = "|".join(_expression(pattern) for pattern in patterns)
-    compiled = re.compile(f"(?:{alternatives})(?:/.*)?", re.DOTALL)
-    return lambda path: compiled.fullmatch(path) is not None
+    # Compiled at the first path: most scripts change nothing.
+    compiled: Optional[Pattern[str]] = None
+
+    def matches(path: str) -> bool:
+        nonlocal compiled
+        if compiled is None:
+            compiled = re.compile(f"(?:{alternatives})(?:/.*)?", re.DOTALL)
+        return compiled.fullmatch(path) is not None
+
+    return matches
 
 
 def _expression(pattern: str) -> str:

@@ -16,6 +16,7 @@ from typing import Dict, List, NoReturn, Optional, Sequence
 
 from shannotd.runner import identity, sandbox
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
+from shannotd.runner.record import record, rehearse
 from shannotd.runner.warm import Settings, Warm, build
 from shannotd.runner.watch import Watch
 
@@ -42,6 +43,7 @@ def _serve(control: Channel, settings: Settings) -> None:
     warm: Optional[Warm] = None
     try:
         warm = build(settings)
+        rehearse(warm)
         control.send({"event": "ready", "empty": list(warm.blueprint.empty)})
     except RunnerError as error:
         failure = error
@@ -117,9 +119,9 @@ def hidden_paths(patterns: Sequence[str], state: str) -> List[str]:
 def _run(
     warm: Warm, control: Channel, job: Channel, request: Header, payload: bytes, settings: Settings
 ) -> None:
-    from shannotd.runner.record import record
-
-    who, account = identity.resolve(request["run_as"], settings.floor)
+    # Ours was looked up while the sandbox was warm (for MAX_AGE_SECONDS at most).
+    known = warm.account if request["run_as"] is None else None
+    who, account = known or identity.resolve(request["run_as"], settings.floor)
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
     name = os.path.basename(request["path"] or request["name"]) or "script"

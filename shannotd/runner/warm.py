@@ -7,14 +7,18 @@ import signal
 import socket
 import time
 from dataclasses import dataclass, replace
-from typing import Sequence
+from typing import Dict, Optional, Sequence, Tuple
 
 from shannotd.runner import identity, kernel, sandbox
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.init import main as init_main
+from shannotd.runner.plan import Identity
 
 # The size of a warm stage; a job's own limit replaces it at hand-out.
 WARM_SIZE = 1 << 30
+
+# An identity and the environment of its account.
+Account = Optional[Tuple[Identity, Dict[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Warm:
     stage: int
     processes: int
     built_at: float
+    account: Account
 
     def discard(self) -> None:
         """Kill and reap it."""
@@ -53,6 +58,14 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
+
+
+def _own_account(settings: Settings) -> Account:
+    """The runner's own identity, looked up while nobody waits; None where the floor refuses it."""
+    try:
+        return identity.resolve(None, settings.floor)
+    except RunnerError:
+        return None
 
 
 def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
@@ -98,7 +111,8 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
     covered = tuple(event["covered"])
     blueprint = replace(blueprint, empty=blueprint.empty + covered)
     stage, processes = descriptors
-    return Warm(pid, channel, blueprint, stage, processes, time.monotonic())
+    account = _own_account(settings)
+    return Warm(pid, channel, blueprint, stage, processes, time.monotonic(), account)
 
 
 def _write_own_map(pid: int) -> None:

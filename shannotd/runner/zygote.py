@@ -19,11 +19,10 @@ def main() -> None:
 
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.path[0] = package
-    from shannotd.runner import identity, kernel, python, record, sandbox, seccomp, supervisor, warm
+    from shannotd.runner import identity, kernel, python, sandbox, seccomp, supervisor, warm
     from shannotd.runner.frames import Channel
 
     python.prepare(*_FRESH)
-    record.prepare()
     control, state = int(sys.argv[1]), sys.argv[2]
     settings = warm.Settings(
         builder=sandbox.choose_builder(),
