@@ -31,6 +31,7 @@ from shannotd.wire.errors import (
     NotFound,
     ProfileUnknown,
     RunnerLost,
+    ScriptFailed,
     ShannotError,
     StoreFull,
     WrongState,
@@ -245,6 +246,11 @@ class Sessions:
         if not judged.effects:
             live.record = record
             self._end(live, State.EXECUTED, uid=None, contents=contents, **shown)
+            return
+        ending = _failed_ending(outcome)
+        if ending is not None:
+            failure = failure_of(ScriptFailed(ending=ending))
+            self._end(live, State.FAILED, uid=None, contents=contents, error=failure, **shown)
             return
         await self._announce_pending(live, order, record, contents, shown)
 
@@ -503,3 +509,12 @@ class _Sink:
 def failure_of(error: ShannotError) -> Failure:
     """The error as a session keeps it."""
     return Failure(code=error.code, message=str(error), details=error.details)
+
+
+def _failed_ending(outcome: Outcome) -> str | None:
+    """How a script that did not succeed ended, in words; None for one that did."""
+    if outcome.signal is not None:
+        return f"was ended by signal {outcome.signal}"
+    if outcome.exit_code:
+        return f"ended with exit status {outcome.exit_code}"
+    return None

@@ -192,6 +192,14 @@ class CaptureFailed(ShannotError):
     exit_status = 5
 
 
+class ScriptFailed(ShannotError):
+    """The script {ending} after it had made changes: none of them is offered for approval,
+    since a script that failed half-way leaves half its work. Correct it and submit it again."""
+
+    code = "script_failed"
+    exit_status = 5
+
+
 class LimitExceeded(ShannotError):
     """The session exceeded its limit of {limit} ({name}) and was stopped. Nothing was kept."""
 
