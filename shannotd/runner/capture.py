@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from shannotd.runner import filesystem, moves, scratch, tree
+from shannotd.runner.arrange import arrange
 from shannotd.runner.compare import SHOWN_BYTES, Change, Comparer, Content
 from shannotd.runner.filesystem import Descent
 from shannotd.runner.frames import RunnerError
+from shannotd.runner.host import Host
 from shannotd.runner.layer import (
     USER,
     Folder,
@@ -89,47 +91,6 @@ def capture(
         raise
 
 
-class _Host:
-    """The host's directory beside the one of the upper layer that is being walked."""
-
-    def __init__(self, mountpoint: str) -> None:
-        self._ways: List[Optional[Descent]] = [Descent(filesystem.open_directory(mountpoint))]
-        self._jumps: List[bool] = []
-
-    def __enter__(self) -> _Host:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for way in self._ways:
-            if way is not None:
-                way.__exit__()
-
-    @property
-    def current(self) -> Optional[int]:
-        way = self._ways[-1]
-        return None if way is None else way.current
-
-    def enter(self, descriptor: int) -> None:
-        way = self._ways[-1]
-        assert way is not None
-        way.enter(descriptor)
-        self._jumps.append(False)
-
-    def jump(self, descriptor: Optional[int]) -> None:
-        self._ways.append(None if descriptor is None else Descent(descriptor))
-        self._jumps.append(True)
-
-    def leave(self) -> None:
-        if self._jumps.pop():
-            way = self._ways.pop()
-            if way is not None:
-                way.__exit__()
-        else:
-            way = self._ways[-1]
-            assert way is not None
-            way.leave()
-
-
 class _Capture:
     def __init__(
         self,
@@ -177,7 +138,22 @@ class _Capture:
             except OSError as error:
                 name = error.filename if isinstance(error.filename, str) else path
                 raise failed_by(error, name) from error
-        return self._arrange()
+        return self._recorded()
+
+    def _recorded(self) -> Recorded:
+        ordered = arrange(
+            self._head, self._body, self._deleted, self._kept_inodes, self._is_scratch
+        )
+        contents: Dict[str, Content] = {}
+        for change in ordered:
+            step = change.step
+            if change.content is not None and not step.scratch and step.link_to is None:
+                contents.setdefault(change.content.sha256, change.content)
+        steps: List[Step] = [change.step for change in ordered]
+        notes = [change.note for change in ordered]
+        steps.extend(self._blocked)
+        notes.extend(StepNote() for _ in self._blocked)
+        return Recorded(tuple(steps), tuple(notes), contents, self._opened)
 
     # Directories that were renamed.
 
@@ -242,7 +218,7 @@ class _Capture:
 
     def _walk(self, root: Folder) -> None:
         top = os.open(".", filesystem.O_DIRECTORY_PATH, dir_fd=self._layer.upper)
-        with Descent(top) as upper, _Host(root.path) as host:
+        with Descent(top) as upper, Host(root.path) as host:
             assert host.current is not None
             self._mount = filesystem.status(host.current).mount
             self._compare_root(root, host.current)
@@ -281,7 +257,7 @@ class _Capture:
         if before != after:
             self._change("metadata", root.path, before, after)
 
-    def _enter(self, folder: Folder, host: _Host) -> bool:
+    def _enter(self, folder: Folder, host: Host) -> bool:
         """Record what became of the directory itself and go to the host's one, if any.
 
         False where nothing in it can be the script's.
@@ -315,7 +291,7 @@ class _Capture:
             self._change(change, folder.path, before, self._made(folder))
         return True
 
-    def _uncovered(self, folder: Folder, host: _Host) -> bool:
+    def _uncovered(self, folder: Folder, host: Host) -> bool:
         """A host's mount point that has no layer: the sandbox showed what is beneath it."""
         host.leave()
         pending = [folder]
@@ -507,114 +483,7 @@ class _Capture:
         if self._limit is not None and count > self._limit:
             raise RunnerError("limit_exceeded", name="steps", limit=self._limit)
 
-    # All layers together.
-
-    def _arrange(self) -> Recorded:
-        self._mark_scratch()
-        self._find_renamed_files()
-        linked = self._find_links()
-        names = {id(change) for change in linked}
-        ordered = [
-            *self._head,
-            *(change for change in self._body if id(change) not in names),
-            *linked,
-            *self._deleted,
-        ]
-        ordered.sort(key=lambda change: change.step.scratch)
-        contents: Dict[str, Content] = {}
-        for change in ordered:
-            step = change.step
-            if change.content is not None and not step.scratch and step.link_to is None:
-                contents.setdefault(change.content.sha256, change.content)
-        steps: List[Step] = [change.step for change in ordered]
-        notes = [change.note for change in ordered]
-        steps.extend(self._blocked)
-        notes.extend(StepNote() for _ in self._blocked)
-        return Recorded(tuple(steps), tuple(notes), contents, self._opened)
-
-    def _mark_scratch(self) -> None:
-        """Scratch is not applied: so what other steps need is none of it."""
-        changes = [*self._head, *self._body, *self._deleted]
-        needed: Set[str] = set()
-        shown: List[Change] = []
-        for change in changes:
-            step = change.step
-            if self._is_scratch(step.path) and (
-                step.old_path is None or self._is_scratch(step.old_path)
-            ):
-                shown.append(change)
-            elif step.change != "delete":
-                above = step.path.rpartition("/")[0]
-                while above and above not in needed:
-                    needed.add(above)
-                    above = above.rpartition("/")[0]
-        for change in shown:
-            if change.step.path not in needed or change.step.change == "metadata":
-                change.step = replace(change.step, scratch=True)
-
-    def _find_renamed_files(self) -> None:
-        """A file that went and one that appeared, alike in all but the name, are one."""
-        gone: Dict[Tuple[object, ...], List[Change]] = {}
-        for change in self._deleted:
-            state = change.step.before
-            if state.type == "file" and state.size and state.sha256 is not None:
-                gone.setdefault(_likeness(change, state), []).append(change)
-        if not gone:
-            return
-        found: Set[int] = set()
-        for change in self._body:
-            step = change.step
-            if step.change != "create" or step.after.type != "file":
-                continue
-            alike = gone.get(_likeness(change, step.after))
-            if not alike:
-                continue
-            old = alike.pop(0)
-            found.add(id(old))
-            before = old.step.before
-            change.step = replace(
-                step, change="rename", before=before, after=before, old_path=old.step.path
-            )
-            change.note = StepNote()
-            change.content = None
-        self._deleted = [change for change in self._deleted if id(change) not in found]
-
-    def _find_links(self) -> List[Change]:
-        """New names of files that have one already; they come after those."""
-        first: Dict[Tuple[Tuple[int, int], bool], str] = {}
-        for inode, path in self._kept_inodes.items():
-            first[inode, False] = path
-            first[inode, True] = path
-        preference = {"rename": 0, "append": 1, "modify": 1, "create": 2}
-        several = [change for change in self._body if change.inode is not None]
-        several.sort(key=lambda change: (preference[change.step.change], change.step.path))
-        linked: List[Change] = []
-        for change in several:
-            assert change.inode is not None
-            step = change.step
-            path = first.setdefault((change.inode, step.scratch), step.path)
-            if path != step.path and step.change in ("create", "modify", "append"):
-                kind = "create" if step.change == "create" else "modify"
-                change.step = replace(step, change=kind, appended=None, link_to=path)
-                linked.append(change)
-        linked.sort(key=lambda change: change.step.path)
-        return linked
-
 
 def _hidden(xattrs: Mapping[str, str]) -> Dict[str, str]:
     """What a mount with userxattr hides of a host file's attributes."""
     return {name: value for name, value in xattrs.items() if name.startswith(USER)}
-
-
-def _likeness(change: Change, state: FileState) -> Tuple[object, ...]:
-    return (
-        change.mount,
-        change.step.scratch,
-        state.sha256,
-        state.size,
-        state.mode,
-        state.uid,
-        state.gid,
-        change.mtime_ns,
-        tuple(sorted(state.xattrs.items())),
-    )
