@@ -48,14 +48,14 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
-def page(rows: Sequence[Row], status: DaemonStatus, date: datetime.date) -> str:
-    """The text of docs/performance.md."""
-    facts = "\n".join(f"- {fact}" for fact in machine(status))
+def page(rows: Sequence[Row], status: DaemonStatus, date: datetime.date, load: float) -> str:
+    """The text of docs/performance.md; `load` is the load average when the run began."""
+    facts = "\n".join(f"- {fact}" for fact in machine(status, load))
     machine_part = f"## The machine, {date.isoformat()}\n\n{facts}\n"
     return f"{_INTRODUCTION}\n{machine_part}\n## Figures\n\n{table(rows)}"
 
 
-def machine(status: DaemonStatus) -> list[str]:
+def machine(status: DaemonStatus, load: float) -> list[str]:
     """What the figures depend on, without names."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
     return [
@@ -64,6 +64,7 @@ def machine(status: DaemonStatus) -> list[str]:
         f"{output_of(PYTHON, '--version')} for scripts, Python {platform.python_version()}"
         " for the daemon",
         f"the {status.builder} builder, as {'root' if status.uid == 0 else 'an ordinary user'}",
+        f"load average when it began: {load:.1f}{' (busy with other work)' if load > 1 else ''}",
         f"file system of the files written: {output_of('stat', '-fc', '%T', str(ROOT))}",
     ]
 

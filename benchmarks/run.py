@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=MEASUREMENTS, action="append", help="one of them")
     parser.add_argument("--write", action="store_true", help="write docs/performance.md")
     options = parser.parse_args(arguments)
+    load = os.getloadavg()[0]
     rows: list[Row] = []
     try:
         with open_bench() as bench:
@@ -53,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(table(rows), end="")
     if options.write:
-        PAGE.write_text(page(rows, status, datetime.datetime.now(datetime.UTC).date()))
+        PAGE.write_text(page(rows, status, datetime.datetime.now(datetime.UTC).date(), load))
     return 1 if any(row.met is False for row in rows) else 0
 
 

@@ -39,7 +39,7 @@ def test_each_measurement_gives_its_rows(
     found = list(measure(bench, 1))
     assert len(found) == rows
     assert all(row.what and row.median and row.runs >= 1 for row in found)
-    text = page(found, bench.client.status(), datetime.date(2025, 1, 2))
+    text = page(found, bench.client.status(), datetime.date(2025, 1, 2), 0.5)
     assert "2025-01-02" in text
     assert all(row.what in text for row in found)
 
