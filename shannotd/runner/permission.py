@@ -13,7 +13,7 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 from shannotd.runner import filesystem
 from shannotd.runner.course import Course
-from shannotd.runner.directories import Directories, ReadOnly, writable
+from shannotd.runner.directories import Directories, MountPoints, ReadOnly, writable
 from shannotd.runner.filesystem import Status
 from shannotd.runner.plan import BlockedStep, FileStep, Identity
 from shannotd.runner.tree import CAPABILITY
@@ -106,6 +106,7 @@ class _Judge:
         # Paths whose mode the plan changes: it may make a directory writable.
         self._changed = changed
         self._read_only = ReadOnly()
+        self._mounts = MountPoints()
         self._parents: Dict[str, Optional[str]] = {}
 
     def refusal(self, step: FileStep, course: Course) -> Optional[Refusal]:
@@ -170,6 +171,9 @@ class _Judge:
         reason = obstacle(status)
         if reason is None and status.mount_root:
             reason = "it is a mount point"
+        if reason is None and step.before.type == "directory":
+            below = self._mounts.below(course.before(path) or path)
+            reason = None if below is None else f"something is mounted at {below}"
         own = self._identity.uid in (0, status.uid, above.uid)
         if reason is None and above.mode & stat.S_ISVTX and not own:
             reason = "its directory is sticky, and neither of the two is its own"

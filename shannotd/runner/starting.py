@@ -8,7 +8,7 @@ from typing import List, Optional, Sequence, Set, Tuple
 
 from shannotd.runner import expectation, filesystem, tree
 from shannotd.runner.course import Course
-from shannotd.runner.directories import ReadOnly
+from shannotd.runner.directories import MountPoints, ReadOnly
 from shannotd.runner.filesystem import Status
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.permission import obstacle
@@ -25,6 +25,7 @@ class Starting:
         self._protected = [path.rstrip("/") + "/" for path in protected]
         self._course = Course()
         self._read_only = ReadOnly()
+        self._mounts = MountPoints()
         self._made: Set[str] = set()
         # The host's directories that get other metadata: they may become writable by it.
         self.changed_directories: Set[str] = set()
@@ -87,6 +88,7 @@ class Starting:
         if path is None:
             return expected
         step = action.step
+        self._refuse_mounts(step, path)
         parent, _, name = path.rpartition("/")
         directory, status = self._workspace.directory(parent, action.index)
         if not name:
@@ -106,9 +108,16 @@ class Starting:
         require(action.index, path, expected, found)
         return expected
 
+    def _refuse_mounts(self, step: FileStep, path: str) -> None:
+        """What is moved or deleted as a whole must have nothing mounted in it."""
+        below = self._mounts.below(path) if step.before.type == "directory" else None
+        if below is not None and step.change != "metadata":
+            raise self._refusal(step.change, step.path, f"something is mounted at {below}")
+
     def _refuse_target(self, step: FileStep, directory: int, status: Status) -> None:
-        self._refuse(step.change, step.path, directory, status)
-        if status.mount_root and step.change != "metadata":
+        if not status.mount_root:
+            self._refuse(step.change, step.path, directory, status)
+        elif step.change != "metadata":
             raise self._refusal(step.change, step.path, "it is a mount point")
 
     def _appendable(self, action: Action, directory: int, name: str, found: Entry) -> FileState:
