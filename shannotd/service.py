@@ -217,9 +217,11 @@ class Service:
             lambda descriptor: (
                 sys.executable,
                 "-P",  # nothing is imported from the working directory
+                *("-X", "utf8"),  # whatever the locale: names are bytes
                 *("-m", "shannotd.runner", "serve"),
                 *("--fd", str(descriptor)),
                 *("--state", str(state)),
+                *("--hide", str(self._state)),
             )
         )
 

@@ -41,6 +41,16 @@ def run_shannotd(*arguments: str, **environment: str) -> subprocess.CompletedPro
 
 
 @pytest.mark.P1
+def test_no_script_sees_the_daemons_state(daemon: Daemon, work: Path) -> None:
+    """Other sessions' scripts, outputs and plans, the audit log and the runner's key."""
+    walk = f"import os; print([files for _, _, files in os.walk({str(daemon.state)!r}) if files])"
+    with daemon.client() as client:
+        session = client.submit(submission(walk.encode(), work))
+    assert session.stdout == b"[]\n"
+    assert any(files for _, _, files in os.walk(daemon.state) if files)
+
+
+@pytest.mark.P1
 @pytest.mark.P2
 def test_the_main_job(daemon: Daemon, work: Path) -> None:
     with daemon.client() as client:

@@ -172,7 +172,7 @@ def _sandbox() -> Check:
 
     def attempt() -> None:
         settings = warm.Settings(
-            sandbox.choose_builder(), _compiled(), "/nonexistent", identity.Floor()
+            sandbox.choose_builder(), _compiled(), "/nonexistent", (), identity.Floor()
         )
         warm.build(settings).discard()
 

@@ -13,7 +13,7 @@ import select
 import signal
 import socket
 import sys
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Sequence
 
 from shannotd.runner import doctor, sandbox
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
@@ -31,6 +31,7 @@ def main(arguments: Optional[List[str]] = None) -> int:
     serving.add_argument("--fd", type=int, required=True)
     serving.add_argument("--state", required=True)
     serving.add_argument("--pool", type=int, default=2)
+    serving.add_argument("--hide", action="append", default=[], help="never seen by a script")
     commands.add_parser("doctor", help="check this machine; JSON on standard output")
     options = parser.parse_args(arguments)
     if options.command == "doctor":
@@ -39,17 +40,19 @@ def main(arguments: Optional[List[str]] = None) -> int:
     os.umask(0o077)
     os.makedirs(options.state, mode=0o700, exist_ok=True)
     with Channel(socket.socket(fileno=options.fd)) as control:
-        Runner(control, options.state, options.pool).serve()
+        Runner(control, options.state, options.pool, options.hide).serve()
     return 0
 
 
 class Runner:
     """Serves one control connection until it is closed."""
 
-    def __init__(self, control: Channel, state: str, pool_size: int) -> None:
+    def __init__(
+        self, control: Channel, state: str, pool_size: int, hidden: Sequence[str] = ()
+    ) -> None:
         self._control = control
         self._state = state
-        self._pool = Pool(state, pool_size)
+        self._pool = Pool(state, pool_size, hidden)
         self._jobs: Dict[int, Channel] = {}
         self._applying: List[int] = []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Sequence
 
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 
@@ -17,8 +17,9 @@ _ZYGOTE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "zygote.py")
 class Pool:
     """Keeps `size` supervisors ready; each serves one job and is replaced."""
 
-    def __init__(self, state: str, size: int) -> None:
+    def __init__(self, state: str, size: int, hidden: Sequence[str] = ()) -> None:
         self._state = state
+        self._hidden = hidden
         self._size = size
         self._waiting: Dict[int, Channel] = {}
         self._ready: List[int] = []
@@ -35,7 +36,7 @@ class Pool:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._zygote = subprocess.Popen(
-                [INTERPRETER, "-s", _ZYGOTE, str(theirs.fileno()), self._state],
+                [INTERPRETER, "-s", _ZYGOTE, str(theirs.fileno()), self._state, *self._hidden],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),

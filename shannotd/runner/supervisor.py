@@ -8,14 +8,14 @@ upper layers are captured.
 
 from __future__ import annotations
 
-import glob
 import os
 import socket
 import time
-from typing import Dict, List, NoReturn, Optional, Sequence
+from typing import Dict, NoReturn, Optional
 
 from shannotd.runner import identity, sandbox
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
+from shannotd.runner.hiding import hidden_paths
 from shannotd.runner.record import record, rehearse
 from shannotd.runner.warm import Settings, Warm, build
 from shannotd.runner.watch import Watch
@@ -102,20 +102,6 @@ def environment(request: Header, account: Dict[str, str]) -> Dict[str, str]:
     return {name: str(value) for name, value in base.items()}
 
 
-def hidden_paths(patterns: Sequence[str], state: str) -> List[str]:
-    """The host's files and directories that `patterns` name, links resolved, outermost only."""
-    found = {os.path.realpath(state)}
-    for pattern in patterns:
-        for path in glob.iglob(os.path.expanduser(pattern), recursive=True):
-            found.add(os.path.realpath(path))
-    found.discard("/")
-    outermost: List[str] = []
-    for path in sorted(found):
-        if not (outermost and path.startswith(outermost[-1] + "/")) and os.path.exists(path):
-            outermost.append(path)
-    return outermost
-
-
 def _run(
     warm: Warm, control: Channel, job: Channel, request: Header, payload: bytes, settings: Settings
 ) -> None:
@@ -137,7 +123,7 @@ def _run(
         "identity": {**who.__dict__, "groups": list(who.groups)},
         "environment": environment(request, account),
         "limits": request["limits"],
-        "hide": hidden_paths(request["hide"], settings.state),
+        "hide": hidden_paths(request["hide"], settings.hidden),
     }
     started_ns = time.time_ns()
     try:

@@ -28,6 +28,7 @@ class Settings:
     builder: str
     program: bytes
     state: str
+    hidden: Tuple[str, ...]
     floor: identity.Floor
 
 

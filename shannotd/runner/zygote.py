@@ -1,8 +1,8 @@
 """The zygote: a bare interpreter of the host that forks supervisors on request.
 
 Single-threaded, without secrets, with no descriptor but its control channel. It is started
-isolated, by path: `python3 -s zygote.py FD STATE`, in a clean environment, by the host's own
-python3, so that scripts find the host's modules. Each message on the channel carries one
+isolated, by path: `python3 -s zygote.py FD STATE HIDDEN...`, in a clean environment, by the
+host's own python3, so that scripts find the host's modules. Each message on the channel carries one
 end of a supervisor's control channel.
 """
 
@@ -23,11 +23,12 @@ def main() -> None:
     from shannotd.runner.frames import Channel
 
     python.prepare(*_FRESH)
-    control, state = int(sys.argv[1]), sys.argv[2]
+    control, state, hidden = int(sys.argv[1]), sys.argv[2], sys.argv[2:]
     settings = warm.Settings(
         builder=sandbox.choose_builder(),
         program=seccomp.compile_filter(),
         state=state,
+        hidden=tuple(hidden),
         floor=identity.read_floor(),
     )
     import socket

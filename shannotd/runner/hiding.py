@@ -1,0 +1,113 @@
+"""Which paths of the host no script may see: the `hide` patterns, looked up on the host.
+
+`*` and `?` match within one component (names that begin with a dot too), `**` any number of
+components; everything else stands for itself. The patterns are walked together, as a tree, so
+that each directory is listed once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from functools import lru_cache
+from typing import Dict, Iterable, List, Pattern, Sequence, Set
+
+# A directory is listed when this many of its names are asked for, else each is looked up.
+_LIST_FROM = 4
+
+
+class _Node(Dict[str, "_Node"]):
+    """The components that may follow; `ends` where a pattern ends here."""
+
+    ends = False
+
+
+def hidden_paths(patterns: Sequence[str], always: Iterable[str]) -> List[str]:
+    """The paths that `patterns` name, and `always`, as they are mounted: links resolved.
+
+    Only outermost paths are given, and only those that exist; never `/`.
+    """
+    found: Set[str] = {os.path.realpath(path) for path in always}
+    _walk(_tree(tuple(patterns)), "", found)
+    found.discard("/")
+    outermost: List[str] = []
+    for path in sorted(found, key=lambda path: path.split("/")):
+        if not (outermost and path.startswith(outermost[-1] + "/")) and os.path.lexists(path):
+            outermost.append(path)
+    return outermost
+
+
+@lru_cache(maxsize=8)
+def _tree(patterns: Sequence[str]) -> _Node:
+    root = _Node()
+    for pattern in patterns:
+        node = root
+        for component in pattern.strip("/").split("/"):
+            node = node.setdefault(component, _Node())
+        node.ends = True
+    return root
+
+
+def _walk(node: _Node, directory: str, found: Set[str]) -> None:
+    """Follow `node`'s components below `directory` (without a slash at its end)."""
+    wild = [component for component in node if "*" in component or "?" in component]
+    literal = [component for component in node if component not in wild]
+    names: Iterable[str] = literal
+    if wild or len(literal) >= _LIST_FROM:
+        try:
+            listed = os.listdir(directory or "/")
+        except OSError:
+            return
+        names = set(literal).intersection(listed)
+        for component in wild:
+            _walk_wild(component, node[component], directory, listed, found)
+    for name in names:
+        _meet(node[name], f"{directory}/{name}", found)
+
+
+def _walk_wild(
+    component: str, node: _Node, directory: str, listed: List[str], found: Set[str]
+) -> None:
+    if component == "**":
+        _walk(node, directory, found)
+        for name in listed:
+            path = f"{directory}/{name}"
+            if node.ends:
+                _hide(path, found)
+            if os.path.isdir(path) and not os.path.islink(path):
+                deeper = _Node({"**": node})
+                _walk(deeper, path, found)
+        return
+    matcher = _expression(component)
+    for name in listed:
+        if matcher.fullmatch(name):
+            _meet(node, f"{directory}/{name}", found)
+
+
+@lru_cache(maxsize=256)
+def _expression(component: str) -> Pattern[str]:
+    parts = [{"*": ".*", "?": "."}.get(character, re.escape(character)) for character in component]
+    return re.compile("".join(parts), re.DOTALL)
+
+
+def _meet(node: _Node, path: str, found: Set[str]) -> None:
+    if node.ends:
+        _hide(path, found)
+    if node:
+        _walk(node, path, found)
+
+
+def _hide(path: str, found: Set[str]) -> None:
+    """Add what is at `path`; of a link its target, if the link's owner could have put it there.
+
+    Otherwise any account could hide what is not its own from everybody's scripts.
+    """
+    try:
+        status = os.lstat(path)
+        target = os.path.realpath(path)
+        if stat.S_ISLNK(status.st_mode) and status.st_uid not in (0, os.stat(path).st_uid):
+            return
+    except OSError:
+        return
+    found.add(target)

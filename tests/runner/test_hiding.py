@@ -1,0 +1,70 @@
+"""What the `hide` patterns find on the host (P1)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shannotd.runner.hiding import hidden_paths
+
+pytestmark = pytest.mark.P1
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    for name in ("a/.ssh/id_rsa", "a/.ssh/config", "b/.ssh/id_ed25519", "b/.aws/credentials"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    (tmp_path / "[x]").write_text("x")
+    return tmp_path.resolve()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*/.ssh/id_*", ["a/.ssh/id_rsa", "b/.ssh/id_ed25519"]),
+        ("*/.aws", ["b/.aws"]),
+        ("?/.ssh", ["a/.ssh", "b/.ssh"]),
+        ("a/*", ["a/.ssh"]),
+        ("[x]", ["[x]"]),
+        ("**/config", ["a/.ssh/config"]),
+        ("b/**", ["b/.aws", "b/.ssh"]),
+        ("nothing/at/all", []),
+        ("a/.ssh/id_rsa/below-a-file", []),
+    ],
+)
+def test_patterns(home: Path, pattern: str, expected: list[str]) -> None:
+    assert hidden_paths([f"{home}/{pattern}"], []) == [f"{home}/{name}" for name in expected]
+
+
+def test_only_the_outermost_and_what_exists(home: Path) -> None:
+    patterns = [f"{home}/a/.ssh/id_rsa", f"{home}/a", f"{home}/a/.ssh"]
+    assert hidden_paths(patterns, [f"{home}/b", f"{home}/missing"]) == [f"{home}/a", f"{home}/b"]
+
+
+def test_a_name_that_begins_like_another_is_another(home: Path) -> None:
+    (home / "a-b").mkdir()
+    assert hidden_paths([f"{home}/a", f"{home}/a-b"], []) == [f"{home}/a", f"{home}/a-b"]
+
+
+def test_many_names_of_one_directory(home: Path) -> None:
+    names = ["a", "b", "c", "d", "e", "f"]
+    assert hidden_paths([f"{home}/{name}" for name in names], []) == [f"{home}/a", f"{home}/b"]
+
+
+def test_links_are_followed_where_their_owner_may_say_so(home: Path) -> None:
+    (home / "own").symlink_to("a")
+    assert hidden_paths([f"{home}/own"], []) == [f"{home}/a"]
+    (home / "dangling").symlink_to("nowhere")
+    assert hidden_paths([f"{home}/dangling"], []) == []
+    if os.geteuid() == 0:
+        (home / "planted").symlink_to("/usr")
+        os.lchown(home / "planted", 65534, 65534)
+        assert hidden_paths([f"{home}/planted"], []) == []
+
+
+def test_never_the_root() -> None:
+    assert hidden_paths(["/"], ["/"]) == []
