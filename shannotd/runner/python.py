@@ -28,8 +28,19 @@ def prepare(modules: FrozenSet[str], path: List[str]) -> None:
     _fresh_path = path
 
 
-def rehearse() -> None:
-    """Go through the motions once, so that a real script finds the memory already its own."""
+def settle() -> None:
+    """Leave modules and paths as a fresh interpreter has them, while nobody waits.
+
+    Ours go on by what they hold of each other; nothing of theirs may be imported from now on.
+    The motions of a script are gone through once, so that a real one finds the memory already
+    its own.
+    """
+    for name in list(sys.modules):
+        if name not in _fresh_modules:
+            del sys.modules[name]
+    sys.path[:] = _fresh_path
+    sys.path_importer_cache.clear()
+    atexit._clear()
     scratch: Dict[str, object] = {}
     exec(compile(b"import sys\nx = str(1)\n", "<string>", "exec", dont_inherit=True), scratch)
     gc.collect()
@@ -141,15 +152,9 @@ def _show(error: BaseException) -> None:
 
 
 def _forget_ourselves(environment: Dict[str, str]) -> None:
-    """Leave modules, hooks and environment as a fresh interpreter has them."""
-    for name in list(sys.modules):
-        if name not in _fresh_modules:
-            del sys.modules[name]
-    sys.path[:] = _fresh_path
-    sys.path_importer_cache.clear()
+    """Leave hooks and environment as a fresh interpreter has them."""
     os.environ.clear()
     os.environ.update(environment)
-    atexit._clear()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.enable()
 

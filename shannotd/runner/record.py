@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Dict, List, Sequence
+from typing import TYPE_CHECKING, Dict, List, Optional, Sequence
 
 from shannotd.runner import plan as plans
 from shannotd.runner.capture import Content, Layer, capture
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 INLINE_BYTES = 256 * 1024
 BATCH_BYTES = 4 * 1024 * 1024
+_OVERLAY_NAMES = ("trusted.overlay.", "user.overlay.")
 
 
 def rehearse(warm: Warm) -> None:
@@ -90,7 +91,9 @@ def record(
         for overlay in warm.blueprint.overlays:
             if overlay.path in warm.blueprint.empty:
                 continue
-            layers.append(_open_layer(overlay, warm.stage, prefix))
+            layer = _open_layer(overlay, warm.stage, prefix)
+            if layer is not None:
+                layers.append(layer)
         recorded = capture(
             layers,
             started_ns=started_ns,
@@ -108,8 +111,8 @@ def record(
             os.close(layer.upper)
 
 
-def _open_layer(overlay: Overlay, stage: int, prefix: str) -> Layer:
-    """The upper layer of `overlay` as capture wants it.
+def _open_layer(overlay: Overlay, stage: int, prefix: str) -> Optional[Layer]:
+    """The upper layer of `overlay` as capture wants it; None where the script left no trace.
 
     An ordinary runner owns the upper directory yet may lack the right to read it (the host's
     mode is mirrored there); nobody uses the layer any more, so the right is added.
@@ -125,7 +128,22 @@ def _open_layer(overlay: Overlay, stage: int, prefix: str) -> Layer:
         os.chmod(name, expected, dir_fd=stage)
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
     upper = os.open(name, flags, dir_fd=stage)
+    if _is_untouched(upper, expected, overlay):
+        os.close(upper)
+        return None
     return Layer(overlay.path, upper, prefix, expected, overlay.root_owner)
+
+
+def _is_untouched(upper: int, mode: int, overlay: Overlay) -> bool:
+    """Whether nothing was ever copied up into the layer, and its root is as it was made.
+
+    Any change below needs an entry in the root.
+    """
+    status = os.fstat(upper)
+    found = (stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
+    if found != (mode, overlay.root_owner) or os.listdir(upper):
+        return False
+    return not any(not name.startswith(_OVERLAY_NAMES) for name in os.listxattr(upper))
 
 
 def _check_permission(job: Channel, steps: Sequence[object], who: plans.Identity) -> None:

@@ -7,6 +7,7 @@ namespaces. Nothing of it shows on the host, and it is gone with its last proces
 from __future__ import annotations
 
 import os
+import select
 from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
@@ -27,6 +28,9 @@ NAMESPACES = (
 
 # Where the sandbox finds the submitted script: a mount of its own, so not captured.
 SCRIPT_DIRECTORY = mounts.SCRIPT_DIRECTORY
+_HIDDEN_FILE = SCRIPT_DIRECTORY + "/.hidden"
+# Room for the script and its standard input; the daemon limits both to less.
+SCRIPT_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,27 @@ def read_mountinfo() -> str:
     """The mount table of this process's namespace."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         return file.read()
+
+
+class MountWatch:
+    """Tells whether the host's mount table changed since it was made (proc_pid_mounts(5)).
+
+    The kernel marks an open mountinfo with POLLPRI after any change.
+    """
+
+    def __init__(self) -> None:
+        self._file = open("/proc/self/mountinfo", "rb", buffering=0)  # noqa: SIM115
+        self._poll = select.poll()
+        self._poll.register(self._file, select.POLLPRI)
+        self._poll.poll(0)
+
+    def changed(self) -> bool:
+        """Whether a mount came, went or changed."""
+        return bool(self._poll.poll(0))
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._file.close()
 
 
 def blueprint(builder: str, also_writable: Sequence[str] = ()) -> Blueprint:
@@ -99,6 +124,8 @@ def build(plan: Blueprint, size: int) -> Tuple[int, int, List[str]]:
         kernel.pivot_root(".", ".")
         kernel.unmount(".")
         os.chdir("/")
+        step = "the script's place"
+        _prepare_script_directory()
         processes = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise unavailable(step, error) from error
@@ -184,41 +211,39 @@ def mask(paths: Sequence[str]) -> None:
 
     A file becomes an empty one without any permission, a directory an empty, read-only one.
     """
-    present = [(path, os.path.isdir(path)) for path in paths if os.path.lexists(path)]
-    if not present:
-        return
-    # The source of all binds: a tmpfs that is unmounted again and lives on in them.
-    store = SCRIPT_DIRECTORY
+    flags = mounts.PROTECTED | kernel.MS_RDONLY | kernel.MS_NOEXEC
     try:
-        kernel.mount("shannot", store, "tmpfs", mounts.PROTECTED, "mode=700,size=4k")
-        empty = store + "/hidden"
-        os.close(os.open(empty, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o000))
-        flags = mounts.PROTECTED | kernel.MS_RDONLY | kernel.MS_NOEXEC
-        for path, is_directory in present:
-            if is_directory:
+        for path in paths:
+            if os.path.isdir(path):
                 kernel.mount("shannot", path, "tmpfs", flags, "mode=000,size=4k")
-            else:
-                kernel.mount(empty, path, None, kernel.MS_BIND)
+            elif os.path.lexists(path):
+                kernel.mount(_HIDDEN_FILE, path, None, kernel.MS_BIND)
                 kernel.mount(None, path, None, kernel.MS_REMOUNT | kernel.MS_BIND | flags)
-        kernel.unmount(store)
     except OSError as error:
         raise unavailable("hiding what no script may see", error) from error
 
 
+def _prepare_script_directory() -> None:
+    """Mount the place of the submitted bytes, with the empty file that covers hidden ones."""
+    size = f"mode=755,size={SCRIPT_BYTES}"
+    kernel.mount("shannot", SCRIPT_DIRECTORY, "tmpfs", mounts.PROTECTED, size)
+    os.close(os.open(_HIDDEN_FILE, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o000))
+    for name in ("script", "input"):
+        os.mkdir(f"{SCRIPT_DIRECTORY}/{name}")
+        os.chmod(f"{SCRIPT_DIRECTORY}/{name}", 0o755)
+
+
 def place_script(name: str, script: bytes, stdin: bytes) -> None:
     """Put the submitted bytes where every identity can read them and nobody write them."""
-    size = (len(script) + len(stdin)) // 1024 + 64
-    flags = mounts.PROTECTED
     try:
-        kernel.mount("shannot", SCRIPT_DIRECTORY, "tmpfs", flags, f"mode=755,size={size}k")
-        for path, content, mode in ((name, script, 0o555), ("stdin", stdin, 0o444)):
-            directory = f"{SCRIPT_DIRECTORY}/{'script' if path is name else 'input'}"
-            os.mkdir(directory)
-            os.chmod(directory, 0o755)
-            with open(f"{directory}/{path}", "wb") as file:
+        for path, content, mode in (
+            (f"{SCRIPT_DIRECTORY}/script/{name}", script, 0o555),
+            (f"{SCRIPT_DIRECTORY}/input/stdin", stdin, 0o444),
+        ):
+            with open(path, "wb") as file:
                 file.write(content)
                 os.fchmod(file.fileno(), mode)
-        remount = kernel.MS_REMOUNT | flags | kernel.MS_RDONLY
-        kernel.mount(None, SCRIPT_DIRECTORY, None, remount)
+        flags = kernel.MS_REMOUNT | kernel.MS_BIND | mounts.PROTECTED | kernel.MS_RDONLY
+        kernel.mount(None, SCRIPT_DIRECTORY, None, flags)
     except OSError as error:
         raise unavailable("the script's place", error) from error

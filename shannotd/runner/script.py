@@ -39,7 +39,7 @@ def main(report: Channel, program: bytes, privileged: bool) -> NoReturn:
     job: Header = {}
     try:
         isolated = _isolate(report) if privileged else True
-        python.rehearse()
+        python.settle()
         report.send({"event": "waiting"})
         job, _, outputs = report.receive()
         _redirect(job["stdin_size"] > 0, outputs)

@@ -75,7 +75,7 @@ def _outdated(warm: Warm, request: Header) -> bool:
         return True
     if warm.blueprint.builder == sandbox.ONE_UID and _needs_own_overlay(warm, str(request["cwd"])):
         return True
-    return sandbox.read_mountinfo() != warm.blueprint.mountinfo
+    return warm.mounts.changed()
 
 
 def _needs_own_overlay(warm: Warm, cwd: str) -> bool:

@@ -42,6 +42,7 @@ class Warm:
     stage: int
     processes: int
     built_at: float
+    mounts: sandbox.MountWatch
     account: Account
 
     def discard(self) -> None:
@@ -49,6 +50,7 @@ class Warm:
         kill(self.init)
         os.waitpid(self.init, 0)
         self.channel.close()
+        self.mounts.close()
         os.close(self.stage)
         os.close(self.processes)
 
@@ -74,6 +76,7 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
 
     :raises RunnerError: `sandbox_unavailable`.
     """
+    mounts = sandbox.MountWatch()
     try:
         blueprint = sandbox.blueprint(settings.builder, also_writable)
         ours, theirs = socket.socketpair()
@@ -113,7 +116,7 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
     blueprint = replace(blueprint, empty=blueprint.empty + covered)
     stage, processes = descriptors
     account = _own_account(settings)
-    return Warm(pid, channel, blueprint, stage, processes, time.monotonic(), account)
+    return Warm(pid, channel, blueprint, stage, processes, time.monotonic(), mounts, account)
 
 
 def _write_own_map(pid: int) -> None:
