@@ -64,6 +64,11 @@ def who(account: str | None) -> Identity:
     return Identity(entry.pw_name, entry.pw_uid, entry.pw_gid, groups, 0o022)
 
 
+def ourselves() -> Identity:
+    """The identity that the tests run as."""
+    return who(pwd.getpwuid(os.geteuid()).pw_name)
+
+
 @contextmanager
 def workplace(owner: Identity) -> Iterator[Path]:
     """A directory of `owner` on the disk's filesystem that every account can reach."""

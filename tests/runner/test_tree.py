@@ -20,7 +20,7 @@ STRANGER = Identity("stranger", 54321, 54321, (54321,), 0o022)
 
 @pytest.fixture
 def top() -> Iterator[Path]:
-    with overlays.workplace(overlays.who(None)) as directory:
+    with overlays.workplace(overlays.ourselves()) as directory:
         yield directory / "host"
 
 
