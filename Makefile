@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PYTEST_WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup
 
 .PHONY: setup demo test test-long lint format bench coverage clean
 
@@ -17,10 +18,10 @@ demo: $(STAMP)
 	examples/fix-nginx/demo $(BIN)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m "not long" tests
+	$(PYTEST) -m "not long" tests
 
 test-long: $(STAMP)
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) -m long --timeout 14400 tests
+	$(PYTEST) -m long --timeout 14400 tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -39,4 +40,4 @@ coverage: $(STAMP)
 	scripts/coverage $(BIN)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist .coverage*

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.accounts import is_root, temporary_account
-from tests.support.daemon import Daemon, readable_daemon_code, running_daemon, workplace
+from tests.support.accounts import is_root, readable_code, temporary_account
+from tests.support.daemon import Daemon, running_daemon, workplace
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def work() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def daemon_code() -> Iterator[Path]:
-    """Packages for a daemon of another account: see `running_daemon`."""
-    with readable_daemon_code() as directory:
+def packages() -> Iterator[Path]:
+    """The packages, and what they import, where every account can read them."""
+    with readable_code() as directory:
         yield directory
 
 

@@ -234,13 +234,13 @@ def test_a_changed_audit_log_stops_the_start(tmp_path: Path, work: Path) -> None
 
 @pytest.mark.skipif(not is_root(), reason="needs root, to make an account")
 @pytest.mark.P5
-def test_the_daemon_of_an_ordinary_account(ordinary_account: str, daemon_code: Path) -> None:
+def test_the_daemon_of_an_ordinary_account(ordinary_account: str, packages: Path) -> None:
     with (
         workplace(ordinary_account) as work,
         running_daemon(
             Path(pwd.getpwnam(ordinary_account).pw_dir) / "daemon",
             account=ordinary_account,
-            code=daemon_code,
+            code=packages,
         ) as daemon,
     ):
         with Client(str(daemon.socket), start=False) as client:
@@ -258,7 +258,7 @@ def test_the_daemon_of_an_ordinary_account(ordinary_account: str, daemon_code: P
         entry = pwd.getpwnam(ordinary_account)
         ended = subprocess.run(
             ["/usr/bin/python3", "-c", program, str(daemon.socket), str(work)],
-            env={"PYTHONPATH": str(daemon_code)},
+            env={"PYTHONPATH": str(packages)},
             cwd="/",
             user=entry.pw_uid,
             group=entry.pw_gid,

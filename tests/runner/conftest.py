@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.accounts import readable_code, temporary_account
+from tests.support.accounts import temporary_account
 from tests.support.runner import Outcome, RunnerProcess, running_runner
 
 # What these tests can drive: root both builders, an ordinary user his own.
@@ -39,13 +39,6 @@ def account() -> Iterator[str]:
     """An ordinary account of this test process's own."""
     with temporary_account() as name:
         yield name
-
-
-@pytest.fixture(scope="session")
-def packages() -> Iterator[Path]:
-    """The packages where every account can read them."""
-    with readable_code() as directory:
-        yield directory
 
 
 @pytest.fixture(scope="session", params=BUILDERS)

@@ -10,7 +10,10 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -32,7 +35,10 @@ def temporary_account() -> Iterator[str]:
 
 @contextmanager
 def readable_code() -> Iterator[Path]:
-    """A copy of the packages that every account can read."""
+    """A copy of the packages and of what they import, that every account can read.
+
+    The checkout and its virtual environment may lie where other accounts may not go.
+    """
     directory = Path(tempfile.mkdtemp(prefix="shannot-code-"))
     try:
         for package in ("shannotd", "shannotctl"):
@@ -41,10 +47,34 @@ def readable_code() -> Iterator[Path]:
                 directory / package,
                 ignore=shutil.ignore_patterns("__pycache__"),
             )
+        for name in _requirements("shannot"):
+            _copy_distribution(distribution(name), directory)
         subprocess.run(["chmod", "-R", "a+rX", str(directory)], check=True)
         yield directory
     finally:
         shutil.rmtree(directory)
+
+
+def _requirements(name: str) -> set[str]:
+    """The distributions that `name` needs to run, and those that they need."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        for line in distribution(waiting.pop()).requires or ():
+            requirement = Requirement(line)
+            marker = requirement.marker
+            if requirement.name not in found and (not marker or marker.evaluate({"extra": ""})):
+                found.add(requirement.name)
+                waiting.append(requirement.name)
+    return found
+
+
+def _copy_distribution(installed: Distribution, directory: Path) -> None:
+    for file in installed.files or ():
+        source, target = Path(str(file.locate())), directory / file
+        if ".." not in file.parts and file.suffix != ".pyc" and source.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
 
 
 def is_root() -> bool:

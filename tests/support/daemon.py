@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import pwd
 import select
@@ -19,10 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from shannotctl.client import Client
-from tests.support.accounts import readable_code
 
 SECONDS = 30.0
-_DAEMON_PACKAGES = ("msgpack", "sdnotify")  # what the daemon imports beside itself
 
 
 @dataclass
@@ -154,19 +151,6 @@ def _await_ready(daemon: Daemon) -> None:
                 raise AssertionError(f"the daemon did not start: {daemon.log()}")
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def readable_daemon_code() -> Iterator[Path]:
-    """A copy of the packages, and of what the daemon imports, that every account can read."""
-    with readable_code() as directory:
-        for name in _DAEMON_PACKAGES:
-            specification = importlib.util.find_spec(name)
-            assert specification is not None
-            assert specification.origin is not None
-            shutil.copytree(Path(specification.origin).parent, directory / name)
-        subprocess.run(["chmod", "-R", "a+rX", str(directory)], check=True)
-        yield directory
 
 
 @contextmanager
