@@ -20,11 +20,11 @@ from shannotd.runner.mounts import (
     Directory,
     Empty,
     File,
+    KernelFiles,
     Masked,
     Node,
     Operation,
     Overlay,
-    ReadOnly,
     Skeleton,
     Special,
     Symlink,
@@ -41,9 +41,7 @@ VIRTUAL = frozenset(
     " fuse.portal fuse.gvfsd-fuse fuse.lxcfs".split()
 )
 
-# Written by uid 0 of the initial user namespace without any capability, since its files
-# belong to root (proc_sys(5)): read-only for every identity.
-PROC_READ_ONLY = ("sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "driver", "mtrr")
+# Not even to be read, whatever their modes are.
 PROC_MASKED = (
     "kcore",
     "keys",
@@ -142,7 +140,7 @@ def common_operations(index: int, user: bool) -> Tuple[List[Operation], Overlay]
         Symlink("/dev/stderr", "/proc/self/fd/2"),
         Special("proc", "/proc", PROTECTED | kernel.MS_NOEXEC),
         Special("sysfs", "/sys", PROTECTED | kernel.MS_NOEXEC | kernel.MS_RDONLY, optional=True),
-        *(ReadOnly(f"/proc/{name}") for name in PROC_READ_ONLY),
+        KernelFiles(),
         *(Masked(f"/proc/{name}") for name in PROC_MASKED),
     ]
     return operations, run

@@ -129,15 +129,21 @@ class Symlink:
 
 @dataclass(frozen=True)
 class Node:
-    """One of the host's harmless device nodes: mknod is not for user namespaces."""
+    """One of the host's harmless device nodes: mknod is not for user namespaces.
+
+    It is the host's own inode, whose mode, owner and times belong to the host: so the bind is
+    read-only, which does not keep anybody from reading and writing the device.
+    """
 
     name: str
 
     def execute(self) -> None:
-        """Bind it onto an empty file."""
+        """Bind it onto an empty file, then make the bind read-only."""
         target = f"{ROOT}/dev/{self.name}"
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o666))
         kernel.mount(f"/dev/{self.name}", target, None, kernel.MS_BIND)
+        flags = kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NOEXEC
+        kernel.mount(None, target, None, kernel.MS_REMOUNT | kernel.MS_BIND | flags)
 
 
 @dataclass(frozen=True)
@@ -181,19 +187,25 @@ class Special:
 
 
 @dataclass(frozen=True)
-class ReadOnly:
-    """A part of /proc that nobody in the sandbox may write."""
+class KernelFiles:
+    """What of /proc belongs to no process: the kernel's one copy for all, read-only.
 
-    path: str
+    Uid 0 owns it: it could write there, and a chmod or chown would hold on the host.
+    """
 
     def execute(self) -> None:
-        """Bind it onto itself, read-only."""
-        target = ROOT + self.path
-        if not os.path.lexists(target):
-            return
-        kernel.mount(target, target, None, kernel.MS_BIND)
-        flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOEXEC | PROTECTED
-        kernel.mount(None, target, None, flags)
+        """Bind each name onto itself from a read-only view, whose flags the binds take over."""
+        view = STAGE + "/kernel"
+        os.mkdir(view)
+        kernel.mount(ROOT + "/proc", view, None, kernel.MS_BIND)
+        flags = kernel.MS_RDONLY | kernel.MS_NOEXEC | PROTECTED
+        kernel.mount(None, view, None, kernel.MS_REMOUNT | kernel.MS_BIND | flags)
+        with os.scandir(view) as entries:
+            names = [entry.name for entry in entries if not entry.is_symlink()]
+        for name in names:
+            if not name.isdigit():
+                kernel.mount(f"{view}/{name}", f"{ROOT}/proc/{name}", None, kernel.MS_BIND)
+        kernel.unmount(view)
 
 
 @dataclass(frozen=True)
@@ -316,7 +328,7 @@ Operation = Union[
     Node,
     File,
     Special,
-    ReadOnly,
+    KernelFiles,
     Masked,
     Skeleton,
     Directories,
