@@ -56,7 +56,7 @@ _KEPT_VARIABLES = frozenset(
         "WAYLAND_DISPLAY",
     }
 )
-_KEPT_PREFIXES = ("LC_", "XDG_", "SHANNOT_", "COVERAGE_")
+_KEPT_PREFIXES = ("LC_", "XDG_", "SHANNOT_")
 
 
 def start(path: str) -> None:

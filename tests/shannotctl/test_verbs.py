@@ -191,12 +191,13 @@ def test_wrong_command_lines(run: Run, words: list[str]) -> None:
 def test_only_the_verb_that_is_used_is_imported(peer: Peer) -> None:
     code = (
         "import sys\n"
+        "before = set(sys.modules)\n"
         "from shannotctl.cli.program import run\n"
         "run(['submit', '-c', '1'])\n"
         "heavy = {'asyncio', 'rich', 'pygments', 'prompt_toolkit', 'pathlib', 'subprocess',\n"
         "  'json', 'hashlib', 'shannotctl.json_view', 'shannotctl.cli.list',\n"
         "  'shannotctl.render.plan', 'shannotctl.embedded', 'shannotctl.doctor'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
+        "print(sorted(heavy & (set(sys.modules) - before)))"
     )
     peer.answers("sessions.submit", session())
     done = subprocess.run(
