@@ -20,7 +20,6 @@ from shannotd.runner.mounts import (
     Directory,
     Empty,
     File,
-    KernelFiles,
     Masked,
     Node,
     Operation,
@@ -41,23 +40,17 @@ VIRTUAL = frozenset(
     " fuse.portal fuse.gvfsd-fuse fuse.lxcfs".split()
 )
 
-# Not even to be read, whatever their modes are.
+# Not even to be read: uid 0 could, without any capability.
 PROC_MASKED = (
-    "kcore",
     "keys",
     "key-users",
     "latency_stats",
     "timer_list",
-    "sched_debug",
     "kpagecount",
     "kpageflags",
     "kpagecgroup",
     "vmallocinfo",
     "slabinfo",
-    "kmsg",
-    "kallsyms",
-    "modules",
-    "interrupts",
 )
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
@@ -140,7 +133,6 @@ def common_operations(index: int, user: bool) -> Tuple[List[Operation], Overlay]
         Symlink("/dev/stderr", "/proc/self/fd/2"),
         Special("proc", "/proc", PROTECTED | kernel.MS_NOEXEC),
         Special("sysfs", "/sys", PROTECTED | kernel.MS_NOEXEC | kernel.MS_RDONLY, optional=True),
-        KernelFiles(),
         *(Masked(f"/proc/{name}") for name in PROC_MASKED),
     ]
     return operations, run

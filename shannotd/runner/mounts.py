@@ -187,28 +187,6 @@ class Special:
 
 
 @dataclass(frozen=True)
-class KernelFiles:
-    """What of /proc belongs to no process: the kernel's one copy for all, read-only.
-
-    Uid 0 owns it: it could write there, and a chmod or chown would hold on the host.
-    """
-
-    def execute(self) -> None:
-        """Bind each name onto itself from a read-only view, whose flags the binds take over."""
-        view = STAGE + "/kernel"
-        os.mkdir(view)
-        kernel.mount(ROOT + "/proc", view, None, kernel.MS_BIND)
-        flags = kernel.MS_RDONLY | kernel.MS_NOEXEC | PROTECTED
-        kernel.mount(None, view, None, kernel.MS_REMOUNT | kernel.MS_BIND | flags)
-        with os.scandir(view) as entries:
-            names = [entry.name for entry in entries if not entry.is_symlink()]
-        for name in names:
-            if not name.isdigit():
-                kernel.mount(f"{view}/{name}", f"{ROOT}/proc/{name}", None, kernel.MS_BIND)
-        kernel.unmount(view)
-
-
-@dataclass(frozen=True)
 class Masked:
     """A file of /proc that nobody in the sandbox may read."""
 
@@ -328,7 +306,6 @@ Operation = Union[
     Node,
     File,
     Special,
-    KernelFiles,
     Masked,
     Skeleton,
     Directories,

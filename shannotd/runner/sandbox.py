@@ -188,6 +188,19 @@ def _raise_loopback() -> None:
         fcntl.ioctl(handle, set_flags, struct.pack("16sh22x", b"lo", flags | up))
 
 
+def seal_proc() -> None:
+    """Make /proc read-only, once the maps of user namespaces are written.
+
+    What in it belongs to no process is the kernel's one copy for all, and uid 0 owns it: it
+    could write there without any capability, and a chmod or chown would hold on the host.
+    """
+    flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY
+    try:
+        kernel.mount(None, "/proc", None, flags | kernel.MS_NOEXEC | mounts.PROTECTED)
+    except OSError as error:
+        raise unavailable("/proc", error) from error
+
+
 def refresh(overlays: Sequence[mounts.Overlay], covered: Sequence[str]) -> None:
     """Drop what the overlays cached of the host while the sandbox was warm.
 

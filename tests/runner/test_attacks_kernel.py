@@ -45,7 +45,7 @@ def test_modes_in_proc_hold_for_the_whole_host_and_cannot_be_changed(bench: Benc
         "for path in ('/proc/version', '/proc/tty/drivers', '/proc/loadavg'):\n"
         "    try: os.chmod(path, 0o400); print('changed')\n"
         "    except OSError: pass\n"
-        "open('/proc/version').read(); open('/proc/self/comm', 'w').write('me')\n"
+        "open('/proc/version').read(); open('/proc/self/status').read()\n"
     )
     try:
         outcome = bench.run("python", script)
@@ -72,3 +72,44 @@ def test_no_file_of_the_kernels_can_be_written(bench: Bench) -> None:
         "    except OSError: pass\n"
     )
     assert bench.run("python", script).stdout == b""
+
+
+CORE = """
+import ctypes, resource, subprocess, sys
+libc = ctypes.CDLL(None, use_errno=True)
+try: resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+except (OSError, ValueError): pass
+try: resource.prlimit(0, resource.RLIMIT_CORE, (0, 0))
+except (OSError, ValueError): pass
+zero = (ctypes.c_ulong * 2)(0, 0)
+for number in (4, 4 + (1 << 32)):
+    libc.syscall(ctypes.c_long(302), 0, ctypes.c_ulong(number), zero, 0)
+    libc.syscall(ctypes.c_long(160), ctypes.c_ulong(number), zero)
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))
+print(resource.getrlimit(resource.RLIMIT_CORE), resource.getrlimit(resource.RLIMIT_NOFILE))
+print(subprocess.run(["sh", "-c", "ulimit -c 0; ulimit -c"], stdout=-1).stdout)
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the system calls' numbers")
+def test_a_crash_starts_no_core_handler_of_the_host(bench: Bench) -> None:
+    """Only a limit of 1 stops a core_pattern that is a pipe (fs/coredump.c); 0 does not."""
+    outcome = bench.run("python", CORE)
+    assert outcome.stdout == b"(1, 1) (100, 200)\nb'0\\n'\n", outcome
+    assert bench.run("python", "import os; os.abort()").signal == 6
+
+
+def test_no_socket_makes_the_host_load_a_module(bench: Bench) -> None:
+    script = (
+        "import socket\n"
+        "for kind, protocol in ((1, 132), (5, 0), (5, 132), (6, 0), (6, 33), (2, 136), (1, 2**8)):\n"
+        "    for family in (2, 10):\n"
+        "        try: socket.socket(family, kind, protocol); print(kind, protocol)\n"
+        "        except PermissionError: pass\n"
+        "for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):\n"
+        "    for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):\n"
+        "        socket.socket(family, kind | socket.SOCK_NONBLOCK).close()\n"
+        "socket.socket(2, 1, socket.IPPROTO_TCP); socket.socket(10, 2, socket.IPPROTO_UDP)\n"
+    )
+    outcome = bench.run("python", script)
+    assert (outcome.exit_code, outcome.stdout) == (0, b""), outcome
