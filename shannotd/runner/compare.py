@@ -19,6 +19,8 @@ SHOWN_BYTES = 1024 * 1024  # larger files are not read into memory for a diff
 KEPT_BYTES = 64 * 1024
 KEPT_TOTAL_BYTES = 32 * 1024 * 1024
 _TAIL_BYTES = 4096
+# What is read in all may be so many times what may be written.
+_LOOKED_TIMES = 4
 _SAMPLE_BYTES = 65536
 
 
@@ -94,6 +96,7 @@ class Comparer:
         self._started_ns = started_ns
         self._budget = Budget()
         self._kept = 0
+        self._looked = 0
 
     def file(
         self,
@@ -111,8 +114,11 @@ class Comparer:
 
         `descriptor` reads the file in the upper layer; `host` is the host's directory.
         """
-        if self._written_bytes is not None and status.st_size > self._written_bytes:
-            raise RunnerError("limit_exceeded", name="written_bytes", limit=self._written_bytes)
+        self._looked += status.st_size
+        limit = self._written_bytes
+        if limit is not None and (status.st_size > limit or self._looked > _LOOKED_TIMES * limit):
+            # Holes and more names of one file cost nothing to make, but each is read whole.
+            raise RunnerError("limit_exceeded", name="written_bytes", limit=limit)
         was = before.state
         old_size = was.size if was.type == "file" and was.size is not None else 0
         read = _read(descriptor, status.st_size, old_size)

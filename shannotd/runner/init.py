@@ -49,7 +49,8 @@ def _serve(channel: Channel, plan: sandbox.Blueprint, program: bytes, size: int)
     os.close(processes)
     job, payload, descriptors = channel.receive()
     stdout, stderr = descriptors
-    kernel.resize_tmpfs(stage, job["limits"]["written_bytes"])
+    limits = job["limits"]
+    kernel.resize_tmpfs(stage, limits["written_bytes"], sandbox.inodes(limits["steps"]))
     os.close(stage)
     sandbox.refresh(plan.overlays, covered)
     sandbox.mask(job["hide"])

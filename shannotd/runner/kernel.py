@@ -249,8 +249,8 @@ _FSCONFIG_SET_STRING = 1
 _FSCONFIG_CMD_RECONFIGURE = 7
 
 
-def resize_tmpfs(directory: int, size: int) -> None:
-    """Set the size in bytes of the tmpfs whose root is the descriptor `directory`.
+def resize_tmpfs(directory: int, size: int, inodes: int) -> None:
+    """Set the size in bytes, and in inodes, of the tmpfs whose root is `directory`.
 
     By fspick(2), since the tmpfs is not mounted at any path of the sandbox.
     """
@@ -262,8 +262,9 @@ def resize_tmpfs(directory: int, size: int) -> None:
     )
     _check(context, "fspick")
     try:
-        text = str(size).encode()
-        _check(_fsconfig(context, _FSCONFIG_SET_STRING, b"size", text), "fsconfig size")
+        for name, number in ((b"size", size), (b"nr_inodes", inodes)):
+            text = str(number).encode()
+            _check(_fsconfig(context, _FSCONFIG_SET_STRING, name, text), "fsconfig")
         _check(_fsconfig(context, _FSCONFIG_CMD_RECONFIGURE, None, None), "fsconfig")
     finally:
         os.close(context)

@@ -17,7 +17,7 @@ from typing import AbstractSet, Dict, List, Optional, Tuple
 
 from shannotd.runner import filesystem
 from shannotd.runner.filesystem import Descent
-from shannotd.runner.frames import RunnerError
+from shannotd.runner.frames import MAX_PAYLOAD_BYTES, RunnerError
 from shannotd.runner.tree import read_xattrs
 
 TRUSTED = "trusted.overlay."
@@ -130,6 +130,7 @@ def read_layer(
     with Descent(top) as descent:
         _read_marks(layer, root, top)
         count = _list(root, top, mountpoints)
+        length = 0
         # None stands for the way back up to the directory above.
         pending: List[Optional[Folder]] = list(root.folders)
         while pending:
@@ -142,9 +143,14 @@ def read_layer(
             descent.enter(current)
             pending.append(None)
             _read_marks(layer, folder, current)
-            count += _list(folder, current, mountpoints)
+            found = _list(folder, current, mountpoints)
+            count += found
             if most is not None and count > most:
                 raise RunnerError("limit_exceeded", name="steps", limit=limit)
+            # A chain of directories has paths that are long in all, whatever their number.
+            length += len(folder.path) * (1 + found)
+            if length > MAX_PAYLOAD_BYTES:
+                raise RunnerError("limit_exceeded", name="plan_bytes", limit=MAX_PAYLOAD_BYTES)
             pending.extend(folder.folders)
     return root
 

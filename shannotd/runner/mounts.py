@@ -22,6 +22,9 @@ ROOT = STAGE + "/root"
 SCRIPT_DIRECTORY = "/run/shannot"
 PROTECTED = kernel.MS_NOSUID | kernel.MS_NODEV
 
+# Each costs kernel memory that no size limit counts (tmpfs(5): the default is half of it all).
+TMPFS_INODES = 16384
+
 # A synthesised directory holds copies of the regular files beside its mounts.
 SKELETON_BYTES = 16 * 1024 * 1024
 
@@ -81,7 +84,7 @@ class Tmpfs:
 
     def execute(self) -> None:
         """Mount it."""
-        options = f"mode={self.mode:o},size={self.size}"
+        options = f"mode={self.mode:o},size={self.size},nr_inodes={TMPFS_INODES}"
         kernel.mount("shannot", ROOT + self.path, "tmpfs", self.flags, options)
 
 

@@ -77,7 +77,7 @@ class Notifier:
         name = CALL_NAMES.get(number, str(number))
         code = errno.EPERM
         if name in ("connect", "bind", "sendto"):
-            code = self._network(name, pid, arguments)
+            code = self._network(name, identifier, pid, arguments)
         else:
             self._record(name, "")
         flags = _CONTINUE if code == 0 else 0
@@ -88,14 +88,12 @@ class Notifier:
             if error.errno not in (errno.ENOENT, errno.EINPROGRESS, errno.EINTR):
                 raise
 
-    def _network(self, name: str, pid: int, arguments: List[int]) -> int:
+    def _network(self, name: str, identifier: int, pid: int, arguments: List[int]) -> int:
         """Record a connect, bind or sendto; the errno to answer, 0 to let it go on inside."""
         pointer, length = (arguments[4], arguments[5]) if name == "sendto" else arguments[1:3]
         address = _read_memory(pid, pointer, min(length, 128))
-        if address is None:
-            return 0
-        target = describe_address(address)
-        if target is None:
+        target = None if address is None else describe_address(address)
+        if target is None or not self._waits(identifier):
             return 0
         family, place = target
         if family == seccomp.AF_UNIX:
@@ -114,6 +112,15 @@ class Notifier:
         if not self._listens_inside(place):
             self._record("connect", place)
         return 0
+
+    def _waits(self, identifier: int) -> bool:
+        """Whether the caller still waits: else its pid may be a process of the host by now, whose
+        memory was read (seccomp_unotify(2))."""
+        try:
+            fcntl.ioctl(self._listener, _VALID, struct.pack("=Q", identifier))
+        except OSError:
+            return False
+        return True
 
     def _record(self, what: str, target: str) -> None:
         key = (what, target)

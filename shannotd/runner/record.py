@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Dict, List, Optional, Sequence
 
 from shannotd.runner import plan as plans
 from shannotd.runner.capture import Content, Layer, capture
-from shannotd.runner.frames import Channel, Header, RunnerError
+from shannotd.runner.frames import MAX_PAYLOAD_BYTES, Channel, Header, RunnerError
 from shannotd.runner.identity import machine
 from shannotd.runner.permission import first_refusal
 
@@ -215,6 +215,8 @@ def _send_plan(
     encoded = plans.canonical(plan)
     digest = plans.digest(encoded)
     beside = json.dumps([asdict(note) for note in notes], separators=(",", ":")).encode("ascii")
+    if len(encoded) + len(beside) > MAX_PAYLOAD_BYTES:
+        raise RunnerError("limit_exceeded", name="plan_bytes", limit=MAX_PAYLOAD_BYTES)
     job.send(
         {
             "event": "plan",

@@ -30,6 +30,10 @@ _FILE_CAPABILITIES = (
     "KILL",
 )
 
+# No core is that small; and where core_pattern names a program (core(5)) only this value keeps
+# the kernel from starting it, as root on the host. The filter lets nobody change it.
+_NO_CORE = 1
+
 
 def main(report: Channel, program: bytes, privileged: bool) -> NoReturn:
     """Prepare what needs no job, wait for it, become its script; never returns.
@@ -42,6 +46,7 @@ def main(report: Channel, program: bytes, privileged: bool) -> NoReturn:
         python.settle()
         report.send({"event": "waiting"})
         job, _, outputs = report.receive()
+        _check(job)
         _redirect(job["stdin_size"] > 0, outputs)
         os.setsid()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -65,6 +70,26 @@ def main(report: Channel, program: bytes, privileged: bool) -> NoReturn:
         reason = f"{error.strerror or error} {error.filename or ''}".strip()
         _fail(report, RunnerError("sandbox_unavailable", reason=reason, remedy=""))
     run(job, source)
+
+
+def _check(job: Header) -> None:
+    """Refuse what no execve(2) could be given, while there is somebody to tell."""
+    environment: Dict[str, str] = job["environment"]
+    words = [*job["arguments"], job["cwd"], *environment, *environment.values()]
+    reason = None
+    if any("=" in name or not name for name in environment):
+        reason = "an empty name of a variable, or one with '='"
+    elif any("\0" in word for word in words):
+        reason = "an argument, a variable or the directory has a NUL byte in it"
+    elif job["kind"] == "command" and not job["arguments"]:
+        reason = "a command without a program"
+    else:
+        try:
+            os.fsencode("".join(words))
+        except UnicodeEncodeError:
+            reason = "an argument, a variable or the directory is no text and no bytes"
+    if reason is not None:
+        raise RunnerError("invalid_request", method="run", reason=reason)
 
 
 def _fail(report: Channel, error: RunnerError) -> NoReturn:
@@ -110,7 +135,7 @@ def _limit(limits: Dict[str, int], isolated: bool) -> None:
     never holds for uid 0.
     """
     wanted = [
-        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CORE, _NO_CORE),
         (resource.RLIMIT_FSIZE, limits["written_bytes"]),
         (resource.RLIMIT_NOFILE, limits["open_files"]),
         (resource.RLIMIT_AS, limits["memory_bytes"]),

@@ -44,7 +44,7 @@ ALLOWED = (
     "mprotect mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink mremap mseal "
     "msgctl msgget msgrcv msgsnd msync munlock munlockall munmap name_to_handle_at nanosleep "
     "newfstatat open openat openat2 pause pidfd_open pidfd_send_signal pipe pipe2 pkey_alloc "
-    "pkey_free pkey_mprotect poll ppoll prctl pread64 preadv preadv2 prlimit64 process_madvise "
+    "pkey_free pkey_mprotect poll ppoll prctl pread64 preadv preadv2 process_madvise "
     "process_mrelease pselect6 pwrite64 pwritev pwritev2 read readahead readlink readlinkat readv "
     "recvfrom recvmmsg recvmsg remap_file_pages removexattr rename renameat renameat2 "
     "restart_syscall rmdir rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo "
@@ -53,7 +53,7 @@ ALLOWED = (
     "sched_rr_get_interval sched_setaffinity sched_setattr sched_setparam sched_setscheduler "
     "sched_yield seccomp select semctl semget semop semtimedop sendfile sendmmsg sendmsg "
     "set_mempolicy set_robust_list set_thread_area set_tid_address setfsgid setfsuid setgid "
-    "setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid setrlimit "
+    "setgroups setitimer setpgid setpriority setregid setresgid setresuid setreuid "
     "setsid setsockopt setuid setxattr shmat shmctl shmdt shmget shutdown sigaltstack signalfd "
     "signalfd4 splice stat statfs statx symlink symlinkat sync sync_file_range syncfs sysinfo tee "
     "tgkill time timer_create timer_delete timer_getoverrun timer_gettime timer_settime "
@@ -79,6 +79,9 @@ UNKNOWN = "clone3 io_uring_setup io_uring_enter io_uring_register".split()
 # The only families that a network namespace (or the filesystem) confines. AF_VSOCK would
 # reach the hypervisor, AF_ALG and the like enlarge what of the kernel can be attacked.
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
+# SOCK_STREAM and SOCK_DGRAM; IPPROTO_IP, ICMP, TCP, UDP, ICMPV6, MPTCP.
+_STREAM, _DATAGRAM = 1, 2
+_PROTOCOLS = (0, 1, 6, 17, 58, 262)
 _CLONE_NAMESPACES = 0x7E020000 | 0x00000080  # CLONE_NEW* and CLONE_NEWTIME
 
 
@@ -180,8 +183,15 @@ def compile_filter() -> bytes:
 def _add_conditional(rules: _Filter) -> None:
     no_namespaces: List[Tuple[int, ...]] = [(0, _MASKED_EQUAL, _CLONE_NAMESPACES, 0)]
     rules.add(_ALLOW, "clone", no_namespaces)
-    for family in (AF_UNIX, AF_INET, AF_INET6):
-        rules.add(_ALLOW, "socket", [(0, _EQUAL, family, 0)])
+    rules.add(_ALLOW, "socket", [(0, _EQUAL, AF_UNIX, 0)])
+    # For any other type or protocol the kernel would start modprobe on the host.
+    for family in (AF_INET, AF_INET6):
+        for kind in (_STREAM, _DATAGRAM):
+            for protocol in _PROTOCOLS:
+                kind_only = (1, _MASKED_EQUAL, 0xF, kind)
+                rules.add(
+                    _ALLOW, "socket", [(0, _EQUAL, family, 0), kind_only, (2, _EQUAL, protocol, 0)]
+                )
     rules.add(_ALLOW, "socket", [(0, _EQUAL, AF_NETLINK, 0), (2, _EQUAL, 0, 0)])
     rules.add(_ALLOW, "socketpair", [(0, _EQUAL, AF_UNIX, 0)])
     # With an address sendto reaches out by itself; without one the socket is connected.
@@ -190,3 +200,12 @@ def _add_conditional(rules: _Filter) -> None:
     # Only what leaves address space randomisation or the default domain alone or asks for it.
     for persona in (0x0, 0x40000, 0xFFFFFFFF):
         rules.add(_ALLOW, "personality", [(0, _EQUAL, persona, 0)])
+    # RLIMIT_CORE (4) is ours alone (script.py). Others are told that it was set: a shell's
+    # `ulimit -c 0` is no failure. The masks let through what has not just that bit.
+    rules.add(_ALLOW, "prlimit64", [(2, _EQUAL, 0, 0)])
+    for call, argument in (("setrlimit", 0), ("prlimit64", 1)):
+        rules.add(_ALLOW, call, [(argument, _MASKED_EQUAL, 4, 0)])
+        for bit in (1, 2, 8):
+            rules.add(_ALLOW, call, [(argument, _MASKED_EQUAL, bit, bit)])
+    rules.add(_error(0), "setrlimit", [(0, _MASKED_EQUAL, 0xF, 4)])
+    rules.add(_error(0), "prlimit64", [(1, _MASKED_EQUAL, 0xF, 4), (2, _NOT_EQUAL, 0, 0)])

@@ -56,9 +56,15 @@ class Starting:
         return action
 
     def _refuse_protected(self, step: FileStep) -> None:
-        for path in (step.path, step.old_path):
+        whole = step.before.type == "directory" and step.change != "metadata"
+        for path in (step.path, step.old_path, step.link_to):
             for protected in self._protected:
-                if path is not None and (path + "/").startswith(protected):
+                if path is None:
+                    continue
+                # What is moved or deleted as a whole takes along what is below it.
+                if (path + "/").startswith(protected) or (
+                    whole and protected.startswith(path + "/")
+                ):
                     raise self._refusal(step.change, path, "the runner's runner.conf protects it")
 
     def _check_parent(self, action: Action, parent: str) -> Optional[filesystem.Identity]:

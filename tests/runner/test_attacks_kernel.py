@@ -102,7 +102,7 @@ def test_a_crash_starts_no_core_handler_of_the_host(bench: Bench) -> None:
 def test_no_socket_makes_the_host_load_a_module(bench: Bench) -> None:
     script = (
         "import socket\n"
-        "for kind, protocol in ((1, 132), (5, 0), (5, 132), (6, 0), (6, 33), (2, 136), (1, 2**8)):\n"
+        "for kind, protocol in ((1, 132), (5, 0), (5, 132), (6, 0), (6, 33), (2, 136)):\n"
         "    for family in (2, 10):\n"
         "        try: socket.socket(family, kind, protocol); print(kind, protocol)\n"
         "        except PermissionError: pass\n"
