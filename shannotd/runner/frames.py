@@ -134,6 +134,13 @@ class Channel:
                 self.socket.sendall(payload, socket.MSG_NOSIGNAL)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise Closed from error
+        except BlockingIOError as error:
+            raise Closed("the other end does not read") from error
+
+    def limit_sending(self, seconds: int) -> None:
+        """Take an end that reads nothing for `seconds` for gone (SO_SNDTIMEO, socket(7))."""
+        timeout = struct.pack("@ll", seconds, 0)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
 
     def receive(self) -> Tuple[Header, bytes, List[int]]:
         """The next frame and its descriptors (the caller's from now on).

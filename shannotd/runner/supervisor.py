@@ -21,6 +21,7 @@ from shannotd.runner.warm import Settings, Warm, build
 from shannotd.runner.watch import Watch
 
 MAX_AGE_SECONDS = 300.0
+DAEMON_SECONDS = 30
 
 
 def main(control: Channel, settings: Settings) -> NoReturn:
@@ -56,6 +57,8 @@ def _serve(control: Channel, settings: Settings) -> None:
         raise
     with Channel(socket.socket(fileno=descriptors[0])) as job:
         request, payload, _ = job.receive()
+        # A daemon that hangs must not keep a script alive beyond its limits.
+        job.limit_sending(DAEMON_SECONDS)
         try:
             if failure is not None or warm is None:
                 # What was missing a moment ago may be there now.

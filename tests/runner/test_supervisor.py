@@ -6,6 +6,7 @@ import os
 import random
 import select
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from shannotd.runner.frames import Channel
+from shannotd.runner.frames import Channel, Closed
 from tests.runner.conftest import Bench
 from tests.support.runner import RunnerProcess, collect
 
@@ -147,6 +148,15 @@ def test_a_cancel_right_behind_the_job(bench: Bench) -> None:
     with job:
         job.send({"op": "cancel"})
         assert collect(session, job).stopped == "cancelled"
+
+
+def test_a_daemon_that_does_not_read_is_taken_for_gone() -> None:
+    ours, theirs = socket.socketpair()
+    with Channel(ours) as channel, theirs:
+        channel.limit_sending(1)
+        with pytest.raises(Closed):
+            while True:
+                channel.send({"event": "output"}, bytes(1 << 20))
 
 
 def test_output_streams_while_the_script_runs(bench: Bench) -> None:
