@@ -104,6 +104,7 @@ def counts_text(counts: StepCounts) -> str:
         for kind, count in (
             ("create", counts.create),
             ("modify", counts.modify),
+            ("append", counts.append),
             ("delete", counts.delete),
             ("metadata", counts.metadata),
             ("rename", counts.rename),
@@ -152,6 +153,7 @@ def steps_text(session: Session) -> str:
     total = (
         counts.create
         + counts.modify
+        + counts.append
         + counts.delete
         + counts.metadata
         + counts.rename

@@ -33,7 +33,7 @@ _PLAIN: dict[str | None, Finding] = {
 _COUNTED = {
     "create": "create",
     "modify": "modify",
-    "append": "modify",
+    "append": "append",
     "delete": "delete",
     "metadata": "metadata",
     "rename": "rename",
@@ -64,7 +64,7 @@ def plan_risk(findings: Iterable[tuple[Risk, str]]) -> Risk:
 
 
 def counts(plan: Plan) -> StepCounts:
-    """How many steps of each kind `plan` has; appends count as modifications."""
+    """How many steps of each kind `plan` has; an unknown change counts as a modification."""
     numbers: dict[str, int] = {}
     for step in plan.steps:
         if step.kind != "file":

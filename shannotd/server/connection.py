@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -61,10 +63,13 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._caller: Caller | None = None
         self._calls: dict[asyncio.Task[None], Method] = {}
+        self._queued: deque[Request] = deque()  # came with others, beyond MAX_CALLS
+        self._large_answer = asyncio.Lock()
+        self._may_send = asyncio.Event()
+        self._may_send.set()
         self._wanted: dict[object, Wanted] = {}
         self._stop_listening: Callable[[], None] | None = None
         self._answered_bytes = 0  # of answers, since everything was last sent
-        self._sending_paused = False
         self._ending = False  # nothing more is read; closed when all is answered
 
     @property
@@ -87,6 +92,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End what only this client waited for; what it began goes on."""
         self._ending = True
+        self._queued.clear()
+        self._may_send.set()
         if self._stop_listening is not None:
             self._stop_listening()
         self._end_waiting()
@@ -100,29 +107,42 @@ class Connection(asyncio.Protocol):
             for message in self._decoder.feed(data):
                 if not isinstance(message, Request):
                     raise BadFrame(reason="a client sends requests only")
-                self._take(message)
+                self._queued.append(message)
         except (BadFrame, FrameTooLarge) as error:
             self._refuse(error)
+            return
+        self._advance()
 
     def eof_received(self) -> bool:
-        """The client sends no more; it still gets its answers."""
+        """The client sends no more; it still gets its answers, unless it is gone altogether."""
         if not self._ending and self._decoder.unfinished:
             self._refuse(BadFrame(reason="the connection ended within a message"))
         self._ending = True
-        return bool(self._calls)  # True leaves it open for the answers
+        # True leaves it open for the answers.
+        return self._has_work and not _hung_up(self._transport)
 
     def pause_writing(self) -> None:
         """The client does not read: take nothing more from it until it does."""
-        self._sending_paused = True
+        self._may_send.clear()
         self._balance()
 
     def resume_writing(self) -> None:
         """All is sent."""
-        self._sending_paused = False
+        self._may_send.set()
         self._answered_bytes = 0
-        self._balance()
+        self._advance()
 
     # Calls
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._calls or self._queued)
+
+    def _advance(self) -> None:
+        """Begin with what is queued, as far as the client may have more at once."""
+        while self._queued and len(self._calls) < MAX_CALLS and self._may_send.is_set():
+            self._take(self._queued.popleft())
+        self._balance()
 
     def _take(self, request: Request) -> None:
         try:
@@ -133,27 +153,36 @@ class Connection(asyncio.Protocol):
         task = asyncio.get_running_loop().create_task(self._call(request, method))
         self._calls[task] = method
         task.add_done_callback(self._called)
-        self._balance()
 
     async def _call(self, request: Request, method: Method) -> None:
+        if not method.large:
+            self._answer(await self._response(request, method))
+            return
+        # One after the other, each when those before are read: many at once would fill the
+        # daemon's memory.
+        async with self._large_answer:
+            await self._may_send.wait()
+            if not self._transport.is_closing():
+                self._answer(await self._response(request, method))
+
+    async def _response(self, request: Request, method: Method) -> Response:
         try:
             result = await self._methods.call(self, request.method, method, request.params)
-            response = Response(request.id, None, result)
+            return Response(request.id, None, result)
         except ShannotError as error:
-            response = Response(request.id, error.to_wire(), None)
+            return Response(request.id, error.to_wire(), None)
         except asyncio.CancelledError:  # by `farewell`, or the client is gone
-            response = Response(request.id, DaemonStopping().to_wire(), None)
+            return Response(request.id, DaemonStopping().to_wire(), None)
         except Exception as error:
             log.exception("%s", visible(request.method))
             internal = ShannotError(reason=type(error).__name__)
-            response = Response(request.id, internal.to_wire(), None)
-        self._answer(response)
+            return Response(request.id, internal.to_wire(), None)
 
     def _called(self, task: asyncio.Task[None]) -> None:
         self._calls.pop(task, None)
-        if self._ending and not self._calls:
+        self._advance()
+        if self._ending and not self._has_work:
             self._transport.close()
-        self._balance()
 
     def _answer(self, response: Response) -> None:
         if self._transport.is_closing():
@@ -173,9 +202,9 @@ class Connection(asyncio.Protocol):
 
     def _balance(self) -> None:
         """Read from the client only while it reads what it gets and waits for little."""
-        if self._transport.is_closing():
+        if self._ending or self._transport.is_closing():
             return
-        if self._sending_paused or len(self._calls) >= MAX_CALLS:
+        if self._queued or not self._may_send.is_set() or len(self._calls) >= MAX_CALLS:
             self._transport.pause_reading()
         elif not self._transport.is_reading():
             self._transport.resume_reading()
@@ -193,7 +222,7 @@ class Connection(asyncio.Protocol):
         :raises TooManySessions: it watches too much already.
         """
         if len(self._wanted) >= MAX_WATCHES:
-            raise TooManySessions(count=len(self._wanted), kind="watched")
+            raise TooManySessions(count=len(self._wanted), kind="watches")
         key = object()
         self._wanted[key] = wanted
         if self._stop_listening is None and not self._ending:
@@ -219,9 +248,17 @@ class Connection(asyncio.Protocol):
             return
         self._transport.write(event.packed)
 
+    def tell(self, event: Event) -> None:
+        """Send the client one event, whatever it listens to."""
+        if not self._transport.is_closing():
+            self._transport.write(event.packed)
+
     def farewell(self) -> None:
         """The daemon stops: send what was answered, and close."""
         self._ending = True
+        while self._queued:
+            request = self._queued.popleft()
+            self._answer(Response(request.id, DaemonStopping().to_wire(), None))
         self._end_waiting()
         if not self._calls:
             self._transport.close()
@@ -229,3 +266,10 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close, whatever is unsent."""
         self._transport.abort()
+
+
+def _hung_up(transport: asyncio.Transport) -> bool:
+    """Whether the other end is closed, rather than only its sending half."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))

@@ -147,7 +147,7 @@ class Server:
             reason = "it has no role here" if not caller.embedded else "this daemon is another's"
             raise NotAllowed(uid=peer.uid, action="use this daemon", reason=reason)
         if self._per_uid[peer.uid] >= self._max_connections():
-            raise TooManySessions(count=self._per_uid[peer.uid], kind="connected")
+            raise TooManySessions(count=self._per_uid[peer.uid], kind="connections")
         self._per_uid[peer.uid] += 1
         self._connections[connection] = peer.uid
         self._empty.clear()

@@ -14,7 +14,7 @@ from shannotd.server.peers import account_name, current_groups
 from shannotd.server.roles import Roles
 from shannotd.sessions.access import Caller, Role
 from shannotd.sessions.approval import Approvals
-from shannotd.sessions.events import Event, Output
+from shannotd.sessions.events import Event, Output, change_of
 from shannotd.sessions.manager import Sessions
 from shannotd.sessions.plans import whole_session
 from shannotd.sessions.store import Store
@@ -40,6 +40,9 @@ class Client(Protocol):
 
     def listen(self, wanted: Callable[[Event], bool]) -> Callable[[], None]:
         """Send it the events that are `wanted`, until the result is called or it closes."""
+
+    def tell(self, event: Event) -> None:
+        """Send it one event."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,13 @@ class TailParams:
 
 @dataclass(frozen=True)
 class Method:
-    """How one method is called: its parameters' type, and whether it ends with its client."""
+    """How one method is called: its parameters' type, whether it ends with its client, and
+    whether its answer may be large, so that one client gets one of them at a time."""
 
     params: type[Any]
     call: Callable[[Client, Any], Awaitable[object]]
     ends_with_client: bool = False
+    large: bool = False
 
 
 class Methods:
@@ -146,15 +151,15 @@ class Methods:
         self._methods: Mapping[str, Method] = {
             "daemon.status": Method(NoParams, self._daemon_status),
             "sessions.submit": Method(Submission, self._submit),
-            "sessions.list": Method(ListParams, self._list),
-            "sessions.get": Method(SessionId, self._get),
+            "sessions.list": Method(ListParams, self._list, large=True),
+            "sessions.get": Method(SessionId, self._get, large=True),
             "sessions.approve": Method(ApproveParams, self._approve),
             "sessions.reject": Method(RejectParams, self._reject),
             "sessions.cancel": Method(SessionId, self._cancel),
             "sessions.watch": Method(WatchParams, self._watch),
             "sessions.wait": Method(WaitParams, self._wait, ends_with_client=True),
-            "blobs.get": Method(ContentParams, self._content),
-            "audit.tail": Method(TailParams, self._tail),
+            "blobs.get": Method(ContentParams, self._content, large=True),
+            "audit.tail": Method(TailParams, self._tail, large=True),
             "audit.verify": Method(NoParams, self._verify),
         }
 
@@ -192,6 +197,7 @@ class Methods:
             return encode(session)
         identifier = session.id
         end = client.listen(lambda event: isinstance(event, Output) and event.session == identifier)
+        client.tell(change_of(session))
         try:
             return whole_session(await asyncio.shield(ended))
         finally:

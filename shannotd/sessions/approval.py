@@ -75,7 +75,11 @@ class Approvals:
                 needed=record.approvals,
             )
             self._check_unchanged(live, before)
-            await self._store.commit(Entry(record))
+            try:
+                await self._store.commit(Entry(record))
+            except StoreFull:
+                self._void(identifier)
+                raise
             self._check_unchanged(live, before)
             self._registry.adopt(live, record, uid=caller.uid, stored=True)
         if record.session.state is State.APPROVED:
@@ -109,8 +113,12 @@ class Approvals:
         self._registry.settle(live)
         if live.record is not before:
             session = live.session
-            self._journal.note("session.approval_void", uid=None, session=session.id)
+            self._void(session.id)
             raise WrongState(id=session.id, state=session.state.value, action="approved")
+
+    def _void(self, identifier: str) -> None:
+        """Have in the log that the approval of which it tells last came to nothing."""
+        self._journal.note("session.approval_void", uid=None, session=identifier)
 
     async def _raise_over(self, caller: Caller, identifier: str) -> None:
         stored = await self._store.load(identifier)

@@ -64,8 +64,7 @@ class Events:
     def changed(self, session: Session) -> None:
         """Tell of a new state of `session` (without contents)."""
         if self._listeners:
-            message = Notification("session.changed", _as_params(session))
-            self._tell(Changed(session.id, session.submitter, message, session))
+            self._tell(change_of(session))
 
     def output(self, session: Session, stream: str, data: bytes) -> None:
         """Tell of output of the script of `session`."""
@@ -86,7 +85,9 @@ class Events:
             listener(event)
 
 
-def _as_params(session: Session) -> dict[str, object]:
+def change_of(session: Session) -> Changed:
+    """The event of a new state of `session` (without contents)."""
     encoded = encode(session)
     assert isinstance(encoded, dict)
-    return encoded
+    message = Notification("session.changed", encoded)
+    return Changed(session.id, session.submitter, message, session)

@@ -27,10 +27,10 @@ class Quota:
         settings = self._settings
         running = registry.count(uid, State.RUNNING)
         if running >= settings.max_running:
-            raise TooManySessions(count=running, kind="running")
+            raise TooManySessions(count=running, kind="running sessions")
         pending = registry.count(uid, State.PENDING)
         if pending >= settings.max_pending:
-            raise TooManySessions(count=pending, kind="pending")
+            raise TooManySessions(count=pending, kind="pending sessions")
         self._take_token(uid)
 
     def _take_token(self, uid: int) -> None:
@@ -40,6 +40,6 @@ class Quota:
         left = min(most, left + (now - since) * most / _MINUTE)
         if left < 1:
             raise TooManySessions(
-                count=self._settings.max_submissions_per_minute, kind="new (in one minute)"
+                count=self._settings.max_submissions_per_minute, kind="new sessions (in one minute)"
             )
         self._tokens[uid] = (left - 1, now)

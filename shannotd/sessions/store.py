@@ -33,6 +33,7 @@ Result = TypeVar("Result")
 
 _GROUP_SECONDS = 0.05
 _RETRY_SECONDS = 1.0
+PAGE_BYTES = 4 * 1024 * 1024  # of records, however many may be asked for
 MAX_DEFERRED = 1000  # sessions that wait for a full disk, before new ones are refused
 
 SCRIPT, STDOUT, STDERR, PLAN, NOTES = "script", "stdout", "stderr", "plan", "notes"
@@ -460,13 +461,18 @@ class Store:
         ).fetchone()
         rows = self._database.execute(
             f"SELECT sequence, record FROM sessions WHERE {where} AND (? IS NULL OR sequence < ?)"
-            " ORDER BY sequence DESC LIMIT ?",
-            [*values, before, before, limit + 1],
-        ).fetchall()
-        shown = rows[:limit]
-        following = str(shown[-1][0]) if len(rows) > limit else None
-        sessions = [cast(dict[str, object], _unpack(record)["session"]) for _, record in shown]
-        return Page(sessions, total, following)
+            " ORDER BY sequence DESC",
+            [*values, before, before],
+        )
+        sessions = list[dict[str, object]]()
+        size, last = 0, None
+        for sequence, record in rows:
+            size += len(record)
+            if sessions and (len(sessions) == limit or size > PAGE_BYTES):
+                return Page(sessions, total, str(last))
+            sessions.append(cast(dict[str, object], _unpack(record)["session"]))
+            last = sequence
+        return Page(sessions, total, None)
 
     def _unfinished(self) -> list[Record]:
         open_states = [state.value for state in State if state not in FINAL_STATES]

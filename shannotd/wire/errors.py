@@ -208,8 +208,8 @@ class LimitExceeded(ShannotError):
 
 
 class TooManySessions(ShannotError):
-    """There are already {count} {kind} sessions of yours, the most that are allowed.
-    Wait for one to end, or cancel one."""
+    """There are already {count} {kind} of yours, the most that are allowed.
+    Wait for one to end, or end one."""
 
     code = "too_many_sessions"
     exit_status = 11

@@ -271,6 +271,7 @@ class StepCounts:
 
     create: int = 0
     modify: int = 0
+    append: int = 0
     delete: int = 0
     metadata: int = 0
     rename: int = 0

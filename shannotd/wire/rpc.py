@@ -10,9 +10,10 @@ Methods (params -> result). A session id may be any unique prefix of 4 character
 
 - `daemon.status` {} -> DaemonStatus
 - `sessions.submit` Submission -> Session. With `wait`, the answer comes when the dry run has
-  ended, and `session.output` notifications until then; without, at once (state `running`).
+  ended; before it one `session.changed` notification at once (state `running`), which tells the
+  id, and `session.output` notifications. Without, the answer comes at once (state `running`).
 - `sessions.list` {states?: [str], name?: str, limit?: int, cursor?: str} -> SessionPage,
-  newest first
+  newest first; a page may hold fewer than `limit` where sessions are large
 - `sessions.get` {id} -> Session with plan, notes, script and outputs
 - `sessions.approve` {id, digest, comment?} -> Session (state `approved` or later)
 - `sessions.reject` {id, reason?} -> Session

@@ -438,7 +438,15 @@ def test_counts() -> None:
         Step("blocked", what="connect"),
     )
     assert counts(plan) == StepCounts(
-        create=1, modify=2, delete=1, metadata=1, rename=1, command=1, blocked=1, scratch=1
+        create=1,
+        modify=1,
+        append=1,
+        delete=1,
+        metadata=1,
+        rename=1,
+        command=1,
+        blocked=1,
+        scratch=1,
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shannotd.server.connection import MAX_CALLS
 from shannotd.wire.errors import (
     BadFrame,
     FrameTooLarge,
@@ -127,6 +128,79 @@ async def test_many_requests_at_once_are_all_answered(tmp_path: Path) -> None:
     async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
         answers = [caller.send("daemon.status") for _ in range(500)]
         assert {(await answer).error for answer in answers} == {None}
+
+
+@pytest.mark.P10
+@in_loop
+async def test_requests_that_come_at_once_are_not_worked_on_at_once(tmp_path: Path) -> None:
+    async with (
+        running_service(tmp_path) as service,
+        await Caller.connect(tmp_path) as other,
+        await Caller.connect(tmp_path) as caller,
+    ):
+        pending = await other.submit(("files", ["/etc/x"]))
+        waiting = [
+            caller.send("sessions.wait", id=pending["id"], states=[]) for _ in range(MAX_CALLS * 4)
+        ]
+        await caller.writer.drain()
+        while not any(connection._queued for connection in service._server._connections):
+            await other.call("daemon.status")
+        assert max(len(each._calls) for each in service._server._connections) == MAX_CALLS
+        await other.call("sessions.reject", id=pending["id"])
+        assert {(await answer).error for answer in waiting} == {None}
+
+
+@pytest.mark.P10
+@in_loop
+async def test_large_answers_do_not_gather_in_memory(tmp_path: Path) -> None:
+    async with (
+        running_service(tmp_path) as service,
+        await Caller.connect(tmp_path) as other,
+    ):
+        session = await other.submit(("many", 10_000))
+        size = len(pack(Response(1, None, await other.call("sessions.get", id=session["id"]))))
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(tmp_path / "run" / "shannotd.sock"))
+        for number in range(20):
+            sock.sendall(pack(Request(number, "sessions.get", {"id": session["id"]})))
+        slow = None
+        while slow is None or slow._may_send.is_set():
+            await other.call("daemon.status")
+            slow = next((one for one in service._server._connections if one._calls), slow)
+        for _ in range(20):
+            await other.call("sessions.get", id=session["id"])
+        assert slow._transport.get_write_buffer_size() <= size + 1024 * 1024
+        sock.close()
+
+
+@pytest.mark.P10
+@in_loop
+async def test_who_vanishes_while_it_waits_is_forgotten(tmp_path: Path) -> None:
+    config = "[daemon]\nmax_connections = 2\n"
+    async with (
+        running_service(tmp_path, config=config),
+        await Caller.connect(tmp_path) as caller,
+    ):
+        pending = await caller.submit(("files", ["/etc/x"]))
+        for _ in range(5):
+            gone = await Caller.connect(tmp_path)
+            gone.send("sessions.wait", id=pending["id"], states=[])
+            await gone.call("daemon.status")
+            await gone.close()
+            await caller.call("daemon.status")
+        async with await Caller.connect(tmp_path) as next_one:
+            assert (await next_one.call("daemon.status"))["pending"] == 1
+
+
+@in_loop
+async def test_a_waiting_submitter_hears_the_id_at_once(tmp_path: Path) -> None:
+    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+        answer = caller.send("sessions.submit", kind="python", script=script(("hang", None)))
+        begun = (await caller.notification("session.changed")).params
+        assert begun["state"] == "running"
+        async with await Caller.connect(tmp_path) as other:
+            await other.call("sessions.cancel", id=begun["id"])
+        assert (await answer).result["id"] == begun["id"]  # type: ignore[index]
 
 
 @pytest.mark.P10

@@ -152,6 +152,29 @@ async def test_without_a_log_nothing_is_approved_and_everything_is_stopped(
         assert approved["state"] != "pending"
 
 
+@pytest.mark.P6
+@in_loop
+async def test_an_approval_that_could_not_be_stored_is_void_in_the_log_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_service(tmp_path) as service, await Caller.connect(tmp_path) as caller:
+        pending = await caller.submit(("files", [PATH]))
+
+        def refuse(*_: object, **__: object) -> None:
+            raise StoreFull(reason="No space left on device", path="store")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(service._store, "commit", refuse)
+            with pytest.raises(StoreFull):
+                await caller.call("sessions.approve", id=pending["id"], digest=pending["digest"])
+        records = await caller.call("audit.tail", session=pending["id"])
+        assert [record["event"] for record in records][-2:] == [
+            "session.approval",
+            "session.approval_void",
+        ]
+        assert (await caller.call("sessions.get", id=pending["id"]))["state"] == "pending"
+
+
 @pytest.mark.P2
 @pytest.mark.parametrize(
     ("word", "state", "code"), [("stale", "stale", "stale"), ("failed", "failed", "apply_failed")]

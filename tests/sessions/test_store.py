@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shannotd.sessions.schema import MIGRATIONS
-from shannotd.sessions.store import Entry, Record, Store
+from shannotd.sessions.store import PAGE_BYTES, Entry, Record, Store
 from shannotd.wire.errors import ConfigError, StoreFull
 from shannotd.wire.model import Session, State
 from tests.support.service import in_loop
@@ -98,6 +98,30 @@ async def test_pages_have_everything_once(tmp_path: Path) -> None:
         )
         assert [session["name"] for session in mine.sessions] == ["name 3"]
         assert await store.find("0" * 31, 1000) == [f"{number:032x}" for number in range(0, 16, 2)]
+    finally:
+        await store.close()
+
+
+@pytest.mark.P10
+@in_loop
+async def test_sessions_with_much_in_them_do_not_make_a_page_too_large_to_send(
+    tmp_path: Path,
+) -> None:
+    store = await Store.open(tmp_path)
+    try:
+        for number in range(6):
+            store.defer(Entry(record(number, analysis="x" * (PAGE_BYTES // 2))))
+        store.defer(Entry(record(6, analysis="x" * (PAGE_BYTES * 2))))
+        seen: list[object] = []
+        before = None
+        while True:
+            page = await store.page(states=(), name=None, submitter=None, limit=100, before=before)
+            assert 1 <= len(page.sessions) <= 2
+            seen += [session["id"] for session in page.sessions]
+            if page.next is None:
+                break
+            before = int(page.next)
+        assert seen == [f"{number:032x}" for number in reversed(range(7))]
     finally:
         await store.close()
 
