@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -299,8 +301,6 @@ def test_no_color(peer: Peer) -> None:
 
 
 def test_an_interrupt_cancels_what_runs(peer: Peer) -> None:
-    import threading
-
     cancelled = threading.Event()
 
     def submit(link: Link, params: dict[str, Any]) -> Any:
@@ -324,40 +324,42 @@ def test_an_interrupt_cancels_what_runs(peer: Peer) -> None:
     assert peer.asked("sessions.cancel") == [{"id": ID}]
 
 
-def test_an_interrupt_finds_a_session_that_said_nothing_yet(peer: Peer) -> None:
-    import threading
-    import time
-
-    begun, cancelled = threading.Event(), threading.Event()
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_interrupt_cancels_a_session_that_printed_nothing_yet(peer: Peer, as_json: bool) -> None:
+    begun, told, cancelled = threading.Event(), threading.Event(), threading.Event()
 
     def submit(link: Link, params: dict[str, Any]) -> Any:
         begun.set()
+        assert told.wait(30)
+        link.notify("session.changed", bare(session(), state=State.RUNNING))
         assert cancelled.wait(30)
         return session()
-
-    def listing(link: Link, params: dict[str, Any]) -> Any:
-        ours = bare(session(), state=State.RUNNING, submitter=os.geteuid())
-        sent = peer.asked("sessions.submit")[0]
-        from dataclasses import replace
-
-        ours = replace(ours, kind="python", cwd=sent["cwd"], created_at=time.time())
-        before = replace(ours, id="0" * 32, created_at=1.0)
-        return {"sessions": [ours, before], "total": 2, "next": None}
 
     def cancel(link: Link, params: dict[str, Any]) -> Any:
         cancelled.set()
         return session(state=State.CANCELLED)
 
     peer.handlers["sessions.submit"] = submit
-    peer.handlers["sessions.list"] = listing
     peer.handlers["sessions.cancel"] = cancel
-    child = spawn(peer, "submit", "-c", "1")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shannotctl", "submit", *["--json"] * as_json, "-c", "1"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "SHANNOT_SOCKET": peer.path},
+    )
     assert begun.wait(30)
-    child.sendintr()
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 130
+    process.send_signal(signal.SIGINT)
+    told.set()
+    output, messages = process.communicate(timeout=60)
+    assert process.returncode == 130
     assert peer.asked("sessions.cancel") == [{"id": ID}]
+    if as_json:
+        assert json.loads(output)["state"] == "cancelled"
+        assert messages == b""
+    else:
+        assert output == b""
+        assert b"cancelled" in messages
 
 
 def test_a_reader_that_goes_away_is_no_error(peer: Peer) -> None:
