@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -84,6 +85,7 @@ class Client:
         self._answers: dict[int, Response] = {}
         self._watching = False
         self._events: deque[Event] = deque()
+        self._sent = False  # the last request, as a whole
         self.last_session: str | None = None
 
     @property
@@ -164,6 +166,29 @@ class Client:
         session = self._perform(protocol.submit(submission), pass_on)
         self.last_session = session.id
         return session
+
+    def interrupted(self, seconds: float) -> str | None:
+        """The id of the session that an interrupted `submit` began, for which the daemon gets
+        `seconds`; the connection is closed. None where nothing was begun, or none came."""
+
+        def note(event: Event) -> None:
+            if isinstance(event, Changed):
+                self.last_session = event.session.id
+
+        self._on_idle = None
+        deadline = time.monotonic() + seconds
+        try:
+            while self.last_session is None and self._socket is not None and self._sent:
+                left = deadline - time.monotonic()
+                if left <= 0 or self._answers:
+                    break
+                self._socket.settimeout(left)
+                self._receive(note)
+        except ShannotError:
+            pass  # the daemon is gone, and the dry run with it
+        finally:
+            self.close()
+        return self.last_session
 
     def list(self, *, states: Iterable[State] = (), name: str | None = None) -> Iterator[Session]:
         """All sessions that you may see, newest first, page after page."""
@@ -268,8 +293,10 @@ class Client:
         while on_event is not None and self._events:
             on_event(self._events.popleft())
         number, data = self._conversation.request(call.method, call.params)
+        self._sent = False
         try:
             _send(self._socket, data)
+            self._sent = True
         except OSError as error:
             # A refusal may be on its way still: it says more than a broken pipe does.
             with contextlib.suppress(DaemonUnreachable):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from shannotctl.cli.console import Console
 from shannotctl.client import Client, Event, Output, Session, State, StepApplied
-from shannotd.wire.errors import ShannotError
+from shannotd.wire.errors import ShannotError, WrongState
 from shannotd.wire.model import FINAL_STATES, Submission
+
+_ID_SECONDS = 3.0  # for the daemon to say what an interrupted submission became
 
 
 class SubmissionRun:
@@ -19,7 +20,6 @@ class SubmissionRun:
         self._as_json = as_json
         self._printed = {"stdout": 0, "stderr": 0}
         self._started = time.monotonic()
-        self._submitted = time.time()
         self._doing = "dry run"
         watched = console.error_is_terminal and not as_json
         self._client = Client(on_idle=self._show_progress if watched else None)
@@ -30,7 +30,7 @@ class SubmissionRun:
             try:
                 session = client.submit(submission, None if self._as_json else self._print)
             except KeyboardInterrupt:
-                self._cancel(submission)
+                self._cancel()
                 raise
             if session.state is State.PENDING and session.plan_canonical is None:
                 session = client.get(session.id)
@@ -69,7 +69,12 @@ class SubmissionRun:
         self._started = time.monotonic()
         if not self._as_json:
             self._client.subscribe(session.id)
-        self._client.wait(session.id, on_event=self._follow)
+        try:
+            self._client.wait(session.id, on_event=self._follow)
+        except KeyboardInterrupt:
+            if self._as_json:
+                self._print_json(session)
+            raise
         ended = self._client.get(session.id)
         if not self._as_json:
             from shannotctl.cli import report
@@ -86,35 +91,26 @@ class SubmissionRun:
         if seconds >= 1:
             self._console.progress(f"{self._doing}, {seconds:.0f} s")
 
-    def _cancel(self, submission: Submission) -> None:
+    def _cancel(self) -> None:
         """Stop what was interrupted; the connection that waits for it cannot be used."""
         self._console.clear_progress()
-        known = self._client.last_session
-        self._client.close()
+        identifier = self._client.interrupted(_ID_SECONDS)
+        if identifier is None:
+            return
         try:
             with Client(start=False) as client:
-                running = [known] if known is not None else self._find(client, submission)
-                if len(running) == 1:
-                    client.cancel(running[0])
+                try:
+                    session = client.cancel(identifier)
+                except WrongState:  # it has ended meanwhile
+                    session = client.get(identifier)
         except ShannotError:
-            # It has ended meanwhile, or the daemon has: nothing is left to be stopped.
-            return
-        if len(running) > 1:
-            self._console.say(
-                "several sessions like this one are running: see `shannotctl list --state running`"
-            )
+            return  # the daemon has ended, and with it the dry run
+        if self._as_json:
+            self._print_json(session)
+        else:
+            from shannotctl.cli import report
 
-    def _find(self, client: Client, submission: Submission) -> list[str]:
-        """The sessions that may be this submission, of which no word has come yet."""
-        return [
-            session.id
-            for session in client.list(states=[State.RUNNING])
-            if session.created_at >= self._submitted
-            and session.submitter == os.geteuid()
-            and session.kind is submission.kind
-            and session.cwd == submission.cwd
-            and session.arguments == submission.arguments
-        ]
+            report.ended(self._console, session)
 
     def _print_json(self, session: Session) -> None:
         import json
