@@ -38,11 +38,10 @@ def tail(limit: int, session: str | None, as_json: bool) -> int:
 
         console.print([json.dumps([encode(record) for record in records])])
         return 0
-    from shannotctl.render.layout import fold
+    from shannotctl.render.layout import hanging
 
     for record in records:
-        pieces = fold(_line(record), console.out_style.width)
-        console.print([pieces[0], *(f"  {piece}" for piece in pieces[1:])])
+        console.print(hanging(_line(record), console.out_style))
     return 0
 
 

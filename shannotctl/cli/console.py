@@ -58,7 +58,13 @@ class Console:
 
     def say(self, text: str) -> None:
         """One message to standard error; escapes what could deceive."""
-        self.note([f"shannotctl: {visible(text)}"])
+        line = f"shannotctl: {visible(text)}"
+        if self.error_style.width is None:
+            self.note([line])
+            return
+        from shannotctl.render.layout import hanging
+
+        self.note(hanging(line, self.error_style))
 
     def script_output(self, stream: str, data: bytes) -> None:
         """What the script printed: as it is, or escaped where it would reach a terminal (P7)."""

@@ -14,12 +14,14 @@ from shannotctl.client import Changed, Client, Event, StepApplied
 @json_option
 def watch(id: str | None, as_json: bool) -> int:
     """Print a line whenever a session changes; ends with Ctrl-C, or with the session ID."""
+    from shannotctl.render.layout import hanging
+
     console = Console()
     with Client() as client:
         for event in client.watch(id):
             line = _as_json(event) if as_json else _as_text(event)
             if line is not None:
-                console.print([line])
+                console.print([line] if as_json else hanging(line, console.out_style))
                 console.flush()
     return 0
 

@@ -67,6 +67,14 @@ def in_gutter(
         yield gutter + style.paint(piece, role)
 
 
+def hanging(text: str, style: Style) -> Iterator[str]:
+    """One line of ours, already safe; where it is folded it goes on further right, so that
+    no part of it can pass for a line of its own."""
+    room = None if style.width is None else style.width - 2
+    for number, piece in enumerate(fold(text, room, at_blanks=True)):
+        yield piece if number == 0 else f"  {piece}"
+
+
 def block(data: bytes, style: Style, *, indent: str = "    ") -> Iterator[str]:
     """Untrusted bytes as lines right of a gutter; a missing last newline is told."""
     text = data.decode("utf-8", "surrogateescape")

@@ -103,9 +103,9 @@ def _heading(index: int, step: Step, style: Style) -> Iterator[str]:
 
 
 def _subject(step: Step) -> str:
-    path = visible(step.path or "?")
+    path = _name(step.path)
     if step.change == "rename":
-        return f"{visible(step.old_path or '?')} to {path}"
+        return f"{_name(step.old_path)} to {path}"
     state = step.after if step.change == "create" else step.before
     if state is None or state.type in ("file", "absent"):
         return path
@@ -113,6 +113,11 @@ def _subject(step: Step) -> str:
         tree = state.tree
         return f"the tree {path} ({number(tree.entries, 'entry', 'entries')}, {size(tree.size)})"
     return f"the {visible(state.type)} {path}"
+
+
+def _name(path: str | None) -> str:
+    """A path, in quotes where a blank in it would hide where it ends."""
+    return "?" if path is None else quoted(path) if " " in path else visible(path)
 
 
 def _file_details(step: Step, style: Style, diffs: bool) -> Iterator[str]:

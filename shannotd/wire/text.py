@@ -2,7 +2,9 @@
 
 Control characters, escape sequences, bidirectional controls, zero-width and other
 invisible characters, private-use and unassigned code points and undecodable bytes
-are written as escapes, so that a reader sees that they are there.
+are written as escapes, so that a reader sees that they are there. So is a combining mark
+that has no letter before it: it would be drawn over what we print ourselves (the `-` of a
+diff, a gutter), and one of a pile that would be drawn over other lines.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ import re
 import unicodedata
 
 # Unicode general categories that a terminal may not show as themselves:
-# Cc control, Cf format (bidi, zero-width, tags), Cs surrogate (undecodable bytes),
+# Cc control, Me enclosing, Cf format (bidi, zero-width, tags), Cs surrogate (undecodable bytes),
 # Co private use, Cn unassigned, Zl/Zp separators. (UAX #44, General_Category.)
-_HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_HIDDEN_CATEGORIES = frozenset({"Cc", "Me", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 # Not in those categories, yet blank or combining without a visible base:
 # Hangul fillers, the combining grapheme joiner, variation selectors, Khmer inherent vowels,
@@ -22,6 +24,8 @@ _HIDDEN_EXTRA = re.compile(
     "[\u00a0\u034f\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200a\u202f\u205f"
     "\u2800\u3000\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
+
+_HIGHEST_PILE = 4  # combining marks on one letter, as some languages write them
 
 # All that is not printable ASCII, which is most of most texts.
 _NOT_PLAIN = re.compile(r"[^ -~]")
@@ -63,15 +67,26 @@ def visible(text: str, *, keep: str = "") -> str:
 
     def shown(match: re.Match[str]) -> str:
         character = match.group()
-        if character in keep or not is_hidden(character):
+        if character in keep:
             return character
-        return escape_character(character)
+        if is_hidden(character) or _is_loose_mark(text, match.start()):
+            return escape_character(character)
+        return character
 
     return _NOT_PLAIN.sub(shown, text)
 
 
 def has_hidden(text: str, *, keep: str = "\n\t") -> bool:
     """Whether `visible` would change `text`."""
-    return any(
-        character not in keep and is_hidden(character) for character in _NOT_PLAIN.findall(text)
-    )
+    return visible(text, keep=keep) != text
+
+
+def _is_loose_mark(text: str, position: int) -> bool:
+    """Whether a combining mark is there that no letter carries."""
+    if unicodedata.category(text[position]) != "Mn":
+        return False
+    for before in reversed(text[max(0, position - _HIGHEST_PILE) : position]):
+        category = unicodedata.category(before)
+        if category[0] != "M":
+            return category[0] != "L"
+    return True

@@ -8,10 +8,10 @@ import unicodedata
 
 import pytest
 
-from shannotctl.render.layout import block, display_width, expand_tabs, fold, table
+from shannotctl.render.layout import block, display_width, expand_tabs, fold, hanging, table
 from shannotctl.render.plan import changes, plan_lines, quoted, summary
 from shannotctl.render.session import change_line, list_lines, session_lines
-from shannotctl.render.style import Style
+from shannotctl.render.style import PLAIN, Style
 from shannotd.wire.model import (
     CommandResult,
     Failure,
@@ -226,6 +226,28 @@ def test_binary_and_large_files_show_sizes_and_digests() -> None:
     shown = "\n".join(plan_lines(plan, Style()))
     assert f"sha256 {'a' * 64} (binary)" in shown
     assert f"sha256 {'b' * 64} (too large to show)" in shown
+
+
+@pytest.mark.P7
+def test_the_end_of_a_path_is_seen() -> None:
+    plan = session(
+        file_step("modify", "/etc/passwd "),
+        file_step("rename", "/srv/b to /etc/shadow", old_path="/srv/a"),
+    ).plan
+    assert plan is not None
+    text = "\n".join(plan_lines(plan, PLAIN))
+    assert "modify '/etc/passwd '\n" in text
+    assert "rename /srv/a to '/srv/b to /etc/shadow'" in text
+
+
+@pytest.mark.P7
+def test_a_long_line_cannot_pass_for_several() -> None:
+    forged = "x" + " " * 70 + "shannotctl: session executed" + " " * 60 + "shannotctl: all is well"
+    for width in (40, 80):
+        lines = list(hanging(f"shannotctl: {forged}", Style(width=width)))
+        assert len(lines) > 1
+        assert all(line.startswith("  ") for line in lines[1:])
+        assert max(map(len, lines)) <= width
 
 
 def test_deleted_trees_show_counts_and_sizes() -> None:

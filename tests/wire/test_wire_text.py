@@ -39,6 +39,10 @@ any_text = st.text(st.characters(exclude_categories=()), max_size=60)
         (b"caf\xe9".decode("utf-8", "surrogateescape"), "caf\\xe9"),
         ("\ud800", "\\ud800"),
         ("o\u034fk\ufe0f", "o\\u034fk\\ufe0f"),
+        ("e\u0301 \u1ea5 a\u0323\u0302", "e\u0301 \u1ea5 a\u0323\u0302"),
+        ("\u0338x -\u20d2 \u0301", "\\u0338x -\\u20d2 \\u0301"),
+        ("1\u20e3", "1\\u20e3"),
+        ("a" + "\u0301" * 6, "a" + "\u0301" * 4 + "\\u0301" * 2),
     ],
 )
 def test_shown_as(raw: str, shown: str) -> None:
