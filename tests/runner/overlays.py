@@ -83,6 +83,14 @@ def workplace(owner: Identity) -> Iterator[Path]:
         subprocess.run(["rm", "-rf", "--one-file-system", str(top)], check=True)
 
 
+def _turn_into(identity: Identity) -> None:
+    if os.geteuid() == identity.uid != 0:
+        return  # an ordinary user is only ever himself
+    os.setgroups(list(identity.groups))
+    os.setresgid(identity.gid, identity.gid, identity.gid)
+    os.setresuid(identity.uid, identity.uid, identity.uid)
+
+
 def in_child(work: Callable[[], Result], become: Identity | None = None) -> Result:
     """What `work` returns in a forked child, after it became `become`."""
     answer, question = os.pipe()
@@ -95,9 +103,7 @@ def in_child(work: Callable[[], Result], become: Identity | None = None) -> Resu
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, 100)
             if become is not None:
-                os.setgroups(list(become.groups))
-                os.setresgid(become.gid, become.gid, become.gid)
-                os.setresuid(become.uid, become.uid, become.uid)
+                _turn_into(become)
             os.umask(0o022)
             try:
                 outcome: tuple[str, Any] = ("value", work())
@@ -259,9 +265,7 @@ def apply_plan(
         try:
             ours.close()
             if become is not None:
-                os.setgroups(list(become.groups))
-                os.setresgid(become.gid, become.gid, become.gid)
-                os.setresuid(become.uid, become.uid, become.uid)
+                _turn_into(become)
             apply.serve(Channel(theirs), key=KEY, register=str(register), points=points)
             os._exit(0)
         except BaseException:
