@@ -18,9 +18,9 @@ from shannotd.sessions.execute import Approved, apply
 from shannotd.sessions.machine import transition
 from shannotd.sessions.manager import failure_of
 from shannotd.sessions.plans import mark_applied
+from shannotd.sessions.records import NOTES, PLAN, Content, Entry, Record
 from shannotd.sessions.registry import Live, Registry
 from shannotd.sessions.runner import Runner
-from shannotd.sessions.store import NOTES, PLAN, Content, Entry, Record
 from shannotd.wire.errors import (
     DigestMismatch,
     NotFound,

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from shannotd.sessions.channel import Channel, ChannelClosed
+from shannotd.sessions.records import Content
 from shannotd.sessions.runner import Job, Runner, RunnerGone
-from shannotd.sessions.store import Content
 from shannotd.wire.errors import RunnerLost, ShannotError, error_from_wire
 
 _APPLIED = ("done", "failed", "stale", "skipped")

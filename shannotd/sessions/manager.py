@@ -19,9 +19,9 @@ from shannotd.sessions.events import Changed, Event
 from shannotd.sessions.machine import transition
 from shannotd.sessions.plans import LARGE_BYTES, Judged, WireSession, judge, whole_session
 from shannotd.sessions.quota import Quota
+from shannotd.sessions.records import NOTES, PLAN, Content, Entry, Page, Record, Stored
 from shannotd.sessions.registry import Live, Registry
 from shannotd.sessions.runner import Runner
-from shannotd.sessions.store import NOTES, PLAN, Content, Entry, Page, Record, Stored
 from shannotd.sessions.submission import check_submission, display_name
 from shannotd.wire.errors import (
     AmbiguousId,

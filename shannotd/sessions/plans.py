@@ -15,7 +15,7 @@ import msgpack
 
 from shannotd.policy.risk import assess_plan, counts, plan_risk
 from shannotd.sessions.dryrun import Recorded
-from shannotd.sessions.store import NOTES, PLAN, SCRIPT, STDERR, STDOUT, Stored
+from shannotd.sessions.records import NOTES, PLAN, SCRIPT, STDERR, STDOUT, Stored
 from shannotd.wire.decode import encode
 from shannotd.wire.model import Plan, Risk, StepCounts
 

@@ -18,7 +18,8 @@ from shannotd.sessions.dryrun import DryRun
 from shannotd.sessions.events import Events
 from shannotd.sessions.journal import Journal
 from shannotd.sessions.machine import is_due, transition
-from shannotd.sessions.store import SCRIPT, STDERR, STDOUT, Entry, Record, Store, Stored
+from shannotd.sessions.records import SCRIPT, STDERR, STDOUT, Entry, Record, Stored
+from shannotd.sessions.store import Store
 from shannotd.wire.model import FINAL_STATES, Session, State
 
 _TIMER_SECONDS = 3600.0  # the longest sleep of the timer: the wall clock may be set meanwhile

@@ -10,21 +10,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar
 
-import msgpack
-
-from shannotd.sessions.blobs import COPY_BYTES, Blobs, LargeCopy
-from shannotd.sessions.schema import migrate
-from shannotd.wire.decode import decode, encode
+from shannotd.sessions.blobs import COPY_BYTES, LargeCopy
+from shannotd.sessions.database import Database
+from shannotd.sessions.records import Content, Entry, Page, Record, Stored
 from shannotd.wire.errors import StoreFull
-from shannotd.wire.model import FINAL_STATES, Session, State
+from shannotd.wire.model import State
 from shannotd.wire.text import visible
 
 log = logging.getLogger(__name__)
@@ -33,55 +29,7 @@ Result = TypeVar("Result")
 
 _GROUP_SECONDS = 0.05
 _RETRY_SECONDS = 1.0
-PAGE_BYTES = 4 * 1024 * 1024  # of records, however many may be asked for
 MAX_DEFERRED = 1000  # sessions that wait for a full disk, before new ones are refused
-
-SCRIPT, STDOUT, STDERR, PLAN, NOTES = "script", "stdout", "stderr", "plan", "notes"
-
-
-@dataclass(frozen=True)
-class Record:
-    """A session as it is stored, without its contents, and what only the daemon knows of it.
-
-    `identity_uid` is under whom the plan is applied, `approvals` how many people must
-    approve, `seal` the runner's proof that it recorded the plan.
-    """
-
-    session: Session
-    approvals: int = 1
-    seal: str = ""
-    identity_uid: int | None = None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is to be written of one session: its record and the contents that are new."""
-
-    record: Record
-    contents: Mapping[str, bytes] = field(default_factory=dict)
-
-
-class Stored(NamedTuple):
-    """A session as it was read: `contents` has the parts that there are."""
-
-    record: Record
-    contents: Mapping[str, bytes]
-
-
-class Page(NamedTuple):
-    """Sessions as plain maps (they travel as they are), how many fit, the next cursor."""
-
-    sessions: list[dict[str, object]]
-    total: int
-    next: str | None
-
-
-class Content(NamedTuple):
-    """A blob: its size, and its bytes or (for a large one) a descriptor, the caller's."""
-
-    size: int
-    data: bytes | None
-    descriptor: int | None
 
 
 class _Write(NamedTuple):
@@ -95,8 +43,7 @@ class Store:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
-        self._database: sqlite3.Connection
-        self._blobs: Blobs
+        self._database: Database
         self._queue: list[_Write] = []  # in the order of the changes
         self._deferred: dict[str, int] = {}  # where in the queue a session's last change waits
         self._writing: asyncio.Future[None] | None = None
@@ -111,7 +58,7 @@ class Store:
         """
         store = cls(directory)
         try:
-            await store.run(store._open)
+            store._database = await store.run(lambda: Database(directory))
         except BaseException:
             store._thread.shutdown()
             raise
@@ -227,7 +174,7 @@ class Store:
     async def find(self, prefix: str, submitter: int | None) -> list[str]:
         """The ids that begin with `prefix`, of `submitter` (None: of everybody), at most 1000."""
         await self.flush()
-        found = set(await self.run(lambda: self._find(prefix, submitter)))
+        found = set(await self.run(lambda: self._database.find(prefix, submitter)))
         for write in self._queue:  # what a full disk holds up is there all the same
             session = write.entry.record.session
             if session.id.startswith(prefix) and submitter in (None, session.submitter):
@@ -237,7 +184,7 @@ class Store:
     async def load(self, identifier: str) -> Stored | None:
         """The session with all its contents, as it is now."""
         await self.flush()
-        stored = await self.run(lambda: self._load(identifier))
+        stored = await self.run(lambda: self._database.load(identifier))
         for write in self._queue:
             if write.entry.record.session.id == identifier:
                 contents = {**(stored.contents if stored else {}), **write.entry.contents}
@@ -258,11 +205,11 @@ class Store:
         :param before: the cursor, as a number; None begins at the newest.
         """
         await self.flush()
-        return await self.run(lambda: self._page(states, name, submitter, limit, before))
+        return await self.run(lambda: self._database.page(states, name, submitter, limit, before))
 
     async def unfinished(self) -> list[Record]:
         """The records of all sessions that are in no final state, oldest first."""
-        return await self.run(self._unfinished)
+        return await self.run(self._database.unfinished)
 
     # Contents of files
 
@@ -275,7 +222,9 @@ class Store:
         :raises StoreFull: they could not be written.
         """
         await self.run(
-            lambda: self._transaction(lambda: self._blobs.add_small(session, blobs, contents))
+            lambda: self._database.transaction(
+                lambda: self._database.blobs.add_small(session, blobs, contents)
+            )
         )
 
     async def keep_large(self, session: str, sha256: str, size: int, descriptor: int) -> None:
@@ -286,15 +235,17 @@ class Store:
         """
 
         def refer() -> None:
-            self._transaction(lambda: self._blobs.add_large(session, sha256, size))
+            self._database.transaction(
+                lambda: self._database.blobs.add_large(session, sha256, size)
+            )
 
         # What is in place is referred to in the same turn of the thread: between two turns
         # another session could drop it.
         def begin() -> LargeCopy | None:
-            if self._blobs.has_large(sha256):
+            if self._database.blobs.has_large(sha256):
                 refer()
                 return None
-            return self._blobs.begin_large(sha256, size, descriptor)
+            return self._database.blobs.begin_large(sha256, size, descriptor)
 
         def step(copy: LargeCopy) -> bool:
             complete = copy.step()
@@ -316,7 +267,7 @@ class Store:
 
         :raises StoreFull: it cannot be read.
         """
-        return await self.run(lambda: self._content(session, sha256))
+        return await self.run(lambda: self._database.content(session, sha256))
 
     async def contents(self, session: str, wanted: list[str]) -> list[Content]:
         """The contents of the first of `wanted` that `session` refers to, some megabytes at
@@ -329,7 +280,7 @@ class Store:
             found: list[Content] = []
             size = 0
             for sha256 in wanted:
-                content = self._content(session, sha256)
+                content = self._database.content(session, sha256)
                 if content is None:
                     break
                 found.append(content)
@@ -346,9 +297,15 @@ class Store:
         :raises StoreFull: the database failed.
         """
 
-        await self.run(lambda: self._transaction(lambda: self._blobs.drop(session)))
+        await self.run(
+            lambda: self._database.transaction(lambda: self._database.blobs.drop(session))
+        )
 
     # On the store's thread
+
+    def _write(self, writes: list[_Write]) -> None:
+        synced = any(write.done is not None for write in writes)
+        self._database.write([write.entry for write in writes], synced=synced)
 
     def _guarded(self, work: Callable[[], Result]) -> Result:
         try:
@@ -358,142 +315,3 @@ class Store:
         except OSError as error:
             reason = error.strerror or str(error)
             raise StoreFull(reason=reason, path=str(self._directory)) from error
-
-    def _open(self) -> None:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._directory / "store.sqlite"
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        database = sqlite3.connect(path, isolation_level=None)
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = NORMAL")
-            database.execute("PRAGMA journal_size_limit = 16777216")
-            migrate(database, str(path))
-            self._database = database
-            self._blobs = Blobs(database, self._directory / "blobs")
-            self._transaction(self._blobs.sweep)
-        except BaseException:
-            database.close()
-            raise
-
-    def _transaction(self, work: Callable[[], Result]) -> Result:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            result = work()
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
-        return result
-
-    def _write(self, writes: list[_Write]) -> None:
-        # In WAL mode a commit with FULL syncs the log, and so all that was written before.
-        synced = any(write.done is not None for write in writes)
-        self._database.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
-
-        def write_all() -> None:
-            for write in writes:
-                self._write_entry(write.entry)
-
-        self._transaction(write_all)
-
-    def _write_entry(self, entry: Entry) -> None:
-        session = entry.record.session
-        self._database.execute(
-            "INSERT INTO sessions (id, state, submitter, name, created_at, record)"
-            " VALUES (?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (id) DO UPDATE SET state = excluded.state, record = excluded.record",
-            (
-                session.id,
-                session.state.value,
-                session.submitter,
-                _name_bytes(session.name),
-                session.created_at,
-                msgpack.packb(encode(entry.record), unicode_errors="surrogateescape"),
-            ),
-        )
-        self._database.executemany(
-            "INSERT OR REPLACE INTO contents VALUES (?, ?, ?)",
-            [(session.id, part, data) for part, data in entry.contents.items()],
-        )
-
-    def _find(self, prefix: str, submitter: int | None) -> list[str]:
-        rows = self._database.execute(
-            "SELECT id FROM sessions WHERE id >= ? AND id < ? AND (? IS NULL OR submitter = ?)"
-            " LIMIT 1000",
-            (prefix, prefix + "g", submitter, submitter),  # g follows the last hexadecimal digit
-        )
-        return [identifier for (identifier,) in rows]
-
-    def _load(self, identifier: str) -> Stored | None:
-        row = self._database.execute(
-            "SELECT record FROM sessions WHERE id = ?", (identifier,)
-        ).fetchone()
-        if row is None:
-            return None
-        parts = self._database.execute(
-            "SELECT part, data FROM contents WHERE session = ?", (identifier,)
-        )
-        return Stored(decode(Record, _unpack(row[0]), "record"), dict(parts.fetchall()))
-
-    def _page(
-        self,
-        states: tuple[State, ...],
-        name: str | None,
-        submitter: int | None,
-        limit: int,
-        before: int | None,
-    ) -> Page:
-        conditions, values = ["1"], list[object]()
-        if states:
-            conditions.append(f"state IN ({', '.join('?' * len(states))})")
-            values += [state.value for state in states]
-        if name is not None:
-            conditions.append("name = ?")
-            values.append(_name_bytes(name))
-        if submitter is not None:
-            conditions.append("submitter = ?")
-            values.append(submitter)
-        where = " AND ".join(conditions)
-        (total,) = self._database.execute(
-            f"SELECT count(*) FROM sessions WHERE {where}", values
-        ).fetchone()
-        rows = self._database.execute(
-            f"SELECT sequence, record FROM sessions WHERE {where} AND (? IS NULL OR sequence < ?)"
-            " ORDER BY sequence DESC",
-            [*values, before, before],
-        )
-        sessions = list[dict[str, object]]()
-        size, last = 0, None
-        for sequence, record in rows:
-            size += len(record)
-            if sessions and (len(sessions) == limit or size > PAGE_BYTES):
-                return Page(sessions, total, str(last))
-            sessions.append(cast(dict[str, object], _unpack(record)["session"]))
-            last = sequence
-        return Page(sessions, total, None)
-
-    def _unfinished(self) -> list[Record]:
-        open_states = [state.value for state in State if state not in FINAL_STATES]
-        rows = self._database.execute(
-            f"SELECT record FROM sessions WHERE state IN ({', '.join('?' * len(open_states))})"
-            " ORDER BY sequence",
-            open_states,
-        )
-        return [decode(Record, _unpack(record), "record") for (record,) in rows]
-
-    def _content(self, session: str, sha256: str) -> Content | None:
-        found = self._blobs.find(session, sha256)
-        if found is None:
-            return None
-        size, data = found
-        return Content(size, data, None if data is not None else self._blobs.open_large(sha256))
-
-
-def _name_bytes(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape")
-
-
-def _unpack(data: bytes) -> dict[str, Any]:
-    return cast(dict[str, Any], msgpack.unpackb(data, unicode_errors="surrogateescape"))

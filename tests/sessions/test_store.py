@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from shannotd.sessions.database import PAGE_BYTES
+from shannotd.sessions.records import Entry, Record
 from shannotd.sessions.schema import MIGRATIONS
-from shannotd.sessions.store import PAGE_BYTES, Entry, Record, Store
+from shannotd.sessions.store import Store
 from shannotd.wire.errors import ConfigError, StoreFull
 from shannotd.wire.model import Session, State
 from tests.support.service import in_loop
