@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,14 +42,15 @@ def twins(name: str, home: Path, run_as: str | None) -> Iterator[Place]:
     """Two directories of the account `name` below its home."""
     who = overlays.who(name)
     top = Path(tempfile.mkdtemp(prefix="shannot-matrix-", dir=home))
-    os.chmod(top, 0o755)
-    os.chown(top, who.uid, who.gid)
-    for side in ("host", "copy"):
-        (top / side).mkdir()
-        os.chown(top / side, who.uid, who.gid)
-    yield Place(top / "host", top / "copy", who, run_as)
-    # Some are deeper than Python's own recursion goes.
-    subprocess.run(["rm", "-rf", str(top)], check=True)
+    try:
+        os.chmod(top, 0o755)
+        os.chown(top, who.uid, who.gid)
+        for side in ("host", "copy"):
+            (top / side).mkdir()
+            os.chown(top / side, who.uid, who.gid)
+        yield Place(top / "host", top / "copy", who, run_as)
+    finally:
+        overlays.remove(top)
 
 
 @pytest.mark.parametrize("name", ANYBODYS)

@@ -14,6 +14,7 @@ from tests.runner.conftest import Bench
 pytestmark = [
     pytest.mark.P1,
     pytest.mark.P2,
+    pytest.mark.xdist_group("packages"),  # dpkg has one lock
     pytest.mark.skipif(os.geteuid() != 0, reason="packages are root's to install"),
 ]
 
