@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from typing import Tuple, Union
+from typing import List, Sequence, Tuple, Union
 
 from shannotd.runner import kernel
 
@@ -151,19 +151,34 @@ class Node:
 
 @dataclass(frozen=True)
 class File:
-    """A regular file that is a mount of its own on the host, read-only in the sandbox.
+    """A regular file that is a mount of its own on the host: a copy of it, read-only.
 
-    Only regular files: a FIFO could be written and a socket reached through any bind.
+    Never the file itself: locks and leases on it would hold on the host, and a FIFO could be
+    written and a socket reached through any bind. One that is too large cannot be read.
     """
 
     path: str
 
     def execute(self) -> None:
-        """Bind it, then make the bind read-only."""
+        """Copy it to the stage and bind the copy."""
         target = ROOT + self.path
-        if not stat.S_ISREG(os.lstat(self.path).st_mode) or not os.path.isfile(target):
+        status = os.lstat(self.path)
+        if not stat.S_ISREG(status.st_mode) or not os.path.isfile(target):
             return
-        kernel.mount(self.path, target, None, kernel.MS_BIND)
+        store = f"{STAGE}/files"
+        os.makedirs(store, exist_ok=True)
+        copy = f"{store}/{len(os.listdir(store))}"
+        mode = stat.S_IMODE(status.st_mode)
+        if status.st_size > SKELETON_BYTES or not os.access(self.path, os.R_OK):
+            os.close(os.open(copy, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o000))
+            mode = 0
+        else:
+            _copy_file(self.path, copy)
+        if os.geteuid() == 0:
+            os.chown(copy, status.st_uid, status.st_gid)
+        os.chmod(copy, mode)
+        os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+        kernel.mount(copy, target, None, kernel.MS_BIND)
         flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | PROTECTED
         kernel.mount(None, target, None, flags)
 
@@ -313,3 +328,29 @@ Operation = Union[
     Skeleton,
     Directories,
 ]
+
+
+def copied(operations: Sequence[Operation]) -> Tuple[Tuple[object, ...], ...]:
+    """What of the host `operations` copy instead of overlaying it, as it is at this moment.
+
+    Two results differ if a copy made at the one time would be wrong at the other.
+    """
+    found: List[Tuple[object, ...]] = []
+    for operation in operations:
+        try:
+            if isinstance(operation, File):
+                found.append((operation.path, *_version(os.lstat(operation.path))))
+            elif isinstance(operation, Skeleton):
+                with os.scandir(operation.path) as entries:
+                    for entry in entries:
+                        status = entry.stat(follow_symlinks=False)
+                        directory = stat.S_ISDIR(status.st_mode)
+                        version = () if directory else _version(status)
+                        found.append((entry.path, status.st_mode, *version))
+        except OSError as error:
+            found.append((str(error),))
+    return tuple(sorted(found, key=repr))
+
+
+def _version(status: os.stat_result) -> Tuple[int, ...]:
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -39,13 +39,13 @@ SCRIPT_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What one sandbox will look like, and the mount table that this was read from."""
+    """What one sandbox will look like, and the versions of what it copies from the host."""
 
     builder: str
     operations: Tuple[mounts.Operation, ...]
     overlays: Tuple[mounts.Overlay, ...]
     empty: Tuple[str, ...]
-    mountinfo: str
+    copied: Tuple[Tuple[object, ...], ...]
 
 
 def choose_builder() -> str:
@@ -92,14 +92,14 @@ def blueprint(builder: str, also_writable: Sequence[str] = ()) -> Blueprint:
 
     `also_writable` are directories to be looked at for an overlay of their own (one-uid).
     """
-    mountinfo = read_mountinfo()
-    visible = layout.visible_mounts(mountinfo)
+    visible = layout.visible_mounts(read_mountinfo())
     if builder == PRIVILEGED:
         operations, overlays, empty = layout.privileged_operations(visible)
     else:
         extra = layout.writable_directories_of_others(visible, also_writable)
         operations, overlays, empty = layout.one_uid_operations(visible, extra)
-    return Blueprint(builder, tuple(operations), tuple(overlays), tuple(empty), mountinfo)
+    copied = mounts.copied(operations)
+    return Blueprint(builder, tuple(operations), tuple(overlays), tuple(empty), copied)
 
 
 def build(plan: Blueprint, size: int) -> Tuple[int, int, List[str]]:

@@ -13,7 +13,7 @@ import socket
 import time
 from typing import Dict, NoReturn, Optional
 
-from shannotd.runner import identity, sandbox
+from shannotd.runner import identity, mounts, sandbox
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.hiding import hidden_paths
 from shannotd.runner.record import record, rehearse
@@ -78,7 +78,9 @@ def _outdated(warm: Warm, request: Header) -> bool:
         return True
     if warm.blueprint.builder == sandbox.ONE_UID and _needs_own_overlay(warm, str(request["cwd"])):
         return True
-    return warm.mounts.changed()
+    if warm.mounts.changed():
+        return True
+    return mounts.copied(warm.blueprint.operations) != warm.blueprint.copied
 
 
 def _needs_own_overlay(warm: Warm, cwd: str) -> bool:
@@ -86,7 +88,7 @@ def _needs_own_overlay(warm: Warm, cwd: str) -> bool:
         return False
     try:
         foreign = os.stat(cwd).st_uid != os.geteuid()
-    except OSError:
+    except (OSError, ValueError):  # the script's process says what is wrong with it
         return False
     return foreign and os.access(cwd, os.W_OK)
 
@@ -105,6 +107,16 @@ def environment(request: Header, account: Dict[str, str]) -> Dict[str, str]:
     return {name: str(value) for name, value in base.items()}
 
 
+def file_name(shown: str) -> str:
+    """What the submitted script is called in its directory: its own name where that can be."""
+    name = os.path.basename(shown)
+    try:
+        usable = 0 < len(os.fsencode(name)) <= 255
+    except UnicodeEncodeError:
+        usable = False
+    return name if usable and name not in (".", "..") and "\0" not in name else "script"
+
+
 def _run(
     warm: Warm, control: Channel, job: Channel, request: Header, payload: bytes, settings: Settings
 ) -> None:
@@ -113,10 +125,9 @@ def _run(
     who, account = known or identity.resolve(request["run_as"], settings.floor)
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
-    name = os.path.basename(request["path"] or request["name"]) or "script"
     order = {
         "kind": request["kind"],
-        "name": "script" if name in (".", "..") or "\0" in name else name,
+        "name": file_name(request["path"] or request["name"]),
         "shown": request["path"] or request["name"],
         "path": request["path"],
         "arguments": request["arguments"],

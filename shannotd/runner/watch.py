@@ -171,10 +171,20 @@ class Watch:
         self._daemon_gone = True
         self._stop("cancelled")
 
-    def _count_processes(self) -> None:
-        """Stop a sandbox with more processes than allowed: the whole namespace at once."""
+    def _tasks(self, name: str) -> int:
+        """How many threads the process has that /proc calls `name`; 0 if it is none."""
+        if not name.isdigit():
+            return 0
         try:
-            count = sum(name.isdigit() for name in os.listdir(self._warm.processes))
+            # A directory has a link for each subdirectory, itself and its name: proc_pid_task(5).
+            return os.stat(f"{name}/task", dir_fd=self._warm.processes).st_nlink - 2
+        except OSError:
+            return 0
+
+    def _count_processes(self) -> None:
+        """Stop a sandbox with more processes and threads than allowed, all of it at once."""
+        try:
+            count = sum(map(self._tasks, os.listdir(self._warm.processes)))
         except OSError:
             return
         if count > self._limits["processes"] + 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.runner.conftest import Bench
+from tests.support.runner import collect
 
 pytestmark = pytest.mark.P1
 
@@ -382,3 +384,52 @@ def test_cannot_enter_a_missing_directory(bench: Bench) -> None:
 def test_the_interpreter_is_the_hosts(bench: Bench) -> None:
     assert value(bench, "sys.executable", "import sys") == "/usr/bin/python3"
     assert stat.S_ISREG(os.stat(os.path.realpath(sys.executable)).st_mode)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_file_that_is_a_mount_is_a_copy(bench: Bench, place: Path) -> None:
+    """A lock on it inside holds nothing up outside; its content is the host's of now."""
+    source, target = place / "source", place / "target"
+    source.write_text("first")
+    target.touch()
+    for path in (source, target):
+        os.chmod(path, 0o666)
+    subprocess.run(["mount", "--bind", source, target], check=True)
+    try:
+        for text in ("first", "second"):
+            source.write_text(text)
+            code = (
+                "import fcntl, os\n"
+                "f = os.open('target', os.O_RDONLY); fcntl.flock(f, fcntl.LOCK_EX)\n"
+                "print(os.read(f, 99).decode(), flush=True)\n"
+                "try: os.chmod('target', 0o600); open('target', 'w')\n"
+                "except OSError as error: print(error.strerror, flush=True)\n"
+                "import time; time.sleep(1000)\n"
+            )
+            session, job = bench.runner.start("python", code, cwd=str(place))
+            with job:
+                outcome = b""
+                while b"\n" not in outcome[outcome.find(b"\n") + 1 :]:
+                    event, payload, _ = job.receive()
+                    outcome += payload if event["event"] == "output" else b""
+                with source.open() as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                job.send({"op": "cancel"})
+                collect(session, job)
+            assert outcome == f"{text}\nRead-only file system\n".encode()
+    finally:
+        subprocess.run(["umount", target], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_files_beside_mounts_are_those_of_now(bench: Bench, place: Path) -> None:
+    """In the one-uid builder such files are copies: a stale one must not be handed out."""
+    (place / "mnt").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", place / "mnt"], check=True)
+    try:
+        for text in ("one", "two", "three"):
+            (place / "beside").write_text(text)
+            outcome = bench.run("shell", "cat beside", cwd=str(place))
+            assert outcome.stdout == text.encode(), outcome
+    finally:
+        subprocess.run(["umount", place / "mnt"], check=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from shannotd.runner.frames import Channel, Closed
+from shannotd.runner.supervisor import file_name
 from tests.runner.conftest import Bench
 from tests.support.runner import RunnerProcess, collect
 
@@ -74,6 +75,17 @@ def test_limits_end_everything(
     else:
         assert outcome.stopped == stopped
         assert outcome.steps == []
+
+
+def test_threads_count_as_processes(bench: Bench) -> None:
+    code = (
+        "import threading, time\n"
+        "for _ in range(60): threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n"
+        "time.sleep(9)\n"
+    )
+    outcome = bench.run("python", code, limits={"processes": 30})
+    # As an ordinary identity RLIMIT_NPROC comes first: no further thread can be started.
+    assert outcome.stopped == "processes" or b"can't start new thread" in outcome.stderr
 
 
 def test_output_is_capped_and_counted(bench: Bench) -> None:
@@ -263,3 +275,20 @@ def test_killing_what_it_can_reach_harms_nobody(bench: Bench) -> None:
     assert outcome.error is None
     assert bench.run("shell", "echo next").stdout == b"next\n"
     assert time.monotonic() - before < 60
+
+
+@pytest.mark.parametrize(
+    ("shown", "name"),
+    [
+        ("/srv/fix.py", "fix.py"),
+        ("-c", "-c"),
+        ("", "script"),
+        ("/srv/..", "script"),
+        ("a\0b", "script"),
+        ("x" * 256, "script"),
+        ("\udc80", "\udc80"),
+        ("\ud800", "script"),
+    ],
+)
+def test_names_of_submitted_scripts(shown: str, name: str) -> None:
+    assert file_name(shown) == name
