@@ -15,6 +15,7 @@ from shannotd.server.roles import Roles
 from shannotd.sessions.access import Caller, Role
 from shannotd.sessions.approval import Approvals
 from shannotd.sessions.events import Event, Output, change_of
+from shannotd.sessions.lookup import Lookup
 from shannotd.sessions.manager import Sessions
 from shannotd.sessions.plans import whole_session
 from shannotd.sessions.store import Store
@@ -142,6 +143,7 @@ class Methods:
         roles: Callable[[], Roles],
     ) -> None:
         self._sessions = sessions
+        self._lookup = Lookup(sessions.registry)
         self._approvals = approvals
         self._store = store
         self._audit = audit
@@ -211,7 +213,7 @@ class Methods:
             if not re.fullmatch(r"[0-9]{1,18}", params.cursor):
                 raise _invalid("sessions.list", "cursor: is none that a page gave")
             before = int(params.cursor)
-        page = await self._sessions.page(
+        page = await self._lookup.page(
             client.caller,
             states=params.states,
             name=params.name,
@@ -221,30 +223,30 @@ class Methods:
         return {"sessions": page.sessions, "total": page.total, "next": page.next}
 
     async def _get(self, client: Client, params: SessionId) -> object:
-        return await self._sessions.get(await self._sessions.find(client.caller, params.id))
+        return await self._lookup.get(await self._lookup.find(client.caller, params.id))
 
     async def _approve(self, client: Client, params: ApproveParams) -> object:
-        identifier = await self._sessions.find(client.caller, params.id)
+        identifier = await self._lookup.find(client.caller, params.id)
         comment = _bounded("sessions.approve", "comment", params.comment)
         caller = await self._caller_now(client.caller)
         await self._approvals.approve(caller, identifier, params.digest, comment)
-        return await self._sessions.get(identifier)
+        return await self._lookup.get(identifier)
 
     async def _reject(self, client: Client, params: RejectParams) -> object:
-        identifier = await self._sessions.find(client.caller, params.id)
+        identifier = await self._lookup.find(client.caller, params.id)
         reason = _bounded("sessions.reject", "reason", params.reason)
         await self._sessions.reject(client.caller, identifier, reason)
-        return await self._sessions.get(identifier)
+        return await self._lookup.get(identifier)
 
     async def _cancel(self, client: Client, params: SessionId) -> object:
-        identifier = await self._sessions.find(client.caller, params.id)
+        identifier = await self._lookup.find(client.caller, params.id)
         await self._sessions.cancel(client.caller, identifier)
-        return await self._sessions.get(identifier)
+        return await self._lookup.get(identifier)
 
     async def _watch(self, client: Client, params: WatchParams) -> object:
         caller = client.caller
         if params.id is not None:
-            identifier = await self._sessions.find(caller, params.id)
+            identifier = await self._lookup.find(caller, params.id)
             client.listen(lambda event: event.session == identifier)
         else:
             # The output of every session would drown who watches them all.
@@ -259,17 +261,17 @@ class Methods:
     async def _wait(self, client: Client, params: WaitParams) -> object:
         if params.timeout is not None and not 0 <= params.timeout < 1e9:
             raise _invalid("sessions.wait", "timeout: must be a number of seconds")
-        identifier = await self._sessions.find(client.caller, params.id)
-        await self._sessions.wait(identifier, frozenset(params.states), params.timeout)
-        return await self._sessions.get(identifier)
+        identifier = await self._lookup.find(client.caller, params.id)
+        await self._lookup.wait(identifier, frozenset(params.states), params.timeout)
+        return await self._lookup.get(identifier)
 
     async def _content(self, client: Client, params: ContentParams) -> object:
         if not _SHA256.fullmatch(params.sha256):
             raise _invalid("blobs.get", "sha256: must be 64 hexadecimal digits")
         if params.offset < 0 or not 0 <= params.length <= MAX_CONTENT_BYTES:
             raise _invalid("blobs.get", f"length: must be 0 to {MAX_CONTENT_BYTES}")
-        identifier = await self._sessions.find(client.caller, params.id)
-        content = await self._sessions.content(identifier, params.sha256)
+        identifier = await self._lookup.find(client.caller, params.id)
+        content = await self._lookup.content(identifier, params.sha256)
         if content is None:
             raise _invalid("blobs.get", "sha256: no such content belongs to that session")
         if content.descriptor is None:
@@ -290,14 +292,14 @@ class Methods:
             raise _invalid("audit.tail", f"limit: must be 1 to {_LARGEST_TAIL}")
         session = params.session
         if session is not None:
-            session = await self._sessions.find(client.caller, session)
-        await self._sessions.flush_log()
+            session = await self._lookup.find(client.caller, session)
+        await self._lookup.flush_log()
         records = await self._store.run(lambda: self._audit.tail(params.limit, session))
         return encode(records)
 
     async def _verify(self, client: Client, params: NoParams) -> object:
         client.caller.require(Role.AUDIT, "verify the audit log")
-        await self._sessions.flush_log()
+        await self._lookup.flush_log()
         return encode(await self._store.run(self._audit.verify))
 
     async def _caller_now(self, caller: Caller) -> Caller:

@@ -1,11 +1,10 @@
-"""The sessions: submit, look, wait, stop. (Approval and execution: `approval`.)"""
+"""The sessions: submit and stop. (Looking: `lookup`. Approval and execution: `approval`.)"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import logging
-import re
 import secrets
 import time
 from collections.abc import Coroutine, Mapping
@@ -13,20 +12,17 @@ from dataclasses import dataclass, replace
 
 from shannotd.config import Config
 from shannotd.policy.profiles import Profile, policy_version
-from shannotd.sessions.access import Caller, Role, may_see, require_stopper
+from shannotd.sessions.access import Caller, Role, require_stopper
 from shannotd.sessions.dryrun import BlobList, DryRun, Order, Outcome
-from shannotd.sessions.events import Changed, Event
 from shannotd.sessions.machine import transition
-from shannotd.sessions.plans import LARGE_BYTES, Judged, WireSession, judge, whole_session
+from shannotd.sessions.plans import LARGE_BYTES, Judged, judge
 from shannotd.sessions.quota import Quota
-from shannotd.sessions.records import NOTES, PLAN, Content, Entry, Page, Record, Stored
+from shannotd.sessions.records import NOTES, PLAN, Entry, Record, Stored
 from shannotd.sessions.registry import Live, Registry
 from shannotd.sessions.runner import Runner
 from shannotd.sessions.submission import check_submission, display_name
 from shannotd.wire.errors import (
-    AmbiguousId,
     DaemonStopping,
-    InvalidRequest,
     LimitExceeded,
     NotFound,
     ProfileUnknown,
@@ -36,14 +32,11 @@ from shannotd.wire.errors import (
     StoreFull,
     WrongState,
 )
-from shannotd.wire.model import FINAL_STATES, Failure, Session, State, Submission
+from shannotd.wire.model import Failure, Session, State, Submission
 from shannotd.wire.text import visible
 
 log = logging.getLogger(__name__)
 
-_ID = re.compile(r"[0-9a-f]{1,32}")
-_ID_CHARACTERS = 32
-_SHORTEST_PREFIX = 4
 _LARGE_SCRIPT_BYTES = 256 * 1024  # hashed on the store's thread
 
 
@@ -309,100 +302,6 @@ class Sessions:
             await self._store.drop_contents(live.session.id)
         except StoreFull as error:
             log.warning("%s", visible(str(error)))
-
-    # Looking
-
-    async def find(self, caller: Caller, identifier: str) -> str:
-        """The whole id that `identifier`, or a unique beginning of one, stands for.
-
-        :raises NotFound: no session that the caller may see.
-        :raises AmbiguousId: several.
-        """
-        if not _ID.fullmatch(identifier):
-            raise NotFound(id=identifier)
-        if len(identifier) < _SHORTEST_PREFIX:
-            reason = f"an id needs at least {_SHORTEST_PREFIX} characters"
-            raise InvalidRequest(method="(session id)", reason=reason)
-        if len(identifier) == _ID_CHARACTERS:
-            live = self.registry.current(identifier)
-            if live is not None and may_see(caller, live.session.submitter):
-                return identifier
-        found = await self._store.find(identifier, None if caller.sees_all else caller.uid)
-        if not found:
-            raise NotFound(id=identifier)
-        if len(found) > 1:
-            raise AmbiguousId(id=identifier, count=len(found))
-        return found[0]
-
-    async def get(self, identifier: str) -> WireSession:
-        """The session of that whole id, with all its contents.
-
-        :raises NotFound: there is none (any more).
-        """
-        live = self.registry.current(identifier)
-        if live is not None and live.session.state is State.RUNNING:
-            return whole_session(Stored(live.record, live.contents()))
-        stored = await self._store.load(identifier)
-        live = self.registry.current(identifier)
-        if stored is None:
-            raise NotFound(id=identifier)
-        # What is in memory is never older than what the store has.
-        return whole_session(stored if live is None else Stored(live.record, stored.contents))
-
-    async def page(
-        self,
-        caller: Caller,
-        *,
-        states: tuple[State, ...],
-        name: str | None,
-        limit: int,
-        before: int | None,
-    ) -> Page:
-        """Sessions that the caller may see, newest first."""
-        self.registry.settle_all()
-        return await self._store.page(
-            states=states,
-            name=name,
-            submitter=None if caller.sees_all else caller.uid,
-            limit=limit,
-            before=before,
-        )
-
-    async def content(self, identifier: str, sha256: str) -> Content | None:
-        """A file's content that the plan of a session names; None when it does not."""
-        return await self._store.content(identifier, sha256)
-
-    async def wait(self, identifier: str, states: frozenset[State], seconds: float | None) -> None:
-        """Return when the session is in one of `states` or a final one, or after `seconds`."""
-        live = self.registry.current(identifier)
-        wanted = states | FINAL_STATES
-        if live is None or live.session.state in wanted:
-            return
-        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def listen(event: Event) -> None:
-            if (
-                isinstance(event, Changed)
-                and event.session == identifier
-                and event.now.state in wanted
-                and not reached.done()
-            ):
-                reached.set_result(None)
-
-        end = self.registry.events.listen(listen)
-        try:
-            await asyncio.wait_for(reached, seconds)
-        except TimeoutError:
-            pass
-        finally:
-            end()
-
-    async def flush_log(self) -> None:
-        """Have in the audit log whatever happened before.
-
-        :raises StoreFull: the log cannot be written.
-        """
-        await self._journal.flush()
 
     # Stopping
 
