@@ -154,7 +154,8 @@ class File:
     """A regular file that is a mount of its own on the host: a copy of it, read-only.
 
     Never the file itself: locks and leases on it would hold on the host, and a FIFO could be
-    written and a socket reached through any bind. One that is too large cannot be read.
+    written and a socket reached through any bind. What cannot be copied (too large, no right
+    to it, leased) cannot be read inside either.
     """
 
     path: str
@@ -169,11 +170,13 @@ class File:
         os.makedirs(store, exist_ok=True)
         copy = f"{store}/{len(os.listdir(store))}"
         mode = stat.S_IMODE(status.st_mode)
-        if status.st_size > SKELETON_BYTES or not os.access(self.path, os.R_OK):
-            os.close(os.open(copy, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o000))
+        os.close(os.open(copy, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        try:
+            readable = status.st_size <= SKELETON_BYTES and _copy_file(self.path, copy) >= 0
+        except OSError:  # no right to it, or a lease on it
+            readable = False
+        if not readable:
             mode = 0
-        else:
-            _copy_file(self.path, copy)
         if os.geteuid() == 0:
             os.chown(copy, status.st_uid, status.st_gid)
         os.chmod(copy, mode)
@@ -287,7 +290,7 @@ def fill_skeleton(source: str, target: str) -> None:
 
 def _copy_file(source: str, target: str) -> int:
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    with open(os.open(source, flags), "rb") as reader, open(target, "xb") as writer:
+    with open(os.open(source, flags), "rb") as reader, open(target, "wb") as writer:
         data = reader.read(SKELETON_BYTES)
         writer.write(data)
     return len(data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from dataclasses import replace
 
 import pytest
@@ -516,24 +515,3 @@ def test_any_plan_is_assessed(several: list[Step]) -> None:
     assert all(reason and not has_hidden(reason) for _, reason in findings)
     assert plan_risk(findings).rank == max((risk.rank for risk, _ in findings), default=0)
     counts(plan)
-
-
-def test_ten_thousand_steps_take_no_time() -> None:
-    """Under 50 ms on an idle machine; the best of some runs, with room for a busy one."""
-    spread = [create(f"/srv/{n % 97}/{n % 89}/{n}.txt") for n in range(4000)]
-    system = [delete(f"/usr/share/{n % 50}/{n}") for n in range(3000)]
-    homes = [modify(f"/home/u{n}/.config/app/{n}/x") for n in range(3000)]
-    plan = plan_of(*spread, *system, *homes)
-    best = 9.0
-    for _ in range(5):
-        started = time.process_time()
-        assess_plan(plan)
-        best = min(best, time.process_time() - started)
-    assert best < 0.15
-
-
-def test_a_path_of_a_thousand_levels_is_no_burden() -> None:
-    plan = plan_of(*(create("/a" * 1000 + f"/{n}/.ssh/x") for n in range(300)))
-    started = time.process_time()
-    assess_plan(plan)
-    assert time.process_time() - started < 2

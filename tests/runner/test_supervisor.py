@@ -8,7 +8,6 @@ import select
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -270,11 +269,9 @@ def test_nothing_is_left_after_200_sessions(fresh: Fresh) -> None:
 
 
 def test_killing_what_it_can_reach_harms_nobody(bench: Bench) -> None:
-    before = time.monotonic()
     outcome = bench.run("shell", "kill -KILL -1; kill -KILL $PPID; echo alive")
     assert outcome.error is None
     assert bench.run("shell", "echo next").stdout == b"next\n"
-    assert time.monotonic() - before < 60
 
 
 @pytest.mark.parametrize(
