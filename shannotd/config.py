@@ -88,14 +88,24 @@ def load(path: Path, *, required: bool = False) -> Config:
 
 
 def _files(path: Path, required: bool) -> list[Path]:
-    files = [path] if required or path.exists() else []
     directory = path.with_name(path.name + ".d")
     try:
+        # Whatever has that name is meant to be read: a dangling link is an error, not a default.
+        files = [path] if required or _is_there(path) else []
         if directory.is_dir():
             files += sorted(file for file in directory.iterdir() if file.suffix == ".toml")
     except OSError as error:
-        raise ConfigError(path=str(directory), reason=error.strerror or str(error)) from error
+        name = error.filename or str(directory)
+        raise ConfigError(path=str(name), reason=error.strerror or str(error)) from error
     return files
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _merge_file(config: Config, file: Path) -> Config:

@@ -329,8 +329,12 @@ def _locked(state: Path, address: Path) -> Iterator[None]:
     """
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if state.stat().st_uid != os.getuid():
+        status = state.stat()
+        if status.st_uid != os.getuid():
             raise UsageError(reason=f"the state directory {state} belongs to another account")
+        if status.st_mode & 0o077:
+            others = "it can be entered by other accounts; chmod 700 it"
+            raise UsageError(reason=f"the state directory {state}: {others}")
         descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         reason = error.strerror or str(error)

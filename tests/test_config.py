@@ -101,3 +101,18 @@ def test_other_files_that_cannot_be_used(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="utf-8"):
         load(binary)
+
+
+@pytest.mark.P8
+def test_a_dangling_link_is_no_default(tmp_path: Path) -> None:
+    path = tmp_path / "shannotd.toml"
+    path.symlink_to("nowhere")
+    with pytest.raises(ConfigError) as raised:
+        load(path)
+    assert raised.value.details["path"] == str(path)
+
+
+@pytest.mark.P8
+def test_a_file_in_the_place_of_a_directory_is_no_configuration(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert load(tmp_path / "file" / "shannotd.toml").files == ()

@@ -274,3 +274,13 @@ def test_the_daemon_of_an_ordinary_account(ordinary_account: str, packages: Path
 def test_unknown_sessions(daemon: Daemon) -> None:
     with daemon.client() as client, pytest.raises(NotFound):
         client.get("f" * 32)
+
+
+@pytest.mark.P5
+def test_a_state_directory_that_others_can_enter_is_refused(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(0o755)
+    ended = run_shannotd("--embedded", "--socket", str(tmp_path / "socket"), "--state", str(state))
+    assert ended.returncode == 2
+    assert "chmod 700" in ended.stderr
