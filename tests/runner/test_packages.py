@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +36,15 @@ chmod 640 /var/lib/shannot-test-package/state
 
 
 @pytest.fixture
-def package(tmp_path: Path) -> Iterator[Path]:
+def alone() -> Iterator[None]:
+    """Nobody else of the tests changes the host's packages meanwhile, in whatever worker."""
+    with open(f"{tempfile.gettempdir()}/shannot-test-packages.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def package(tmp_path: Path, alone: None) -> Iterator[Path]:
     """A small package with a conffile, an owner of its own, a symlink and a script."""
     tree = tmp_path / "tree"
     for directory in ("DEBIAN", "etc", "usr/bin", "var/lib/shannot-test-package"):
