@@ -38,7 +38,8 @@ def test_threads_are_limited_for_uid_0_too(bench: Bench) -> None:
         pytest.skip("the kernel has no pid_max of a pid namespace")
     before = Path("/proc/sys/kernel/pid_max").read_text()
     outcome = bench.run("python", THREADS)
-    assert 0 < int(outcome.stdout) < 4200, outcome
+    # The supervisor counts threads and is usually first; pid_max holds however late it is.
+    assert outcome.stopped == "processes" or 0 < int(outcome.stdout) < 4200, outcome
     assert Path("/proc/sys/kernel/pid_max").read_text() == before
 
 
