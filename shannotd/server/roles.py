@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import logging
 from collections.abc import Mapping
+from typing import Protocol
 
 from shannotd.config import RoleRules
 from shannotd.server.peers import Peer
@@ -15,16 +16,16 @@ log = logging.getLogger(__name__)
 _UID = "uid:"
 
 
-class Roles:
+class Roles(Protocol):
     """Says who has which role."""
 
     def of(self, uid: int, groups: frozenset[int]) -> frozenset[Role]:
         """The roles of an account; none of them: it is not served."""
-        raise NotImplementedError
+        ...
 
     def caller(self, peer: Peer) -> Caller:
         """Who connected, with his roles."""
-        raise NotImplementedError
+        ...
 
 
 class EmbeddedRoles(Roles):
