@@ -18,7 +18,8 @@ SANDBOX = "shannotd/runner, within sandboxes (not measured)"
 IN_SANDBOX = {
     f"shannotd/runner/{name}.py"
     for name in (
-        "init layout mounts notifier python record sandbox script supervisor warm watch zygote"
+        "init layout mounts notifier observe_process observe_view python record sandbox script "
+        "supervisor warm watch zygote"
     ).split()
 }
 

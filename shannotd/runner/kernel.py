@@ -43,6 +43,15 @@ MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 MNT_DETACH = 2
 
+# linux/mount.h and linux/fcntl.h, for mount_setattr(2)
+MOUNT_ATTR_RDONLY = 1
+MOUNT_ATTR_NOSUID = 2
+MOUNT_ATTR_NODEV = 4
+MOUNT_ATTR_NOEXEC = 8
+_MOUNT_SETATTR = 442
+_AT_FDCWD = -100
+_AT_RECURSIVE = 0x8000
+
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -112,6 +121,24 @@ def mount(
         options.encode(errors="surrogateescape") if options else None,
     )
     _check(result, f"mount {kind or 'bind'}", target)
+
+
+class _MountAttributes(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "namespace")]
+
+
+def set_mount_attributes(target: PathLike, attributes: int) -> None:
+    """mount_setattr(2), recursive: add `attributes` (MOUNT_ATTR_*) to all mounts of a tree."""
+    given = _MountAttributes(attributes, 0, 0, 0)
+    result = _libc.syscall(
+        ctypes.c_long(_MOUNT_SETATTR),
+        ctypes.c_int(_AT_FDCWD),
+        os.fsencode(target),
+        ctypes.c_uint(_AT_RECURSIVE),
+        ctypes.byref(given),
+        ctypes.c_size_t(ctypes.sizeof(given)),
+    )
+    _check(result, "mount_setattr", target)
 
 
 def unmount(target: PathLike, flags: int = MNT_DETACH) -> None:

@@ -61,7 +61,7 @@ class Overlay:
             options = "redirect_dir=on,metacopy=off,index=off"
             copy_attributes(self.lower, upper)
             os.chown(upper, *self.root_owner)
-        lower = _escape(self.lower)
+        lower = escape(self.lower)
         kernel.mount(
             "shannot",
             target,
@@ -311,7 +311,7 @@ def copy_attributes(source: str, upper: str) -> None:
     os.utime(upper, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def _escape(path: str) -> str:
+def escape(path: str) -> str:
     """A path as one overlay lower directory: colon, comma and backslash are separators there."""
     for character in "\\:,":
         path = path.replace(character, "\\" + character)

@@ -245,10 +245,10 @@ def refresh(overlays: Sequence[mounts.Overlay], covered: Sequence[str]) -> None:
             raise unavailable(overlay, error) from error
 
 
-def mask(paths: Sequence[str]) -> None:
+def mask(paths: Sequence[str], empty: str = _HIDDEN_FILE) -> None:
     """Cover files and directories that no script may see (`hide`).
 
-    A file becomes an empty one without any permission, a directory an empty, read-only one.
+    A file becomes `empty`, which nobody may open, a directory an empty, read-only one.
     """
     flags = mounts.PROTECTED | kernel.MS_RDONLY | kernel.MS_NOEXEC
     try:
@@ -256,7 +256,7 @@ def mask(paths: Sequence[str]) -> None:
             if os.path.isdir(path):
                 kernel.mount("shannot", path, "tmpfs", flags, "mode=000,size=4k")
             elif os.path.lexists(path):
-                kernel.mount(_HIDDEN_FILE, path, None, kernel.MS_BIND)
+                kernel.mount(empty, path, None, kernel.MS_BIND)
                 kernel.mount(None, path, None, kernel.MS_REMOUNT | kernel.MS_BIND | flags)
     except OSError as error:
         raise unavailable("hiding what no script may see", error) from error

@@ -82,6 +82,10 @@ AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 # SOCK_STREAM and SOCK_DGRAM; IPPROTO_IP, ICMP, TCP, UDP, ICMPV6, MPTCP.
 _STREAM, _DATAGRAM = 1, 2
 _PROTOCOLS = (0, 1, 6, 17, 58, 262)
+# NETLINK_ROUTE, NETLINK_SOCK_DIAG, NETLINK_GENERIC (linux/netlink.h).
+_OBSERVED_NETLINK = (0, 4, 16)
+# SYSLOG_ACTION_READ_ALL and SYSLOG_ACTION_SIZE_BUFFER: syslog(2).
+_SYSLOG_READ = (3, 10)
 _CLONE_NAMESPACES = 0x7E020000 | 0x00000080  # CLONE_NEW* and CLONE_NEWTIME
 
 
@@ -166,23 +170,54 @@ def compile_filter() -> bytes:
 
     :raises OSError: libseccomp is missing or refuses a rule.
     """
+    rules = _common_rules()
+    for call in (*REPORTED, *WATCHED):
+        rules.add(_NOTIFY, call)
+    _add_sockets(rules)
+    return rules.export()
+
+
+def compile_observe_filter(unix_sockets: bool) -> bytes:
+    """The BPF program of observed programs, whose refusals nobody listens to.
+
+    They read the kernel's tables by netlink and reach no peer. `unix_sockets` lets them connect
+    to those sockets of the host that a rule has put into their view.
+
+    :raises OSError: libseccomp is missing or refuses a rule.
+    """
+    rules = _common_rules()
+    for protocol in _OBSERVED_NETLINK:
+        rules.add(_ALLOW, "socket", [(0, _EQUAL, AF_NETLINK, 0), (2, _EQUAL, protocol, 0)])
+    for family in (AF_INET, AF_INET6):
+        rules.add(_error(errno.EAFNOSUPPORT), "socket", [(0, _EQUAL, family, 0)])
+    # A pair of datagram sockets could still send to an address, one of streams cannot.
+    pair = [(0, _EQUAL, AF_UNIX, 0), (1, _MASKED_EQUAL, 0xF, _STREAM)]
+    rules.add(_ALLOW, "socketpair", pair)
+    unix = _ALLOW if unix_sockets else _error(errno.EAFNOSUPPORT)
+    rules.add(unix, "socket", [(0, _EQUAL, AF_UNIX, 0)])
+    if unix_sockets:
+        rules.add(_ALLOW, "connect")
+    for call in ("bind", "sendto"):  # netlink's
+        rules.add(_ALLOW, call)
+    for action in _SYSLOG_READ:
+        rules.add(_ALLOW, "syslog", [(0, _EQUAL, action, 0)])
+    return rules.export()
+
+
+def _common_rules() -> _Filter:
     rules = _Filter(_error(errno.EPERM))
     rules.attribute(_ATTRIBUTE_BAD_ARCHITECTURE, _KILL_PROCESS)
     rules.attribute(_ATTRIBUTE_NO_NEW_PRIVS, 0)
     rules.attribute(_ATTRIBUTE_OPTIMIZE, _BINARY_TREE)
     for call in ALLOWED:
         rules.add(_ALLOW, call)
-    for call in (*REPORTED, *WATCHED):
-        rules.add(_NOTIFY, call)
     for call in UNKNOWN:
         rules.add(_error(errno.ENOSYS), call)
     _add_conditional(rules)
-    return rules.export()
+    return rules
 
 
-def _add_conditional(rules: _Filter) -> None:
-    no_namespaces: List[Tuple[int, ...]] = [(0, _MASKED_EQUAL, _CLONE_NAMESPACES, 0)]
-    rules.add(_ALLOW, "clone", no_namespaces)
+def _add_sockets(rules: _Filter) -> None:
     rules.add(_ALLOW, "socket", [(0, _EQUAL, AF_UNIX, 0)])
     # For any other type or protocol the kernel would start modprobe on the host.
     for family in (AF_INET, AF_INET6):
@@ -197,6 +232,11 @@ def _add_conditional(rules: _Filter) -> None:
     # With an address sendto reaches out by itself; without one the socket is connected.
     rules.add(_ALLOW, "sendto", [(4, _EQUAL, 0, 0)])
     rules.add(_NOTIFY, "sendto", [(4, _NOT_EQUAL, 0, 0)])
+
+
+def _add_conditional(rules: _Filter) -> None:
+    no_namespaces: List[Tuple[int, ...]] = [(0, _MASKED_EQUAL, _CLONE_NAMESPACES, 0)]
+    rules.add(_ALLOW, "clone", no_namespaces)
     # Only what leaves address space randomisation or the default domain alone or asks for it.
     for persona in (0x0, 0x40000, 0xFFFFFFFF):
         rules.add(_ALLOW, "personality", [(0, _EQUAL, persona, 0)])

@@ -97,7 +97,7 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
     channel = Channel(ours)
     try:
         if settings.builder == sandbox.ONE_UID:
-            _write_own_map(pid)
+            write_own_map(pid)
         channel.send({"op": "mapped"})
         event, _, descriptors = channel.receive()
         if event["event"] != "ready":
@@ -119,7 +119,7 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
     return Warm(pid, channel, blueprint, stage, processes, time.monotonic(), mounts, account)
 
 
-def _write_own_map(pid: int) -> None:
+def write_own_map(pid: int) -> None:
     """Map the own uid and gid to themselves; without privilege nothing else can be mapped."""
     for name, text in (
         ("setgroups", "deny"),

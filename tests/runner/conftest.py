@@ -13,10 +13,15 @@ from pathlib import Path
 import pytest
 
 from tests.support.accounts import temporary_account
+from tests.support.observing import ObserverProcess, running_observer
 from tests.support.runner import Outcome, RunnerProcess, running_runner
 
 # What these tests can drive: root both builders, an ordinary user his own.
 BUILDERS = ["privileged", "one-uid"] if os.geteuid() == 0 else ["one-uid"]
+
+
+# As whom programs are observed: as an account and as root by root, as oneself by anybody else.
+OBSERVERS = ["account", "root", "one-uid"] if os.geteuid() == 0 else ["one-uid"]
 
 
 @dataclass(frozen=True)
@@ -89,5 +94,29 @@ def place(bench: Bench) -> Iterator[Path]:
     directory = Path(tempfile.mkdtemp(prefix="shannot-place-", dir=bench.home))
     status = os.stat(bench.home)
     os.chown(directory, status.st_uid, status.st_gid)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session", params=OBSERVERS)
+def observer(packages: Path, request: pytest.FixtureRequest) -> Iterator[ObserverProcess]:
+    """A process that observes programs."""
+    account = request.getfixturevalue("account") if os.geteuid() == 0 else None
+    if request.param == "one-uid":
+        running = running_observer(packages, account=account)
+    elif request.param == "account":
+        running = running_observer(packages, account=None, run_as=account)
+    else:
+        running = running_observer(packages, account=None, as_root=True)
+    with running as process:
+        yield process
+
+
+@pytest.fixture
+def shelf(observer: ObserverProcess) -> Iterator[Path]:
+    """A directory of the host that the observed identity owns and everybody can look into."""
+    directory = Path(tempfile.mkdtemp(prefix="shannot-observe-", dir="/var/tmp"))
+    os.chmod(directory, 0o755)
+    os.chown(directory, observer.uid, -1)
     yield directory
     shutil.rmtree(directory)

@@ -1,0 +1,345 @@
+"""observe: the host's own read-only programs, run at once beside the sandbox (design section 6).
+
+A program sees the host's tree (observe_view.py) and never a byte that a script wrote: it is a
+fork of the runner's outside of the sandbox, with nothing of it but checked arguments. Its
+output comes through pipes of the runner's own, so that it holds no descriptor of a script's.
+
+Calls block; who serves a script meanwhile forks a process for them:
+
+    with Channel(ours) as answers:                      # in the fork
+        outlet = Outlet(stdout, stderr, request.seconds)
+        answers.send(observe(request, outlet, settings, cancel=answers.fileno()).header())
+
+When that process is killed, or its `cancel` descriptor's other end closes, so ends the program.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import select
+import signal
+import socket
+import time
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Callable, Dict, Mapping, Optional, Set, Tuple
+
+from shannotd.runner import identity, kernel, observe_process, observe_view, sandbox, seccomp
+from shannotd.runner.frames import Channel, Closed, Header, RunnerError
+from shannotd.runner.plan import Identity
+from shannotd.runner.warm import Settings, kill, write_own_map
+
+# Takes what the program prints: the stream ("stdout" or "stderr") and the bytes. It raises
+# BrokenPipeError when nobody reads that stream any more, TimeoutError when nobody does in time.
+Output = Callable[[str, bytes], None]
+
+_NAMESPACES = (
+    kernel.CLONE_NEWNS
+    | kernel.CLONE_NEWPID
+    | kernel.CLONE_NEWIPC
+    | kernel.CLONE_NEWUTS
+    | kernel.CLONE_NEWCGROUP
+)
+_CHUNK = 65536
+_NOBODY = Identity("nobody", 65534, 65534, (), identity.UMASK)
+
+_BASE = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "LANG": "C.UTF-8",
+    "HOME": "/nonexistent",
+    "TMPDIR": observe_view.TEMPORARY,
+}
+_LOCALE = r"[A-Za-z_]{1,16}(\.[A-Za-z0-9-]{1,16})?"
+# What a script may say of how it wants to be answered: never a path, nothing to be looked up but
+# names of the host's own locales, zones and terminals.
+_ALLOWED = {
+    "LANG": _LOCALE,
+    **dict.fromkeys(("LC_ALL", "LC_COLLATE", "LC_CTYPE", "LC_MESSAGES", "LC_TIME"), _LOCALE),
+    "TZ": r"[A-Za-z][A-Za-z0-9_+-]{0,31}(/[A-Za-z][A-Za-z0-9_+-]{0,31}){0,2}",
+    "TERM": r"[A-Za-z0-9][A-Za-z0-9+-]{0,31}",
+    "COLUMNS": r"[0-9]{1,5}",
+    "LINES": r"[0-9]{1,5}",
+    "NO_COLOR": r"[0-9a-z]{0,8}",
+    "BLOCK_SIZE": r"[0-9A-Za-z']{1,16}",
+    "POSIXLY_CORRECT": r"[0-9a-z]{0,8}",
+}
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One program to be observed.
+
+    `program` is the absolute path that a rule names; `argv` all words, the first as the script
+    called it; `claimed` the script's environment, of which little is taken over; `hide` patterns
+    of what nobody may see; `net` is none or host; `sockets` the host's Unix sockets that it may
+    reach, which excludes `net` host; `seconds` and `output_bytes` (of each stream) limit it.
+    """
+
+    program: str
+    argv: Tuple[str, ...]
+    identity: Identity
+    hide: Tuple[str, ...] = ()
+    net: str = "none"
+    sockets: Tuple[str, ...] = ()
+    as_root: bool = False
+    claimed: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 30.0
+    output_bytes: int = 1 << 20
+
+
+@dataclass(frozen=True)
+class Observed:
+    """How an observed program ended.
+
+    Exactly one of `exit_code`, `signal` and `stopped` (wall_seconds or cancelled) is set;
+    `truncated` names the streams that were cut, which say so at their end; `duration` in seconds.
+    """
+
+    exit_code: Optional[int]
+    signal: Optional[int]
+    stopped: Optional[str]
+    truncated: Tuple[str, ...]
+    duration: float
+
+    def header(self) -> Header:
+        """It as an event of a channel."""
+        return {"event": "observed", **self.__dict__, "truncated": list(self.truncated)}
+
+
+def prepare() -> None:
+    """Compile the filters, so that forks of this process need not."""
+    for unix_sockets in (False, True):
+        _filter(unix_sockets)
+
+
+@lru_cache(maxsize=2)
+def _filter(unix_sockets: bool) -> bytes:
+    return seccomp.compile_observe_filter(unix_sockets)
+
+
+def environment(claimed: Mapping[str, str]) -> Dict[str, str]:
+    """The fixed environment of observed programs and the harmless part of a script's own."""
+    taken = {
+        name: claimed[name]
+        for name, pattern in _ALLOWED.items()
+        if name in claimed and re.fullmatch(pattern, claimed[name])
+    }
+    return {**_BASE, **taken}
+
+
+def observe(
+    request: Observation, output: Output, settings: Settings, cancel: Optional[int] = None
+) -> Observed:
+    """Run a program of the host's over the host's own tree, read-only; how it ended.
+
+    A program that cannot be executed exits with 126 or 127 and says so, as in a shell. When the
+    `cancel` descriptor can be read or is hung up, it is stopped.
+
+    :raises RunnerError: nothing ran: `sandbox_unavailable`, `identity_refused`, `invalid_request`.
+    """
+    order = _order(request, settings)
+    flags = _NAMESPACES if request.net == "host" else _NAMESPACES | kernel.CLONE_NEWNET
+    if settings.builder == sandbox.ONE_UID:
+        flags |= kernel.CLONE_NEWUSER
+    started = time.monotonic()
+    run = _Run(order, flags)
+    try:
+        return run.follow(request, output, started, cancel)
+    finally:
+        run.close()
+
+
+def _order(request: Observation, settings: Settings) -> observe_process.Order:
+    """What the processes are to do.
+
+    :raises RunnerError: the request is none that can be served.
+    """
+    reason = None
+    environ = environment(request.claimed)
+    words = [request.program, *request.argv, *environ.values(), *request.sockets]
+    if not request.program.startswith("/") or not request.argv:
+        reason = "an observed program needs an absolute path and its own name"
+    elif any("\0" in word for word in words) or not all(map(_encodable, words)):
+        reason = "an argument has a NUL byte in it, or is no text and no bytes"
+    elif request.net not in ("none", "host"):
+        reason = f"net is none or host, not {request.net}"
+    elif request.net == "host" and request.sockets:
+        # In the host's network the host's abstract sockets could be reached as well.
+        reason = "a program in the host's network can be given no sockets"
+    if reason is not None:
+        raise RunnerError("invalid_request", method="observe", reason=reason)
+    return observe_process.Order(
+        program=request.program,
+        argv=(_own_name(request), *request.argv[1:]),
+        environment=environ,
+        identity=_identity(request, settings.floor),
+        sockets=request.sockets,
+        hide=request.hide,
+        hidden=settings.hidden,
+        builder=settings.builder,
+        filter=_filter(bool(request.sockets)),
+    )
+
+
+def _encodable(word: str) -> bool:
+    try:
+        os.fsencode(word)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _own_name(request: Observation) -> str:
+    """The name the program is called by: some do other things under another name."""
+    base = os.path.basename(request.program)
+    return request.argv[0] if request.argv[0] in (request.program, base) else base
+
+
+def _identity(request: Observation, floor: identity.Floor) -> Identity:
+    """Root only if the rule and the floor say so; a script of root's observes as nobody."""
+    if request.as_root:
+        return identity.resolve("0", floor)[0]
+    if os.geteuid() == 0 and request.identity.uid == 0:
+        return _NOBODY
+    return request.identity
+
+
+class _Run:
+    """One running program, seen from outside; owns its init and its pipes."""
+
+    def __init__(self, order: observe_process.Order, flags: int) -> None:
+        pipes = os.pipe(), os.pipe()
+        ours, theirs = socket.socketpair()
+        try:
+            self._init = kernel.clone(flags)
+        except OSError as error:
+            for descriptor in (*pipes[0], *pipes[1]):
+                os.close(descriptor)
+            ours.close()
+            theirs.close()
+            raise sandbox.unavailable("namespaces", error) from error
+        if self._init == 0:
+            _leave_for(theirs.detach(), pipes[0][1], pipes[1][1])
+            observe_process.main(Channel(socket.socket(fileno=3)), (4, 5), order)
+        theirs.close()
+        self._alive = True
+        self._channel = Channel(ours)
+        self._streams: Dict[int, str] = {}
+        for (reader, writer), name in zip(pipes, ("stdout", "stderr")):
+            os.close(writer)
+            self._streams[reader] = name
+        self._poll = select.poll()
+        self._printed = {"stdout": 0, "stderr": 0}
+        self._truncated: Set[str] = set()
+        # If the init is killed it says nothing (out of memory).
+        self._ending: Tuple[Optional[int], Optional[int]] = (None, signal.SIGKILL)
+        self._builder = order.builder
+
+    def close(self) -> None:
+        """Kill and reap what is left."""
+        kill(self._init)
+        os.waitpid(self._init, 0)
+        self._channel.close()
+        for descriptor in self._streams:
+            os.close(descriptor)
+
+    def follow(
+        self, request: Observation, output: Output, started: float, cancel: Optional[int]
+    ) -> Observed:
+        """Copy what it prints until nothing of it is left; how it ended.
+
+        :raises RunnerError: it could not be started.
+        """
+        self._begin()
+        for descriptor in (*self._streams, self._channel.fileno()):
+            self._poll.register(descriptor, select.POLLIN)
+        if cancel is not None:
+            self._poll.register(cancel, select.POLLIN)
+        deadline = started + request.seconds
+        stopped: Optional[str] = None
+        while self._alive or self._streams:
+            wait = 0.0 if stopped else deadline - time.monotonic()
+            reason = "wall_seconds" if wait <= 0 else None
+            for descriptor, _ in self._poll.poll(None if stopped else max(0.0, wait * 1000)):
+                if descriptor == self._channel.fileno():
+                    self._read_init()
+                elif descriptor == cancel:
+                    reason = "cancelled"
+                    self._poll.unregister(descriptor)
+                elif not self._copy(descriptor, None if stopped else output, request.output_bytes):
+                    reason = "wall_seconds"
+            if reason is not None and stopped is None and self._alive:
+                stopped = reason
+                kill(self._init)
+        exit_code, number = (None, None) if stopped else self._ending
+        duration = time.monotonic() - started
+        return Observed(exit_code, number, stopped, tuple(sorted(self._truncated)), duration)
+
+    def _begin(self) -> None:
+        try:
+            if self._builder == sandbox.ONE_UID:
+                write_own_map(self._init)
+            self._channel.receive()  # it is bound to our life
+            self._channel.send({"op": "mapped"})
+        except OSError as error:
+            raise sandbox.unavailable("mapping the own uid", error) from error
+        except Closed:
+            pass  # What it said before is read in the loop.
+
+    def _read_init(self) -> None:
+        """One message of the init, or its end.
+
+        :raises RunnerError: it could not start the program.
+        """
+        try:
+            event, _, _ = self._channel.receive()
+        except Closed:
+            self._poll.unregister(self._channel.fileno())
+            self._alive = False
+            return
+        if event["event"] == "error":
+            raise RunnerError(event["code"], **event["details"])
+        self._ending = (event["exit_code"], event["signal"])
+
+    def _copy(self, descriptor: int, output: Optional[Output], limit: int) -> bool:
+        """Hand on what there is to read; False if nobody took it in time.
+
+        What exceeds `limit` is cut with a mark, and the program gets SIGPIPE when it prints more.
+        """
+        data = os.read(descriptor, _CHUNK)
+        stream = self._streams[descriptor]
+        if not data:
+            self._end(descriptor)
+            return True
+        if output is None:
+            return True
+        room = limit - self._printed[stream]
+        self._printed[stream] += len(data)
+        if len(data) > room:
+            data = data[:room] + f"\n[shannot: cut here, after {limit} bytes]\n".encode("ascii")
+            self._truncated.add(stream)
+        try:
+            output(stream, data)
+        except BrokenPipeError:
+            self._end(descriptor)
+        except TimeoutError:
+            return False
+        else:
+            if stream in self._truncated:
+                self._end(descriptor)
+        return True
+
+    def _end(self, descriptor: int) -> None:
+        self._poll.unregister(descriptor)
+        os.close(descriptor)
+        del self._streams[descriptor]
+
+
+def _leave_for(*descriptors: int) -> None:
+    """Keep only these descriptors, as 3 and the next numbers, and the standard ones."""
+    high = [fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 64) for number in descriptors]
+    for target, number in enumerate(high, start=3):
+        os.dup2(number, target, inheritable=False)
+    kernel.close_range(3 + len(high))

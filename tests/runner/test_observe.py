@@ -1,0 +1,353 @@
+"""observe: the host's own programs as if they had been started on the host, only harmless."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.accounts import is_root
+from tests.support.observing import ObserverProcess, running_observer
+
+pytestmark = pytest.mark.P1
+
+
+def _needs(program: str) -> None:
+    if not os.path.exists(program):
+        pytest.skip(f"no {program}")
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    """A process of the host's."""
+    with subprocess.Popen(["/bin/sleep", "98765"]) as process:
+        yield process.pid
+        process.kill()
+
+
+def test_ps_sees_every_process_of_the_host(observer: ObserverProcess, sleeper: int) -> None:
+    _needs("/usr/bin/ps")
+    seen = observer.run("/usr/bin/ps", "-eo", "pid=,args=")
+    lines = [line.split(None, 1) for line in seen.stdout.splitlines()]
+    assert [str(sleeper), "/bin/sleep 98765"] in lines
+    assert any(words[0] == "1" for words in lines)
+    if is_root() and observer.run_as is not None:  # the one-uid builder maps no other name
+        assert "root" in observer.run("/usr/bin/ps", "-o", "user=", "1").stdout
+
+
+def test_ss_sees_the_hosts_listening_sockets_only_in_its_network(observer: ObserverProcess) -> None:
+    _needs("/usr/bin/ss")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = f"127.0.0.1:{server.getsockname()[1]} "
+        assert port in observer.run("/usr/bin/ss", "-tlnp", net="host").stdout
+        assert port not in observer.run("/usr/bin/ss", "-tlnp").stdout
+
+
+def test_the_addresses_of_the_host_are_those_of_its_network(observer: ObserverProcess) -> None:
+    _needs("/usr/sbin/ip")
+    argv = ("/usr/sbin/ip", "-brief", "link")
+    assert observer.run(*argv, net="host").stdout == observer.naive(*argv).stdout
+    assert observer.run(*argv).stdout != observer.naive(*argv).stdout
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["/usr/bin/df", "--output=source,fstype,size,target", "/"],
+        ["/usr/bin/findmnt", "-o", "TARGET,SOURCE,FSTYPE", "/"],
+        ["/usr/bin/uname", "-a"],
+        ["/usr/bin/lscpu"],
+        ["/usr/bin/free", "--bytes"],
+        ["/usr/bin/uptime", "--since"],
+        ["/usr/bin/stat", "-c", "%a %s %Y %n", "/etc/passwd", "/usr/bin", "/etc"],
+        ["/usr/bin/ls", "/", "/etc", "/usr/lib"],
+        ["/usr/bin/getent", "passwd"],
+        ["/usr/bin/nproc"],
+        ["/usr/bin/lsblk"],
+    ],
+    ids=lambda argv: os.path.basename(argv[0]),
+)
+def test_what_is_printed_is_what_the_host_prints(
+    observer: ObserverProcess, argv: list[str]
+) -> None:
+    _needs(argv[0])
+
+    def stable(text: str) -> list[str]:
+        """Without what changes by itself from run to run: free memory, clock speed."""
+        if argv[0] == "/usr/bin/free":
+            return [" ".join(line.split()[:2]) for line in text.splitlines()]
+        return [line for line in text.splitlines() if "scaling MHz" not in line]
+
+    expected = observer.naive(*argv)
+    seen = observer.run(*argv)
+    assert (seen.exit_code, seen.stderr) == (expected.returncode, expected.stderr)
+    assert stable(seen.stdout) == stable(expected.stdout)
+
+
+def test_df_does_not_speak_of_what_is_fresh_in_the_view(observer: ObserverProcess) -> None:
+    printed = observer.run("/usr/bin/df", "-a", "--output=target").stdout.splitlines()
+    assert "/" in printed
+    assert not [path for path in printed if path.startswith(("/run", "/dev"))]
+
+
+def test_a_growing_log_is_read_as_it_is_now(observer: ObserverProcess, shelf: Path) -> None:
+    log = shelf / "log"
+    for line in ("one\n", "two\n", "three\n"):
+        with open(log, "a") as file:
+            file.write(line)
+        assert observer.run("/usr/bin/tail", "-n1", str(log)).stdout == line
+    log.unlink()
+    assert observer.run("/usr/bin/tail", "-n1", str(log)).exit_code == 1
+
+
+STATUS = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as client:
+    client.connect(sys.argv[1])
+    client.sendall(b"status")
+    print(client.recv(64).decode())
+"""
+
+
+@pytest.mark.parametrize("run", [True, False], ids=["in /run", "elsewhere"])
+def test_a_named_socket_is_answered(observer: ObserverProcess, shelf: Path, run: bool) -> None:
+    """As systemctl's is; by a link too, and only if it is named."""
+    if run and not is_root():
+        pytest.skip("/run is root's")
+    path = Path("/run" if run else shelf) / f"{shelf.name}.sock"
+    (shelf / "link").symlink_to(path)
+    with socket.socket(socket.AF_UNIX) as server:
+        try:
+            server.bind(str(path))
+            os.chmod(path, 0o666)
+            server.listen()
+
+            def answer() -> None:
+                connection, _ = server.accept()
+                with connection:
+                    connection.sendall(connection.recv(64).upper())
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            named = observer.python(STATUS, str(path), sockets=[str(shelf / "link")])
+            if named.exit_code:  # let the thread end
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(str(path))
+            thread.join()
+            assert (named.exit_code, named.stdout) == (0, "STATUS\n"), named
+            assert observer.python(STATUS, str(path)).exit_code == 1
+        finally:
+            path.unlink()
+
+
+def test_run_is_fresh_but_says_that_systemd_is_there(observer: ObserverProcess) -> None:
+    if not is_root():
+        pytest.skip("/run is root's")
+    directory = Path(f"/run/shannot-test-{os.getpid()}")
+    try:
+        (directory / "system").mkdir(parents=True)
+        (directory / "secret").write_text("squeamish")
+        printed = observer.run("/bin/ls", "-R", str(directory)).stdout
+        assert "system" in printed
+        assert "secret" not in printed
+    finally:
+        shutil.rmtree(directory)
+
+
+def test_there_is_a_place_for_temporary_files(observer: ObserverProcess) -> None:
+    seen = observer.run("/bin/sh", "-c", 'echo x > "$TMPDIR/x" && cat "$TMPDIR/x"')
+    assert seen.stdout == "x\n"
+    assert observer.run("/bin/ls", "/dev/shm").stdout == ""
+
+
+@pytest.mark.parametrize("status", [0, 1, 3, 126, 255])
+def test_the_exit_status_is_the_programs(observer: ObserverProcess, status: int) -> None:
+    seen = observer.run("/bin/sh", "-c", f"exit {status}")
+    assert (seen.exit_code, seen.signal, seen.stopped) == (status, None, None)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGABRT, signal.SIGINT])
+def test_a_signal_ends_it_as_it_would_anywhere(observer: ObserverProcess, number: int) -> None:
+    """As process 1 of its namespace it would be immune to its own."""
+    seen = observer.run("/bin/sh", "-c", f"kill -{int(number)} $$")
+    assert (seen.exit_code, seen.signal) == (None, number)
+
+
+def test_programs_that_cannot_be_executed_end_as_in_a_shell(
+    observer: ObserverProcess, shelf: Path
+) -> None:
+    (shelf / "text").write_text("no program")
+    assert observer.run(str(shelf / "none")).exit_code == 127
+    seen = observer.run(str(shelf / "text"))
+    assert (seen.exit_code, "Permission denied" in seen.stderr) == (126, True)
+
+
+def test_both_streams_come_whole_and_in_their_order(observer: ObserverProcess) -> None:
+    code = "seq 1 60000; seq 1 50000 >&2; echo end"
+    seen = observer.run("/bin/sh", "-c", code)
+    assert seen.stdout == "".join(f"{n}\n" for n in range(1, 60001)) + "end\n"
+    assert seen.stderr == "".join(f"{n}\n" for n in range(1, 50001))
+    assert seen.truncated == []
+
+
+@pytest.mark.P7
+def test_too_much_output_is_cut_with_a_mark(observer: ObserverProcess) -> None:
+    """The program gets SIGPIPE: a script cannot take the part for the whole."""
+    seen = observer.run("/usr/bin/yes", output_bytes=10_000)
+    mark = "\n[shannot: cut here, after 10000 bytes]\n"
+    assert seen.stdout == "y\n" * 5000 + mark
+    assert (seen.signal, seen.truncated) == (signal.SIGPIPE, ["stdout"])
+    exact = observer.run("/usr/bin/head", "-c", "10000", "/dev/zero", output_bytes=10_000)
+    assert (len(exact.stdout), exact.exit_code, exact.truncated) == (10_000, 0, [])
+
+
+def test_it_gets_sigpipe_when_nobody_reads(observer: ObserverProcess) -> None:
+    assert observer.run("/usr/bin/yes", closing="broken").signal == signal.SIGPIPE
+
+
+@pytest.mark.parametrize(
+    ("closing", "seconds", "stopped"),
+    [(None, 0.3, "wall_seconds"), ("timeout", 30, "wall_seconds"), ("cancel", 30, "cancelled")],
+)
+def test_it_is_ended_with_all_that_it_started(
+    observer: ObserverProcess, closing: str | None, seconds: float, stopped: str
+) -> None:
+    number = f"4{os.getpid()}"
+    code = f"(trap '' TERM HUP; setsid sleep {number}) & echo x; sleep {number}"
+    seen = observer.run("/bin/sh", "-c", code, closing=closing, seconds=seconds)
+    assert (seen.exit_code, seen.signal, seen.stopped) == (None, None, stopped)
+    running = subprocess.run(["pgrep", "-fx", f"sleep {number}"], check=False)
+    assert running.returncode == 1
+
+
+def test_what_it_left_in_the_background_ends_with_it(observer: ObserverProcess) -> None:
+    seen = observer.run("/bin/sh", "-c", "sleep 43211 & echo started")
+    assert (seen.stdout, seen.exit_code) == ("started\n", 0)
+
+
+def test_it_dies_with_the_process_that_observes(packages: Path) -> None:
+    """Whoever kills that process (at a cancel, at the end of a session) ends the program."""
+    with running_observer(packages, account=None) as observer:
+        observer.run("/bin/true")
+        observer.start("/bin/sleep", "54321", seconds=100)
+        pid = _wait_for_child(observer.process.pid)
+        handle = os.pidfd_open(pid)
+        observer.process.kill()
+        assert select.select([handle], [], [], 20)[0]
+        os.close(handle)
+        observer.process.wait()
+        observer.process.returncode = 0
+
+
+def _wait_for_child(pid: int) -> int:
+    """The first child of a process; it is about to be made."""
+    path = f"/proc/{pid}/task/{pid}/children"
+    while True:
+        with open(path) as file:
+            children = file.read().split()
+        if children:
+            return int(children[0])
+        os.sched_yield()
+
+
+def test_nothing_is_left_after_a_hundred_runs(observer: ObserverProcess) -> None:
+    def mounts() -> str:
+        return Path(f"/proc/{observer.process.pid}/mountinfo").read_text()
+
+    first, before = observer.run("/bin/true"), mounts()
+    for _ in range(99):
+        last = observer.run("/bin/true")
+    assert last.children == []
+    assert last.descriptors == first.descriptors
+    assert mounts() == before
+
+
+@pytest.mark.P10
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"program": "ps"},
+        {"argv": ["/bin/ps", "a\0b"]},
+        {"argv": []},
+        {"argv": ["/bin/ps", "\ud800"]},
+        {"net": "all"},
+    ],
+)
+def test_what_cannot_be_run_is_refused(
+    observer: ObserverProcess, request_: dict[str, object]
+) -> None:
+    seen = observer.run("/bin/ps", **request_)
+    assert seen.error is not None
+    assert (seen.error["code"], seen.error["method"]) == ("invalid_request", "observe")
+    assert observer.run("/bin/true").exit_code == 0
+
+
+def test_roots_scripts_observe_as_nobody_unless_the_rule_says_root(packages: Path) -> None:
+    if not is_root():
+        pytest.skip("only root's runner has more than one identity")
+    with running_observer(packages, account=None) as observer:
+        assert observer.run("/usr/bin/id", "-u").stdout == "65534\n"
+        assert observer.run("/usr/bin/id", "-G").stdout == "65534\n"
+        assert observer.run("/usr/bin/id", "-u", as_root=True).stdout == "0\n"
+    with running_observer(packages, account=None, floor=["daemon"]) as observer:
+        seen = observer.run("/usr/bin/id", as_root=True)
+        assert seen.error is not None
+        assert seen.error["code"] == "identity_refused"
+
+
+def test_an_ordinary_runner_observes_as_itself(packages: Path, account: str) -> None:
+    if not is_root():
+        pytest.skip("the tests are of an ordinary account already")
+    with running_observer(packages, account=account) as observer:
+        assert observer.run("/usr/bin/id", "-u").stdout == f"{observer.uid}\n"
+        seen = observer.run("/usr/bin/id", as_root=True)
+        assert seen.error is not None
+        assert seen.error["code"] == "identity_refused"
+
+
+def test_the_runners_own_state_is_always_hidden(packages: Path, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/key").write_text("squeamish")
+    with running_observer(packages, account=None, hidden=[str(tmp_path / "state")]) as observer:
+        seen = observer.run("/bin/cat", str(tmp_path / "state/key"))
+        assert (seen.exit_code, seen.stdout) == (1, "")
+
+
+@pytest.mark.P8
+def test_nothing_runs_where_the_view_cannot_be_built(packages: Path) -> None:
+    """Without the right to make namespaces there is an error, and no program."""
+    if not is_root():
+        pytest.skip("root's runner is made unable here")
+    done = subprocess.run(
+        [
+            *("unshare", "--user", "--map-root-user", "/bin/sh", "-c"),
+            'echo 0 > /proc/sys/user/max_mnt_namespaces && exec /usr/bin/python3 -c "$0"',
+            _UNABLE,
+        ],
+        env={"PYTHONPATH": str(packages), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "sandbox_unavailable\n", done
+
+
+_UNABLE = """
+from shannotd.runner import identity, observe, sandbox
+from shannotd.runner.frames import RunnerError
+from shannotd.runner.warm import Settings
+settings = Settings(sandbox.choose_builder(), b"", "/nonexistent", (), identity.Floor())
+who = identity.resolve(None, identity.Floor())[0]
+try:
+    observe.observe(observe.Observation("/bin/true", ("true",), who), print, settings)
+except RunnerError as error:
+    print(error.code)
+"""
