@@ -8,6 +8,7 @@ Under the stage (a tmpfs of limited size) stand `upper/N`, `work/N`, `skeleton/N
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -177,8 +178,7 @@ class File:
             readable = False
         if not readable:
             mode = 0
-        if os.geteuid() == 0:
-            os.chown(copy, status.st_uid, status.st_gid)
+        give(copy, status.st_uid, status.st_gid)
         os.chmod(copy, mode)
         os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
         kernel.mount(copy, target, None, kernel.MS_BIND)
@@ -254,10 +254,23 @@ class Directories:
         os.mkdir(target)
         for relative, mode, uid, gid in self.entries:
             os.mkdir(f"{target}/{relative}")
-            if os.geteuid() == 0:
-                os.chown(f"{target}/{relative}", uid, gid)
+            give(f"{target}/{relative}", uid, gid)
             os.chmod(f"{target}/{relative}", mode)
         os.makedirs(target + SCRIPT_DIRECTORY[len("/run") :], exist_ok=True)
+
+
+def give(path: str, uid: int, gid: int) -> None:
+    """Make an owner of the host's that of a copy, where root does so and the ids are mapped.
+
+    Root of a container has a user namespace without most of them (EINVAL).
+    """
+    if os.geteuid() != 0:
+        return
+    try:
+        os.chown(path, uid, gid, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def fill_skeleton(source: str, target: str) -> None:
@@ -281,8 +294,7 @@ def fill_skeleton(source: str, target: str) -> None:
                 continue
             if not stat.S_ISLNK(status.st_mode):
                 os.chmod(place, stat.S_IMODE(status.st_mode))
-            if os.geteuid() == 0:
-                os.chown(place, status.st_uid, status.st_gid, follow_symlinks=False)
+            give(place, status.st_uid, status.st_gid)
             os.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
         except (PermissionError, FileNotFoundError):
             continue

@@ -281,7 +281,7 @@ class _Run:
         try:
             if self._builder == sandbox.ONE_UID:
                 write_own_map(self._init)
-            self._channel.receive()  # it is bound to our life
+            self._channel.receive()  # its life is bound to ours
             self._channel.send({"op": "mapped"})
         except OSError as error:
             raise sandbox.unavailable("mapping the own uid", error) from error

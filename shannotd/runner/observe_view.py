@@ -31,6 +31,7 @@ from shannotd.runner.mounts import (
     Symlink,
     Tmpfs,
     escape,
+    give,
 )
 
 # Directories of /run that programs read and anybody may; /run is fresh but for these, the users'
@@ -261,14 +262,14 @@ def _operations(builder: str) -> List[Mounting]:
 
 
 def _empty_directory(root: str) -> Optional[str]:
-    """An empty directory that is not ours to fill, near `root` and on its filesystem."""
+    """An empty directory near `root` and on its filesystem."""
     waiting, device = [root], os.stat(root).st_dev
     for _ in range(2):
-        waiting = [f"{top.rstrip('/')}/{name}" for top in waiting for name in _directories(top)]
+        below = [f"{top.rstrip('/')}/{name}" for top in waiting for name in _directories(top)]
+        waiting = [path for path in below if path not in layout.FRESH]
         for path in waiting:
             try:
-                same = os.stat(path).st_dev == device
-                if same and not os.access(path, os.W_OK) and not os.listdir(path):
+                if os.stat(path).st_dev == device and not os.listdir(path):
                     return path
             except OSError:
                 continue
@@ -320,8 +321,7 @@ def _fill_run(entries: Sequence[Tuple[str, int, int, int]], users: bytes) -> Non
     for relative, mode, uid, gid in entries:
         place = f"{ROOT}/run/{relative}"
         os.mkdir(place)
-        if os.geteuid() == 0:
-            os.chown(place, uid, gid)
+        give(place, uid, gid)
         os.chmod(place, mode)
     _write(ROOT + _RUN_FILE, users, 0o644)
     _write(ROOT + _HIDDEN_FILE, b"", 0o000)

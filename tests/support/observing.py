@@ -15,7 +15,7 @@ from typing import Any
 
 # Observations are forks: a test process has threads, so it asks this one.
 _SERVER = """
-import json, os, sys
+import json, os, resource, sys
 from shannotd.runner import identity, observe, sandbox
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.warm import Settings
@@ -41,12 +41,16 @@ for line in sys.stdin:
         if closing == "cancel":
             cancel, other = os.pipe()
             os.close(other)
+        if closing == "no files":
+            _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
         seen = observe.observe(observe.Observation(identity=who, **request), take, settings, cancel)
         answer = seen.header()
         if cancel is not None:
             os.close(cancel)
     except RunnerError as error:
         answer = error.header()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.getrlimit(resource.RLIMIT_FSIZE)[1],) * 2)
     answer.update({name: "".join(parts) for name, parts in printed.items()})
     answer["descriptors"] = len(os.listdir("/proc/self/fd"))
     answer["children"] = open(f"/proc/self/task/{os.getpid()}/children").read().split()
@@ -147,14 +151,19 @@ def running_observer(
     as_root: bool = False,
     floor: Sequence[str] = (),
     hidden: Sequence[str] = (),
+    within: Sequence[str] = (),
 ) -> Iterator[ObserverProcess]:
-    """An observer of `account`'s (None: the tests' own), whose programs get `run_as`."""
+    """An observer of `account`'s (None: the tests' own), whose programs get `run_as`.
+
+    `within` is a command that it is started by.
+    """
     options: dict[str, Any] = {}
     if account is not None:
         entry = pwd.getpwnam(account)
         options = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
     process = subprocess.Popen(
         [
+            *within,
             sys.executable if account is None else "/usr/bin/python3",
             *("-c", _SERVER, json.dumps(list(floor)), "--", *hidden),
         ],
