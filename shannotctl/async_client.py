@@ -25,6 +25,7 @@ from shannotd.wire.model import (
     AuditRecord,
     AuditVerdict,
     DaemonStatus,
+    Explanation,
     Session,
     State,
     Submission,
@@ -196,6 +197,12 @@ class AsyncClient:
         :raises AuditBroken: it was changed; says where.
         """
         return await self._perform(protocol.audit_verify())
+
+    async def explain(
+        self, argv: Iterable[str], *, cwd: str = "/", profile: str | None = None
+    ) -> Explanation:
+        """What policy says of a call of the program `argv[0]`; nothing is run."""
+        return await self._perform(protocol.explain(argv, cwd, profile))
 
     async def status(self) -> DaemonStatus:
         """What the daemon says of itself."""

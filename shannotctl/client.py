@@ -29,6 +29,7 @@ from shannotd.wire.model import (
     AuditRecord,
     AuditVerdict,
     DaemonStatus,
+    Explanation,
     Plan,
     Session,
     State,
@@ -45,6 +46,7 @@ __all__ = [
     "DaemonStatus",
     "DaemonUnreachable",
     "Event",
+    "Explanation",
     "Output",
     "Plan",
     "ScriptKind",
@@ -280,6 +282,12 @@ class Client:
         :raises AuditBroken: it was changed; says where.
         """
         return self._perform(protocol.audit_verify())
+
+    def explain(
+        self, argv: Iterable[str], *, cwd: str = "/", profile: str | None = None
+    ) -> Explanation:
+        """What policy says of a call of the program `argv[0]`; nothing is run."""
+        return self._perform(protocol.explain(argv, cwd, profile))
 
     def status(self) -> DaemonStatus:
         """What the daemon says of itself."""

@@ -19,6 +19,7 @@ from shannotd.wire.model import (
     AuditRecord,
     AuditVerdict,
     DaemonStatus,
+    Explanation,
     Plan,
     Session,
     SessionPage,
@@ -234,6 +235,14 @@ def audit_tail(limit: int, session: str | None) -> Call[tuple[AuditRecord, ...]]
 def audit_verify() -> Call[AuditVerdict]:
     """Check the whole audit log."""
     return Call("audit.verify", {}, lambda value: decode(AuditVerdict, value))
+
+
+def explain(argv: Iterable[str], cwd: str, profile: str | None) -> Call[Explanation]:
+    """What policy says of a call of a program."""
+    params: dict[str, object] = {"argv": list(argv), "cwd": cwd}
+    if profile is not None:
+        params["profile"] = profile
+    return Call("policy.explain", params, lambda value: decode(Explanation, value))
 
 
 def status() -> Call[DaemonStatus]:

@@ -23,6 +23,7 @@ VERBS = {
     "status": ("status", "status"),
     "doctor": ("doctor", "doctor"),
     "audit": ("audit", "audit"),
+    "policy": ("policy", "policy"),
     "completion": ("completion", "completion"),
 }
 

@@ -22,6 +22,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 from shannotd.policy.globs import expand_home, translate
+from shannotd.policy.patterns import command_pattern
 from shannotd.wire.decode import decode, encode
 
 ON_FAILURE = ("rollback", "keep")
@@ -57,7 +58,7 @@ class Profile:
     they find beside HOME, USER, LOGNAME and SHELL of that account, `approvals` how many distinct
     people must approve, `ttl_seconds` how long a plan waits for them, `on_failure` whether a plan
     that stops midway is rolled back (`rollback`) or left (`keep`). `auto_approve` and
-    `always_deny` are rules for commands.
+    `always_deny` are patterns of commands (shannotd.policy.patterns).
     """
 
     name: str
@@ -127,10 +128,9 @@ class _Names:
 @functools.cache
 def _builtin_profiles() -> Mapping[str, Profile]:
     profiles = {}
-    for file in _data_files():
-        if file.name != "risk.toml":
-            name = file.name.removesuffix(".toml")
-            profiles[name] = merge(Profile(name), tomllib.loads(file.read_text("utf-8")))
+    for file in _profile_files():
+        name = file.name.removesuffix(".toml")
+        profiles[name] = merge(Profile(name), tomllib.loads(file.read_text("utf-8")))
     return profiles
 
 
@@ -144,11 +144,20 @@ def _data_hash() -> str:
 
 
 def _data_files() -> list[Traversable]:
-    """The package's policy data: the risk rules and the built-in profiles."""
+    """The package's policy data: the risk rules, the rules of programs, the built-in profiles."""
     package = files("shannotd.policy")
-    profiles = (file for file in package.joinpath("profiles").iterdir())
-    data = [file for file in profiles if file.name.endswith(".toml")]
-    return sorted([*data, package.joinpath("risk.toml")], key=lambda file: file.name)
+    programs = [file for file in package.joinpath("programs").iterdir() if _is_data(file)]
+    data = [*_profile_files(), *programs, package.joinpath("risk.toml")]
+    return sorted(data, key=lambda file: file.name)
+
+
+def _profile_files() -> list[Traversable]:
+    directory = files("shannotd.policy").joinpath("profiles")
+    return [file for file in directory.iterdir() if _is_data(file)]
+
+
+def _is_data(file: Traversable) -> bool:
+    return file.name.endswith(".toml")
 
 
 def _table(value: object, key: str) -> Mapping[str, object]:
@@ -206,6 +215,15 @@ def _checked(profile: Profile) -> Profile:
     for entry in fields(Limits):
         value = getattr(profile.limits, entry.name)
         _require(_positive(value), f"limits.{entry.name}", "must be above 0")
+    for key, patterns in (
+        ("auto_approve", profile.auto_approve),
+        ("always_deny", profile.always_deny),
+    ):
+        for number, pattern in enumerate(patterns):
+            try:
+                command_pattern(pattern)
+            except ValueError as error:
+                raise ValueError(f"{key}[{number}]: {error}") from None
     for name, value in profile.environment.items():
         _require(_VARIABLE.fullmatch(name), f"environment.{name}", "is no name of a variable")
         _require("\0" not in value, f"environment.{name}", "holds a zero byte")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from shannotd.audit.log import AuditLog
+from shannotd.server.explain import explain
 from shannotd.server.peers import account_name, current_groups
 from shannotd.server.roles import Roles
 from shannotd.sessions.access import Caller, Role
@@ -120,6 +121,15 @@ class TailParams:
 
 
 @dataclass(frozen=True)
+class ExplainParams:
+    """Of `policy.explain`."""
+
+    argv: tuple[str, ...]
+    cwd: str = "/"
+    profile: str | None = None
+
+
+@dataclass(frozen=True)
 class Method:
     """How one method is called: its parameters' type, whether it ends with its client, and
     whether its answer may be large, so that one client gets one of them at a time."""
@@ -163,6 +173,7 @@ class Methods:
             "blobs.get": Method(ContentParams, self._content, large=True),
             "audit.tail": Method(TailParams, self._tail, large=True),
             "audit.verify": Method(NoParams, self._verify),
+            "policy.explain": Method(ExplainParams, self._explain),
         }
 
     def find(self, name: str) -> Method:
@@ -301,6 +312,13 @@ class Methods:
         client.caller.require(Role.AUDIT, "verify the audit log")
         await self._lookup.flush_log()
         return encode(await self._store.run(self._audit.verify))
+
+    async def _explain(self, client: Client, params: ExplainParams) -> object:
+        profile = self._sessions.profile(params.profile)
+        try:
+            return encode(await self._store.run(lambda: explain(params.argv, params.cwd, profile)))
+        except ValueError as error:
+            raise _invalid("policy.explain", str(error)) from None
 
     async def _caller_now(self, caller: Caller) -> Caller:
         """The caller with those roles only that the account database still gives him."""

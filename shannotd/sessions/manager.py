@@ -149,6 +149,13 @@ class Sessions:
         if self._store.overloaded:
             raise StoreFull(reason="too much waits to be written", path=self._store.path)
 
+    def profile(self, name: str | None) -> Profile:
+        """The profile of that name, or that of sessions which name none.
+
+        :raises ProfileUnknown: there is none.
+        """
+        return self._policy(name).profile
+
     def _policy(self, name: str | None) -> Policy:
         chosen = name or self._config.daemon.default_profile
         policy = self._policies.get(chosen)

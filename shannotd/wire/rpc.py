@@ -26,6 +26,8 @@ Methods (params -> result). A session id may be any unique prefix of 4 character
   the session's plan names, before or after, at most 1 MiB a call
 - `audit.tail` {limit?: int, session?: str} -> [AuditRecord]
 - `audit.verify` {} -> AuditVerdict
+- `policy.explain` {argv: [str], cwd?: str, profile?: str} -> Explanation: what policy says of a
+  call; nothing is run
 
 Notifications:
 

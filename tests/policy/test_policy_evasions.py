@@ -1,0 +1,258 @@
+"""What is denied stays denied, however the call is written (P1)."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shannotd.policy.commands import decide, deny_names
+from shannotd.policy.patterns import command_pattern
+from shannotd.wire.model import Decision, ProgramCall
+from tests.support.calls import DEFAULT, call, profile, verdict
+
+pytestmark = pytest.mark.P1
+
+DENIED = [
+    # order, combination, length
+    ("rm -rf /*", "rm -rf /etc"),
+    ("rm -rf /*", "rm -fr /etc"),
+    ("rm -rf /*", "rm -r -f /etc"),
+    ("rm -rf /*", "rm -f -r /etc"),
+    ("rm -rf /*", "rm -Rf /etc"),
+    ("rm -rf /*", "rm --recursive --force /etc"),
+    ("rm -rf /*", "rm --force --recursive /etc"),
+    ("rm -rf /*", "rm --rec --fo /etc"),
+    ("rm -rf /*", "rm --r --f /etc"),
+    ("rm -rf /*", "rm -r --force /etc"),
+    ("rm -rf /*", "rm -rfv /etc"),
+    ("rm -rf /*", "rm -v -rf -I /etc"),
+    ("rm -rf /*", "rm /etc -rf"),
+    ("rm -rf /*", "rm -r /etc -f"),
+    ("rm -rf /*", "rm -rf -- /etc"),
+    ("rm -rf /*", "rm -rf --one-file-system /etc"),
+    ("rm -rf /*", "rm -rf --no-preserve-root /"),
+    ("rm --recursive --force /*", "rm -rf /etc"),
+    ("rm -r -f /*", "rm -fr /etc"),
+    # the path
+    ("rm -rf /*", "rm -rf /etc/"),
+    ("rm -rf /*", "rm -rf //etc"),
+    ("rm -rf /*", "rm -rf /./etc"),
+    ("rm -rf /*", "rm -rf /usr/../etc"),
+    ("rm -rf /*", "rm -rf /etc/nginx/.."),
+    ("rm -rf /*", "rm -rf ../etc"),
+    ("rm -rf /*", "rm -rf .."),
+    ("rm -rf /*", "rm -rf ."),
+    ("rm -rf /*", "rm -rf /tmp/a/b /etc"),
+    ("rm -rf /*", "rm -rf /etc /tmp/a/b"),
+    ("rm -rf /srv/**", "rm -rf /srv/a/b/c"),
+    # the program
+    ("rm -rf /*", "/bin/rm -rf /etc"),
+    ("rm -rf /*", "/usr/bin/rm -rf /etc"),
+    ("rm -rf /*", "/tmp/rm -rf /etc"),
+    ("/bin/rm -rf /*", "/usr/bin/rm -rf /etc"),
+    ("/usr/bin/rm -rf /*", "/bin/rm -rf /etc"),
+    ("/usr/bin/rm -rf /*", "rm -rf /etc"),
+    ("r? -rf /*", "rm -rf /etc"),
+    ("mkfs*", "mkfs.ext4 /dev/sda"),
+    ("mkfs*", "/sbin/mkfs.xfs -f /dev/sda"),
+    # wrappers
+    ("rm -rf /*", "busybox rm -rf /etc"),
+    ("rm -rf /*", "/bin/busybox rm -fr /etc"),
+    ("rm -rf /*", "toybox rm -rf /etc"),
+    ("rm -rf /*", "env rm -rf /etc"),
+    ("rm -rf /*", "env -i A=1 rm -rf /etc"),
+    ("rm -rf /*", "env -- rm -rf /etc"),
+    ("rm -rf /*", "sudo rm -rf /etc"),
+    ("rm -rf /*", "sudo -u root -- /bin/rm -rf /etc"),
+    ("rm -rf /*", "nice -n 5 rm -rf /etc"),
+    ("rm -rf /*", "timeout -k 1 5 rm -rf /etc"),
+    ("rm -rf /*", "nohup setsid rm -rf /etc"),
+    ("rm -rf /*", "xargs -n1 rm -rf /etc"),
+    ("rm -rf /*", "chroot / rm -rf /etc"),
+    ("rm -rf /*", "nsenter -t 1 -a rm -rf /etc"),
+    ("rm -rf /*", "/lib64/ld-linux-x86-64.so.2 /bin/rm -rf /etc"),
+    ("rm -rf /*", "systemd-run --wait rm -rf /etc"),
+    # options with values
+    ("git push --force", "git push -f"),
+    ("git push --force", "git -C /srv push --force origin main"),
+    ("git push --force", "git push origin --forc main"),
+    ("systemctl stop sshd", "systemctl --no-block stop sshd"),
+    ("systemctl stop sshd", "systemctl stop nginx sshd"),
+    ("systemctl stop sshd", "systemctl -H other stop sshd"),
+    ("systemctl stop *", "systemctl stop"),
+    ("sort --output=/etc/*", "sort --output=/etc/passwd x"),
+    ("sort --output=/etc/*", "sort --output /etc/passwd x"),
+    ("sort --output=/etc/*", "sort --out=/etc/passwd x"),
+    ("sort --output=/etc/*", "sort -o /etc/passwd x"),
+    ("sort --output=/etc/*", "sort -o/etc/passwd x"),
+    ("sort --output=/etc/*", "sort -uo/etc/passwd x"),
+    ("sort --output=/etc/*", "sort -o ../etc/passwd x"),
+    ("head -n5", "head -n5 x"),
+    ("head -n5", "head -n 5 x"),
+    ("head -n5", "head -qn5 x"),
+    ("head -n5", "head x -n 5"),
+    ("dd of=/dev/*", "dd if=/dev/zero of=/dev/sda bs=1M"),
+    ("dd of=/dev/*", "dd of=//dev/sda if=x"),
+    ("dd of=/dev/*", "dd of=../dev/sda if=x"),
+    ("find * -delete", "find / -name x -delete"),
+    ("docker run * --privileged", "docker run --rm --privileged x"),
+    ("kubectl exec * rm *", "kubectl exec pod -- rm x"),
+    ("reboot", "reboot"),
+    ("reboot", "reboot -f"),
+    ("reboot", "/sbin/reboot --force"),
+    ("reboot *", "reboot"),
+    ("* --force", "anything --force"),
+    ("tool 'two words'", "tool 'two words' x"),
+]
+
+ALLOWED = [
+    ("rm -rf /*", "rm -rf /srv/data"),
+    ("rm -rf /*", "rm -rf /tmp/x/y"),
+    ("rm -rf /*", "rm -r /etc"),
+    ("rm -rf /*", "rm -f /etc"),
+    ("rm -rf /*", "rm --verbose /etc"),
+    ("rm -rf /*", "rm -rf x"),
+    ("rm -rf /srv/**", "rm -rf /srvx"),
+    ("rm *", "rmdir /etc"),
+    ("rm *", "ls rm"),
+    ("cat *", "truncate -s 0 x"),
+    ("mkfs*", "ls mkfs"),
+    ("git push --force", "git push"),
+    ("git push --force", "git push --force-with-lease"),
+    ("systemctl stop sshd", "systemctl start sshd"),
+    ("systemctl stop sshd", "systemctl stop nginx"),
+    ("find * -delete", "find / -depth -type l"),
+    ("/opt/bin/rm *", "rm -rf x"),
+    ("dd of=/dev/*", "dd if=/dev/zero of=/tmp/x"),
+    ("tool 'two words'", "tool two words"),
+]
+
+
+@pytest.mark.parametrize(("pattern", "text"), DENIED)
+def test_a_denied_call_is_denied_however_it_is_written(pattern: str, text: str) -> None:
+    found = verdict(text, profile(deny=(pattern,)))
+    assert found.decision is Decision.DENY
+    assert found.rule == f"always_deny: {pattern}", "and it is this pattern that denies it"
+
+
+@pytest.mark.parametrize(("pattern", "text"), ALLOWED)
+def test_another_call_is_not_denied(pattern: str, text: str) -> None:
+    # Some of these the package's own rules deny.
+    assert not verdict(text, profile(deny=(pattern,))).rule.startswith("always_deny")
+
+
+def test_there_are_enough_evasions() -> None:
+    assert len(DENIED) >= 60
+
+
+def test_a_program_is_known_by_every_name_it_has() -> None:
+    under = profile(deny=("vim *",))
+    linked = call("vi x", program="/usr/bin/vim")
+    assert decide(linked, under).decision is Decision.DENY
+    renamed = ProgramCall("/usr/bin/ls", "/usr/bin/busybox", ("rm", "-rf", "/etc"))
+    assert decide(renamed, DEFAULT).decision is Decision.DENY
+
+
+def test_one_file_of_many_programs_is_none_of_the_others() -> None:
+    under = profile(deny=("busybox *",))
+    assert decide(call("ls x", program="/bin/busybox"), under).decision is Decision.CONTAIN
+    assert decide(call("busybox ls"), under).decision is Decision.DENY
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rm -rf /",
+        "rm -r /etc/",
+        "rm -rf /usr/lib",
+        "rm --no-preserve-root -rf /srv",
+        "chmod -R 777 /",
+        "chown --recursive bob /",
+        "shannotctl approve abcd",
+        "sudo shannotctl approve abcd",
+    ],
+)
+def test_denied_without_any_configuration(text: str) -> None:
+    found = verdict(text)
+    assert found.decision is Decision.DENY
+    assert found.reason
+
+
+@pytest.mark.parametrize("text", ["rm -rf /srv/www", "rm /etc/motd", "chmod -R 755 /srv", "ls /"])
+def test_everyday_calls_are_not_denied(text: str) -> None:
+    assert verdict(text).decision is Decision.CONTAIN
+
+
+def test_nothing_lowers_a_denial() -> None:
+    under = profile(deny=("systemctl stop *",), approve=("systemctl stop *", "rm *"))
+    assert verdict("systemctl stop x", under).decision is Decision.DENY
+    assert verdict("rm -rf /", under).decision is Decision.DENY
+
+
+def test_deny_names_are_all_that_must_be_asked() -> None:
+    names = deny_names(profile(deny=("/usr/sbin/reboot", "mkfs*", "git push --force")))
+    assert {"rm", "chmod", "shannotctl", "busybox", "reboot", "mkfs*", "git"} <= names
+    assert "ls" not in names
+
+
+SPELLINGS = {"r": ["-r", "-R", "--recursive", "--recurs"], "f": ["-f", "--force", "--for"]}
+PATHS = ["/etc", "/etc/", "//etc", "/etc/.", "/usr/../etc", "../etc", "../root/../etc"]
+
+
+@given(
+    st.sampled_from(SPELLINGS["r"]),
+    st.sampled_from(SPELLINGS["f"]),
+    st.sampled_from(PATHS),
+    st.lists(st.sampled_from(["-v", "--verbose", "--", "-i", "x", "/tmp/a/b"]), max_size=4),
+    st.randoms(use_true_random=False),
+)
+def test_any_order_and_spelling(recursive, force, path, others, random) -> None:  # type: ignore[no-untyped-def]
+    words = [recursive, force, path, *others]
+    random.shuffle(words)
+    found = decide(
+        ProgramCall("/bin/rm", "/usr/bin/rm", ("rm", *words), "/root"), profile(deny=("rm -rf /*",))
+    )
+    assert found.decision is Decision.DENY
+
+
+@given(st.permutations("rfvI"), st.integers(1, 3))
+def test_any_combination_of_short_options(letters: list[str], cut: int) -> None:
+    words = ["-" + "".join(letters[:cut]), "-" + "".join(letters[cut:]), "/etc"]
+    for order in itertools.permutations(words):
+        found = decide(
+            ProgramCall("/bin/rm", "/bin/rm", ("rm", *order)), profile(deny=("rm -rf /etc",))
+        )
+        assert found.decision is Decision.DENY
+
+
+@pytest.mark.P10
+@given(st.lists(st.text(max_size=8), min_size=1, max_size=6), st.text(max_size=6))
+def test_any_call_has_a_verdict(argv: list[str], cwd: str) -> None:
+    under = profile(deny=("rm -rf /*", "x --long=*"), approve=("ls *",))
+    for path in ("/usr/bin/" + argv[0].replace("/", ""), "/usr/bin/sudo", "/usr/bin/systemctl"):
+        found = decide(ProgramCall(path, path, tuple(argv), "/" + cwd), under)
+        assert found.rule and found.reason
+        assert (found.observation is not None) == (found.decision is Decision.OBSERVE)
+        assert (found.recording is not None) == (found.decision is Decision.REVIEW)
+
+
+@pytest.mark.P10
+def test_long_arguments_cost_little() -> None:
+    under = profile(deny=("rm -rf /*", "git push --force"))
+    for argv in (
+        ("rm", "-" + "x" * 200_000),
+        ("sudo", *["rm"] * 3_000),
+        ("sh", "-c", "curl " * 20_000),
+        ("bash", "-c", ":(){" * 20_000),
+    ):
+        assert decide(ProgramCall(f"/bin/{argv[0]}", f"/bin/{argv[0]}", argv), under).rule
+
+
+@pytest.mark.P10
+@pytest.mark.parametrize("text", ["", "  ", "''", "rm 'x", "bin/rm x", "a\0b"])
+def test_a_wrong_pattern_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match=r"pattern of a command|by its name"):
+        command_pattern(text)
