@@ -17,7 +17,8 @@ from shannotctl.client import Client
 from shannotd.wire.errors import NotFound, ShannotError
 from shannotd.wire.model import ScriptKind, State, Submission
 from tests.support.accounts import is_root
-from tests.support.daemon import Daemon, running_daemon, wait_until_gone, workplace
+from tests.support.daemon import Daemon, running_daemon, workplace
+from tests.support.processes import wait_until_gone
 
 WRITES = b'open("new", "w").write("content\\n")'
 SLEEPS = b"import time; time.sleep(1000)"

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,20 +61,6 @@ class Daemon:
         """The processes that it started itself: its runner."""
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in path.read_text().split()]
-
-
-def wait_until_gone(pids: Sequence[int]) -> None:
-    """Wait until processes that are no children of ours have ended."""
-    for pid in pids:
-        try:
-            descriptor = os.pidfd_open(pid)
-        except ProcessLookupError:
-            continue
-        try:
-            ready, _, _ = select.select([descriptor], [], [], SECONDS)
-            assert ready, f"process {pid} does not end"
-        finally:
-            os.close(descriptor)
 
 
 @contextmanager
