@@ -44,6 +44,8 @@ def settle() -> None:
     scratch: Dict[str, object] = {}
     exec(compile(b"import sys\nx = str(1)\n", "<string>", "exec", dont_inherit=True), scratch)
     gc.collect()
+    # What lives by now outlives the script: its last collection need not look at it.
+    gc.freeze()
 
 
 def is_this_interpreter(interpreter: List[str], search_path: str) -> bool:

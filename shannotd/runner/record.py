@@ -94,6 +94,8 @@ def record(
             layer = _open_layer(overlay, warm.stage, prefix)
             if layer is not None:
                 layers.append(layer)
+        if layers:
+            job.flush()  # this may take its time
         recorded = capture(
             layers,
             started_ns=started_ns,
@@ -165,7 +167,7 @@ def _send_contents(job: Channel, contents: Dict[str, Content]) -> None:
     def flush() -> None:
         nonlocal size
         if batch:
-            job.send({"event": "blobs", "blobs": batch}, b"".join(parts))
+            job.hold({"event": "blobs", "blobs": batch}, b"".join(parts))
         batch.clear()
         parts.clear()
         size = 0
@@ -217,7 +219,7 @@ def _send_plan(
     beside = json.dumps([asdict(note) for note in notes], separators=(",", ":")).encode("ascii")
     if len(encoded) + len(beside) > MAX_PAYLOAD_BYTES:
         raise RunnerError("limit_exceeded", name="plan_bytes", limit=MAX_PAYLOAD_BYTES)
-    job.send(
+    job.hold(
         {
             "event": "plan",
             "digest": digest,

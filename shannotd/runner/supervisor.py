@@ -55,6 +55,8 @@ def _serve(control: Channel, settings: Settings) -> None:
         if warm is not None:
             warm.discard()
         raise
+    if warm is not None:
+        warm.prepare()
     with Channel(socket.socket(fileno=descriptors[0])) as job:
         request, payload, _ = job.receive()
         # A daemon that hangs must not keep a script alive beyond its limits.
@@ -123,6 +125,7 @@ def _run(
     # Ours was looked up while the sandbox was warm (for MAX_AGE_SECONDS at most).
     known = warm.account if request["run_as"] is None else None
     who, account = known or identity.resolve(request["run_as"], settings.floor)
+    warm.prepare()
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
     order = {
@@ -149,11 +152,9 @@ def _run(
     watch = Watch(warm, control, job, request["limits"], out_read, err_read)
     try:
         ending = watch.follow()
-        job.send({"event": "exited", **ending})
+        job.hold({"event": "exited", **ending})
         if ending["stopped"] is None:
             record(job, request, who, warm, watch.blocked(), started_ns, settings)
     finally:
         watch.close()
-        warm.channel.close()
-        os.close(warm.stage)
-        os.close(warm.processes)
+        warm.close()

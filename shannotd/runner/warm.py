@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 from dataclasses import dataclass, replace
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from shannotd.runner import identity, kernel, sandbox
 from shannotd.runner.frames import Channel, Closed, RunnerError
@@ -41,18 +41,35 @@ class Warm:
     blueprint: sandbox.Blueprint
     stage: int
     processes: int
+    listener: int
+    namespaces: Tuple[int, ...]
     built_at: float
     mounts: sandbox.MountWatch
     account: Account
+    prepared: bool = False
+
+    def prepare(self) -> None:
+        """Have it see the host as it is now: a job is about to come."""
+        if self.prepared:
+            return
+        self.prepared = True
+        try:
+            self.channel.send({"op": "prepare"})
+        except Closed:
+            pass  # Who follows its job finds out why.
 
     def discard(self) -> None:
         """Kill and reap it."""
         kill(self.init)
         os.waitpid(self.init, 0)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of it; its init is reaped."""
         self.channel.close()
         self.mounts.close()
-        os.close(self.stage)
-        os.close(self.processes)
+        for descriptor in (self.stage, self.processes, self.listener, *self.namespaces):
+            os.close(descriptor)
 
 
 def kill(pid: int) -> None:
@@ -95,7 +112,9 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         init_main(init_channel, blueprint, settings.program, WARM_SIZE)
     theirs.close()
     channel = Channel(ours)
+    namespaces: List[int] = []
     try:
+        namespaces += _namespaces(pid)
         if settings.builder == sandbox.ONE_UID:
             _write_own_map(pid)
         channel.send({"op": "mapped"})
@@ -106,6 +125,8 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         kill(pid)
         os.waitpid(pid, 0)
         channel.close()
+        for descriptor in namespaces:
+            os.close(descriptor)
         if isinstance(error, OSError):
             raise sandbox.unavailable("mapping the own uid", error) from error
         if isinstance(error, Closed):
@@ -114,9 +135,29 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         raise
     covered = tuple(event["covered"])
     blueprint = replace(blueprint, empty=blueprint.empty + covered)
-    stage, processes = descriptors
-    account = _own_account(settings)
-    return Warm(pid, channel, blueprint, stage, processes, time.monotonic(), mounts, account)
+    stage, processes, listener = descriptors
+    return Warm(
+        init=pid,
+        channel=channel,
+        blueprint=blueprint,
+        stage=stage,
+        processes=processes,
+        listener=listener,
+        namespaces=tuple(namespaces),
+        built_at=time.monotonic(),
+        mounts=mounts,
+        account=_own_account(settings),
+    )
+
+
+def _namespaces(pid: int) -> List[int]:
+    """Descriptors that keep a sandbox's namespaces until we end.
+
+    Else its last process would take them apart (forty mounts, an overlay among them) while
+    somebody waits for its result.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    return [os.open(f"/proc/{pid}/ns/{name}", flags) for name in ("mnt", "net", "ipc")]
 
 
 def _write_own_map(pid: int) -> None:

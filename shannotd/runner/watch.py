@@ -37,7 +37,7 @@ class Watch:
         self._streams = {stdout: "stdout", stderr: "stderr"}
         self._sent = {"stdout": 0, "stderr": 0}
         self._dropped = {"stdout": 0, "stderr": 0}
-        self._notifier: Optional[Notifier] = None
+        self._notifier = Notifier(warm.listener, warm.processes)
         self._stopped: Optional[str] = None
         self._ending: Header = {"exit_code": None, "signal": None, "leftover": 0}
         self._failure: Optional[RunnerError] = None
@@ -48,12 +48,10 @@ class Watch:
         for descriptor in self._streams:
             os.close(descriptor)
         self._streams = {}
-        if self._notifier is not None:
-            self._notifier.close()
 
     def blocked(self) -> List[BlockedStep]:
         """The blocked attempts, as steps."""
-        return [] if self._notifier is None else self._notifier.steps()
+        return self._notifier.steps()
 
     def follow(self) -> Header:
         """Serve the script until nothing of it is left; how it ended.
@@ -64,10 +62,14 @@ class Watch:
         started = time.monotonic()
         deadline = started + self._limits["wall_seconds"]
         poll = select.poll()
-        for descriptor in (*self._streams, self._warm.channel.fileno()):
+        for descriptor in (
+            *self._streams,
+            self._warm.channel.fileno(),
+            self._warm.listener,
+            self._job.fileno(),
+            self._control.fileno(),
+        ):
             poll.register(descriptor, select.POLLIN)
-        poll.register(self._job.fileno(), select.POLLIN)
-        poll.register(self._control.fileno(), select.POLLIN)
         if self._job.pending():
             self._read_daemon(poll)
         alive = True
@@ -80,7 +82,7 @@ class Watch:
                     self._read_stream(poll, descriptor)
                 elif alive and descriptor == self._warm.channel.fileno():
                     alive = self._read_init(poll)
-                elif self._notifier is not None and descriptor == self._notifier.fileno():
+                elif descriptor == self._warm.listener:
                     if event & select.POLLIN:
                         self._notifier.answer()
                     else:  # Nobody is left who runs under the filter.
@@ -139,7 +141,7 @@ class Watch:
     def _read_init(self, poll: select.poll) -> bool:
         """One message of the sandbox's init; False when it has ended."""
         try:
-            event, _, descriptors = self._warm.channel.receive()
+            event, _, _ = self._warm.channel.receive()
         except Closed:
             poll.unregister(self._warm.channel.fileno())
             if self._ending["exit_code"] is None and self._ending["signal"] is None:
@@ -147,11 +149,7 @@ class Watch:
                 lost = RunnerError("runner_lost", session="", reason=reason)
                 self._failure = self._failure or lost
             return False
-        if event["event"] == "started":
-            self._notifier = Notifier(descriptors[0], self._warm.processes)
-            poll.register(self._notifier.fileno(), select.POLLIN)
-            self._job.send({"event": "started"})
-        elif event["event"] == "error":
+        if event["event"] == "error":
             self._failure = RunnerError(event["code"], **event["details"])
         elif event["event"] == "exited":
             self._ending = {name: event[name] for name in ("exit_code", "signal", "leftover")}
