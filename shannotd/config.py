@@ -31,6 +31,8 @@ _PROFILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 class DaemonSettings:
     """`[daemon]`. Sizes in bytes, times in seconds, numbers of sessions per submitter.
 
+    `max_connections` and `max_unfinished_bytes` (of messages that were begun and not finished)
+    are per account; `max_total_connections` is by default what the limit of open files allows.
     `ttl_seconds` is the longest that a plan waits for a decision, whatever its profile says.
     """
 
@@ -38,6 +40,8 @@ class DaemonSettings:
     max_running: int = 32
     max_pending: int = 100
     max_connections: int = 256
+    max_total_connections: int | None = None
+    max_unfinished_bytes: int = 64 * 1024 * 1024
     max_submissions_per_minute: int = 30_000
     max_unread_bytes: int = 16 * 1024 * 1024
     idle_seconds: float = 600.0

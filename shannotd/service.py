@@ -21,6 +21,7 @@ import sdnotify
 
 from shannotd.audit.log import AuditLog
 from shannotd.config import Config, load
+from shannotd.server.admission import Limits, raise_descriptor_limit, total_connections
 from shannotd.server.listener import (
     EMBEDDED_MODE,
     SERVICE_MODE,
@@ -104,6 +105,7 @@ class Service:
         self._manager = _service_manager()
         self._started_at = time.time()
         self._roles = self._make_roles()
+        self._total_connections = total_connections(raise_descriptor_limit())
         self._stop = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
         self._watchdog: asyncio.TimerHandle | None = None
@@ -249,9 +251,17 @@ class Service:
             methods,
             events,
             lambda: self._roles,
-            max_connections=lambda: self._config.daemon.max_connections,
+            limits=self._limits,
             max_unread_bytes=lambda: self._config.daemon.max_unread_bytes,
             changed=self._touch,
+        )
+
+    def _limits(self) -> Limits:
+        settings = self._config.daemon
+        return Limits(
+            settings.max_connections,
+            settings.max_unfinished_bytes,
+            settings.max_total_connections or self._total_connections,
         )
 
     async def _listen(self) -> None:

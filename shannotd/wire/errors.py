@@ -215,6 +215,22 @@ class TooManySessions(ShannotError):
     exit_status = 11
 
 
+class TooManyConnections(ShannotError):
+    """The daemon already serves {count} connections, the most that it takes. Try again in a
+    moment."""
+
+    code = "too_many_connections"
+    exit_status = 11
+
+
+class TooMuchUnfinished(ShannotError):
+    """Your connections hold more than {limit} bytes of messages that you began and did not
+    finish (max_unfinished_bytes). This connection was closed; send one after the other."""
+
+    code = "too_much_unfinished"
+    exit_status = 11
+
+
 class StoreFull(ShannotError):
     """The session could not be stored: {reason}. Free space under {path}; nothing was lost."""
 
