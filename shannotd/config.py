@@ -72,10 +72,11 @@ class Config:
     files: tuple[Path, ...] = ()
 
 
-def load(path: Path, *, required: bool = False) -> Config:
+def load(path: Path, *, required: bool = False, embedded: bool = False) -> Config:
     """The configuration of `path` and its drop-ins over the built-in defaults.
 
     :param required: whether `path` itself must exist.
+    :param embedded: whether it is for a daemon that serves one account only.
     :raises ConfigError: naming the file and the key.
     """
     config = Config(profiles=MappingProxyType(builtin_profiles()))
@@ -88,7 +89,20 @@ def load(path: Path, *, required: bool = False) -> Config:
             reason=f"daemon.default_profile: no profile {config.daemon.default_profile!r}"
             f" (known: {known})",
         )
+    if embedded:
+        _check_one_account(config, path)
     return config
+
+
+def _check_one_account(config: Config, path: Path) -> None:
+    """Refuse plans that one account alone could never have approved."""
+    for name, profile in config.profiles.items():
+        if profile.approvals > 1:
+            raise ConfigError(
+                path=str(path),
+                reason=f"profiles.{name}.approvals: {profile.approvals} people must approve, but an"
+                " embedded daemon serves one account only; set it to 1 or use the service",
+            )
 
 
 def _files(path: Path, required: bool) -> list[Path]:

@@ -285,3 +285,21 @@ def test_a_state_directory_that_others_can_enter_is_refused(tmp_path: Path) -> N
     ended = run_shannotd("--embedded", "--socket", str(tmp_path / "socket"), "--state", str(state))
     assert ended.returncode == 2
     assert "chmod 700" in ended.stderr
+
+
+@pytest.mark.P5
+def test_a_state_directory_that_is_not_ones_own_is_refused(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir(mode=0o700)
+    link = tmp_path / "link"
+    link.symlink_to(own)
+    # What belongs to somebody else: root's for users, the least of accounts' for root.
+    foreign = Path("/root") if not is_root() else tmp_path / "foreign"
+    if is_root():
+        foreign.mkdir(mode=0o700)
+        os.chown(foreign, 65534, 65534)
+    for state, said in ((link, "symbolic link"), (foreign, "another account")):
+        ended = run_shannotd("--embedded", "--socket", str(tmp_path / "s"), "--state", str(state))
+        assert ended.returncode == 2
+        assert said in ended.stderr and str(state) in ended.stderr
+    assert not list(own.iterdir())

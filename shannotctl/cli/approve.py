@@ -10,6 +10,7 @@ from shannotctl.cli.console import Console
 from shannotctl.cli.outcome import PENDING, session_status
 from shannotctl.client import Client, Event, Plan, Session, State, StepApplied
 from shannotctl.protocol import plan_of
+from shannotctl.render.amounts import number
 from shannotctl.render.plan import highest_risk
 from shannotctl.render.session import session_lines
 from shannotd.wire.errors import BadFrame, DigestMismatch, UsageError, WrongState
@@ -82,7 +83,11 @@ def _apply(client: Client, console: Console, session: Session, plan: Plan, comme
     client.subscribe(session.id)
     approved = client.approve(session.id, plan.digest, comment)
     if approved.state is State.PENDING:
-        console.say("your approval is recorded; the plan needs one more")
+        missing = approved.approvals - len(approved.decided_by)
+        console.say(
+            f"your approval is recorded; session {approved.id} needs"
+            f" {number(missing, 'more approval')} by other people"
+        )
         return approved
     ended = client.wait(session.id, on_event=follow)
     console.clear_progress()

@@ -417,6 +417,31 @@ def test_a_quorum_is_of_distinct_people(directory: Path, reviewers: list[str]) -
 
 @needs_root
 @pytest.mark.P5
+def test_an_auditor_reads_the_log_of_a_session_that_he_may_not_see(
+    directory: Path, reviewers: list[str]
+) -> None:
+    @in_loop
+    async def scenario() -> None:
+        auditor = reviewers[0]
+        config = _config(1, "root", reviewers[1]).replace('"uid:0"', f'"{auditor}"')
+        async with running_service(directory, config=config, embedded=False, launch=scripted()):
+            agent = await Caller.connect(directory)
+            person = await _connect(directory, auditor)
+            async with agent, person:
+                pending = await agent.submit(("files", [PATH]))
+                for identifier in (pending["id"], pending["id"][:6]):
+                    assert isinstance(await person.failure("sessions.get", id=identifier), NotFound)
+                    records = await person.call("audit.tail", session=identifier)
+                    assert {record["session"] for record in records} == {pending["id"]}
+                assert (await person.call("audit.verify"))["records"] > 0
+                unknown = await person.failure("audit.tail", session="f" * 32)
+                assert isinstance(unknown, NotFound)
+
+    scenario()
+
+
+@needs_root
+@pytest.mark.P5
 def test_who_left_the_group_approves_no_more(directory: Path, reviewers: list[str]) -> None:
     @in_loop
     async def scenario() -> None:

@@ -192,11 +192,23 @@ def test_how_the_apply_ended_is_the_exit_status(
     assert ID.encode() in done.stderr
 
 
-def test_a_plan_that_needs_one_more(applying: Peer, run: Run) -> None:
-    applying.answers("sessions.approve", bare(PENDING))
+@pytest.mark.parametrize(
+    ("decided_by", "text"), [((0,), b"2 more approvals"), ((0, 1), b"1 more approval ")]
+)
+def test_a_plan_that_needs_more_approvals(
+    applying: Peer, run: Run, decided_by: tuple[int, ...], text: bytes
+) -> None:
+    applying.answers("sessions.approve", bare(PENDING, approvals=3, decided_by=decided_by))
     done = run("approve", ID, "--yes", "--digest", digest_of(PENDING))
     assert done.returncode == 3
-    assert b"one more" in done.stderr
+    assert text in done.stderr
+
+
+def test_a_plan_that_was_executed_is_not_approved_again(applying: Peer, run: Run) -> None:
+    applying.answers("sessions.get", EXECUTED)
+    done = run("approve", ID, "--yes", "--digest", digest_of(PENDING))
+    assert done.returncode == 4
+    assert b"is executed" in done.stderr
 
 
 @pytest.mark.P10
