@@ -74,6 +74,18 @@ def test_yes_applies_the_plan_that_was_shown(applying: Peer, answer: str) -> Non
     assert asked == {"id": ID, "digest": digest_of(PENDING), "comment": ""}
 
 
+@pytest.mark.P7
+def test_what_a_long_plan_amounts_to_stands_beside_the_question(applying: Peer) -> None:
+    diff = "--- a\n+++ b\n@@ -0,0 +1 @@\n" + "".join(f"+line {number}\n" for number in range(500))
+    long = file_step("create", "/etc/x", before=ABSENT, diff=diff)
+    applying.answers("sessions.get", session(long))
+    child = approve(applying, ID)
+    child.expect(r"\[yes/no\] ")
+    assert "1 step: 1 create; risk caution" in "".join(child.before.splitlines()[-2:])
+    child.sendline("no")
+    assert finish(child)[1] == 3
+
+
 @pytest.mark.parametrize("answer", ["no", "", "yess", "yes, danger", "\x04"])
 def test_anything_else_approves_nothing(applying: Peer, answer: str) -> None:
     child = approve(applying, ID)
