@@ -153,9 +153,15 @@ async def test_without_a_log_nothing_is_approved_and_everything_is_stopped(
 
 
 @pytest.mark.P6
-@in_loop
-async def test_an_approval_that_could_not_be_stored_is_void_in_the_log_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("part", "method"), [("_store", "commit"), ("_audit", "sync")])
+def test_an_approval_that_could_not_be_stored_is_void_in_the_log_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, method: str
+) -> None:
+    in_loop(_void_approval)(tmp_path, monkeypatch, part, method)
+
+
+async def _void_approval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, method: str
 ) -> None:
     async with running_service(tmp_path) as service, await Caller.connect(tmp_path) as caller:
         pending = await caller.submit(("files", [PATH]))
@@ -164,7 +170,7 @@ async def test_an_approval_that_could_not_be_stored_is_void_in_the_log_too(
             raise StoreFull(reason="No space left on device", path="store")
 
         with monkeypatch.context() as broken:
-            broken.setattr(service._store, "commit", refuse)
+            broken.setattr(getattr(service, part), method, refuse)
             with pytest.raises(StoreFull):
                 await caller.call("sessions.approve", id=pending["id"], digest=pending["digest"])
         records = await caller.call("audit.tail", session=pending["id"])
