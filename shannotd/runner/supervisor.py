@@ -126,6 +126,7 @@ def _run(
     known = warm.account if request["run_as"] is None else None
     who, account = known or identity.resolve(request["run_as"], settings.floor)
     warm.prepare()
+    warm.limit(request["limits"])
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
     order = {

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from shannotd.runner import identity, kernel, sandbox
+from shannotd.runner import cgroups, identity, kernel, sandbox
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.init import main as init_main
 from shannotd.runner.plan import Identity
@@ -30,11 +30,12 @@ class Settings:
     state: str
     hidden: Tuple[str, ...]
     floor: identity.Floor
+    cgroup_base: Optional[cgroups.Base] = None
 
 
 @dataclass
 class Warm:
-    """A sandbox that waits for its job; owns its descriptors and its init."""
+    """A sandbox that waits for its job; owns its descriptors, its cgroup and its init."""
 
     init: int
     channel: Channel
@@ -46,6 +47,7 @@ class Warm:
     built_at: float
     mounts: sandbox.MountWatch
     account: Account
+    cgroup: Optional[cgroups.Cgroup]
     prepared: bool = False
 
     def prepare(self) -> None:
@@ -57,6 +59,18 @@ class Warm:
             self.channel.send({"op": "prepare"})
         except Closed:
             pass  # Who follows its job finds out why.
+
+    def limit(self, limits: Dict[str, int]) -> None:
+        """Bound what all of it together may use, where it has a cgroup with controllers.
+
+        :raises RunnerError: `sandbox_unavailable`.
+        """
+        if self.cgroup is None:
+            return
+        try:
+            self.cgroup.limit(limits["memory_bytes"], limits["processes"])
+        except OSError as error:
+            raise sandbox.unavailable("its limits", error) from error
 
     def discard(self) -> None:
         """Kill and reap it."""
@@ -70,6 +84,8 @@ class Warm:
         self.mounts.close()
         for descriptor in (self.stage, self.processes, self.listener, *self.namespaces):
             os.close(descriptor)
+        if self.cgroup is not None:
+            self.cgroup.remove()
 
 
 def kill(pid: int) -> None:
@@ -100,7 +116,8 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         flags = sandbox.NAMESPACES
         if settings.builder == sandbox.ONE_UID:
             flags |= kernel.CLONE_NEWUSER
-        pid = kernel.clone(flags)
+        cgroup = cgroups.create(settings.cgroup_base) if settings.cgroup_base else None
+        pid = kernel.clone(flags, None if cgroup is None else cgroup.fileno())
     except OSError as error:
         raise sandbox.unavailable("namespaces", error) from error
     if pid == 0:
@@ -127,6 +144,8 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         channel.close()
         for descriptor in namespaces:
             os.close(descriptor)
+        if cgroup is not None:
+            cgroup.remove()
         if isinstance(error, OSError):
             raise sandbox.unavailable("mapping the own uid", error) from error
         if isinstance(error, Closed):
@@ -147,6 +166,7 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         built_at=time.monotonic(),
         mounts=mounts,
         account=_own_account(settings),
+        cgroup=cgroup,
     )
 
 

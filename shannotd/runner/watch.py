@@ -103,6 +103,8 @@ class Watch:
         os.waitpid(self._warm.init, 0)
         if self._daemon_gone:
             raise Closed
+        if self._stopped is None and self._warm.cgroup is not None:
+            self._stopped = self._warm.cgroup.exceeded()
         if self._failure is not None and self._stopped is None:
             raise self._failure
         return {
@@ -181,6 +183,11 @@ class Watch:
 
     def _count_processes(self) -> None:
         """Stop a sandbox with more processes and threads than allowed, all of it at once."""
+        cgroup = self._warm.cgroup
+        if cgroup is not None and cgroup.counts_processes:
+            if cgroup.exceeded() == "processes":
+                self._stop("processes")
+            return
         try:
             count = sum(map(self._tasks, os.listdir(self._warm.processes)))
         except OSError:

@@ -19,7 +19,16 @@ def main() -> None:
 
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.path[0] = package
-    from shannotd.runner import identity, kernel, python, sandbox, seccomp, supervisor, warm
+    from shannotd.runner import (
+        cgroups,
+        identity,
+        kernel,
+        python,
+        sandbox,
+        seccomp,
+        supervisor,
+        warm,
+    )
     from shannotd.runner.frames import Channel
 
     python.prepare(*_FRESH)
@@ -30,6 +39,7 @@ def main() -> None:
         state=state,
         hidden=tuple(hidden),
         floor=identity.read_floor(),
+        cgroup_base=cgroups.arrange(),
     )
     import socket
 

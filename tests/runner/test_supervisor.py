@@ -7,7 +7,6 @@ import random
 import select
 import signal
 import socket
-import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,30 +16,12 @@ import pytest
 from shannotd.runner.frames import Channel, Closed
 from shannotd.runner.supervisor import file_name
 from tests.runner.conftest import Bench
-from tests.support.processes import wait_until_gone
+from tests.support.processes import descendants, wait_until_gone
 from tests.support.runner import RunnerProcess, collect
 
 pytestmark = pytest.mark.P10
 
 Fresh = Callable[..., AbstractContextManager[RunnerProcess]]
-
-
-def descendants(pid: int) -> list[int]:
-    """Every process below `pid`."""
-    table = subprocess.run(
-        ["ps", "-eo", "pid=,ppid="], check=True, capture_output=True, text=True
-    ).stdout
-    children: dict[int, list[int]] = {}
-    for line in table.splitlines():
-        child, parent = map(int, line.split())
-        children.setdefault(parent, []).append(child)
-    found: list[int] = []
-    queue = [pid]
-    while queue:
-        below = children.get(queue.pop(), [])
-        found += below
-        queue += below
-    return found
 
 
 @pytest.mark.parametrize(
