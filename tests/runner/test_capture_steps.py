@@ -69,6 +69,19 @@ def test_an_append_holds_what_was_added(top: Path) -> None:
     assert diff.split("\n")[2:] == ["@@ -2,3 +2,4 @@", " 2", " 3", " 4", "+5", ""]
 
 
+def test_files_too_large_to_hash_are_compared_byte_by_byte(top: Path) -> None:
+    """Such a file has a fingerprint only, which a copy of it cannot have."""
+    layout = "for name in 'abc':\n    write(name, 'x')\n    os.truncate(name, 257 << 20)"
+    change = (
+        "os.chmod('a', 0o600)\n"
+        "with open('b', 'r+b') as file:\n    file.seek(256 << 20)\n    file.write(b'y')\n"
+        "with open('c', 'ab') as file:\n    file.write(b'y')"
+    )
+    limits = {"steps": 100, "written_bytes": 1 << 30}
+    recording = record(top, layout, change, limits=limits)
+    assert told(recording, top) == ["metadata a", "modify b", "append c"]
+
+
 def test_a_large_append_needs_no_copy_in_the_plan(top: Path) -> None:
     layout = "with open('log', 'w') as file:\n    file.write('line\\n' * 1_000_000)"
     recording = record(top, layout, "open('log', 'a').write('last\\n')")

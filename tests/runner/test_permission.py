@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from shannotd.runner import permission, tree
+from shannotd.runner import kernel, permission, tree
 from shannotd.runner.plan import ABSENT, BlockedStep, FileState, FileStep, Identity
 from tests.runner import overlays
 from tests.scenarios import SCENARIOS, change_script, layout_script
@@ -130,3 +131,77 @@ def test_it_is_asked_as_the_identity_and_root_stays_root(place: Path, ordinary: 
     assert os.geteuid() == 0
     step = new(place / "x", overlays.who(None))
     assert permission.refusal(step, overlays.who(None)) is None
+
+
+def test_a_filesystem_that_is_mounted_read_only(place: Path, ordinary: Identity) -> None:
+    def work() -> str:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+        kernel.mount(place, place, None, kernel.MS_BIND)
+        flags = kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY
+        kernel.mount(None, place, None, flags)
+        return str(refused(ordinary, new(place / "x", ordinary)))
+
+    assert overlays.in_child(work) == "create: the filesystem is mounted read-only"
+
+
+def test_a_directory_with_something_mounted_in_it(place: Path) -> None:
+    (place / "d/below").mkdir(parents=True)
+
+    def work() -> str:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+        kernel.mount("tmpfs", place / "d/below", "tmpfs")
+        return str(refused(overlays.who(None), change("delete", place / "d")))
+
+    assert overlays.in_child(work) == f"delete: something is mounted at {place}/d/below"
+
+
+def test_moving_a_directory_changes_it(place: Path, ordinary: Identity) -> None:
+    """Its `..` is another one then, which needs write permission on it (rename(2))."""
+    for name in ("closed", "to"):
+        (place / name).mkdir()
+        os.chown(place / name, ordinary.uid, ordinary.gid)
+    os.chmod(place / "closed", 0o555)
+    moved = FileStep(
+        "rename", f"{place}/to/closed", tree.state(f"{place}/closed"), ABSENT, f"{place}/closed"
+    )
+    beside = replace(moved, path=f"{place}/beside")
+    opened = change("metadata", place / "closed", mode=0o755)
+    assert "cannot change its place" in str(refused(ordinary, moved))
+    assert refused(ordinary, beside) is None
+    assert refused(ordinary, opened, moved) is None
+
+
+def test_what_only_root_may_give(place: Path, ordinary: Identity) -> None:
+    capability = {"security.capability": "00"}
+    step = new(place / "x", ordinary, xattrs=capability)
+    assert refused(ordinary, step) == "give capabilities to: only root may"
+    mine = owned(place / "mine", ordinary)
+    theirs = owned(place / "theirs", None)
+    foreign = ordinary.gid + 1
+    assert "not its own" in str(refused(ordinary, change("metadata", theirs, mode=0o600)))
+    assert f"not in group {foreign}" in str(
+        refused(ordinary, change("metadata", mine, gid=foreign))
+    )
+    assert refused(overlays.who(None), change("metadata", mine, uid=0, gid=0)) is None
+
+
+def test_what_is_no_longer_there_is_not_judged(place: Path, ordinary: Identity) -> None:
+    """That its state is another one is for the check of states to say."""
+    mine = owned(place / "mine", ordinary)
+    step = change("metadata", mine, mode=0o600)
+    mine.unlink()
+    assert refused(ordinary, step) is None
+    (place / "d").mkdir()
+    moved = FileStep("rename", f"{place}/e", tree.state(f"{place}/d"), ABSENT, f"{place}/d")
+    (place / "d").rmdir()
+    assert refused(ordinary, moved) is None
+
+
+def test_an_identity_that_cannot_be_taken_on_is_no_permission(
+    place: Path, ordinary: Identity
+) -> None:
+    impossible = replace(ordinary, gid=1 << 40)
+    with pytest.raises(OSError, match="could not be checked"):
+        permission.first_refusal([new(place / "x", ordinary)], impossible)
