@@ -77,7 +77,7 @@ def test_a_failure_names_the_call_and_its_object(tmp_path: Path) -> None:
 def test_an_account_without_privilege_gets_no_namespace(ordinary: Identity) -> None:
     for call, work in (
         ("unshare", lambda: kernel.unshare(kernel.CLONE_NEWNS)),
-        ("clone", lambda: kernel.clone(kernel.CLONE_NEWPID)),
+        ("clone3", lambda: kernel.clone(kernel.CLONE_NEWPID)),
     ):
         assert failure(work, ordinary)[:2] == (errno.EPERM, f"{call}: Operation not permitted")
 
@@ -193,7 +193,7 @@ def test_a_filter_that_is_installed_is_obeyed() -> None:
 def test_another_architecture_is_refused_by_name() -> None:
     code = (
         "from shannotd.runner import kernel\n"
-        "try:\n    kernel.clone(0)\n"
+        "try:\n    kernel.pivot_root('/', '/')\n"
         "except OSError as error:\n    print(error.errno, error.strerror)\n"
     )
     done = subprocess.run(
@@ -203,4 +203,4 @@ def test_another_architecture_is_refused_by_name() -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == f"{errno.ENOSYS} clone: no system call number known for i686"
+    assert done.stdout.strip() == f"{errno.ENOSYS} pivot_root: no system call number known for i686"
