@@ -135,7 +135,7 @@ class Service:
         :raises ShannotError: one cannot be started.
         """
         launch = self._options.launch or self._launch()
-        self._runner = Runner(launch, pool_size=self._config.daemon.pool_size)
+        self._runner = Runner(launch, pool_size=self._config.daemon.pool_size, hide=self._hidden())
         starting = asyncio.ensure_future(self._start_runner())
         self._background.add(starting)
         starting.add_done_callback(self._background.discard)
@@ -197,6 +197,10 @@ class Service:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
+    def _hidden(self) -> tuple[str, ...]:
+        """What most sessions hide."""
+        return self._config.profiles[self._config.daemon.default_profile].hide
+
     async def reload(self) -> None:
         """Read the configuration again and use it for what comes; a broken one changes nothing."""
         self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
@@ -207,7 +211,7 @@ class Service:
         else:
             self._roles = self._make_roles()
             self._sessions.configure(self._config)
-            await self._runner.resize_pool(self._config.daemon.pool_size)
+            await self._runner.resize_pool(self._config.daemon.pool_size, self._hidden())
             log.info("the configuration was read again")
         self._notify("READY=1")
 

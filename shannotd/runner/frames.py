@@ -9,7 +9,7 @@ Control connection (daemon -> runner main), one answer per request, in order:
     {op: "hello"}                      -> {builder, limits: [str], version, uid, host}
     {op: "run", fds: 1}   + job end    -> {}   (hands the job channel to a warm sandbox)
     {op: "apply", fds: 1} + job end    -> {}   (hands the job channel to a new apply process)
-    {op: "pool", size: int}            -> {ready: int}
+    {op: "pool", size: int, hide: [glob]} -> {ready: int}   what most jobs will hide
     an error                           -> {error: {code, details}}
 
 A job channel is a socket pair of its own; the daemon keeps one end.
@@ -140,6 +140,8 @@ class Channel:
             self._held += payload
             payload = b""
         data, self._held = bytes(self._held), bytearray()
+        if not data:
+            return
         try:
             if descriptors:
                 rights = array.array("i", descriptors)

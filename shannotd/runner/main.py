@@ -130,6 +130,7 @@ class Runner:
             self._apply(descriptors[0])
             return {}
         if operation == "pool":
+            self._pool.expect([str(pattern) for pattern in request["hide"]])
             self._pool.resize(max(0, int(request["size"])))
             return {"ready": self._pool.ready}
         if operation == "hello":

@@ -49,9 +49,9 @@ def main(report: Channel, program: bytes, privileged: bool) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_CORE, (_NO_CORE, _NO_CORE))
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         listener = kernel.install_filter(program, listener=True)
-        python.settle()
         report.send({"event": "waiting"}, descriptors=(listener,))
         os.close(listener)
+        _rehearse(report)
         job, _, outputs = report.receive()
         _check(job)
         _limit(job["limits"], isolated)
@@ -74,6 +74,17 @@ def main(report: Channel, program: bytes, privileged: bool) -> NoReturn:
         reason = f"{error.strerror or error} {error.filename or ''}".strip()
         _fail(report, RunnerError("sandbox_unavailable", reason=reason, remedy=""))
     run(job, source)
+
+
+def _rehearse(report: Channel) -> None:
+    """Go through the motions of a job that is none, and forget all that a script must not see."""
+    job, _, outputs = report.receive()
+    _check(job)
+    for descriptor in outputs:
+        os.close(descriptor)
+    resource.getrlimit(resource.RLIMIT_NOFILE)
+    python.settle(job["environment"])
+    report.send({"event": "rehearsed"})
 
 
 def _check(job: Header) -> None:

@@ -30,6 +30,7 @@ class Settings:
     state: str
     hidden: Tuple[str, ...]
     floor: identity.Floor
+    hide: Tuple[str, ...] = ()
     cgroup_base: Optional[cgroups.Base] = None
 
 

@@ -15,7 +15,8 @@ from shannotd.runner.warm import Warm, kill
 CHUNK = 65536
 # A script that prints this much beyond its limit is stopped, not only cut.
 FLOOD_BYTES = 256 * 1024 * 1024
-PROCESS_CHECK_SECONDS = 0.01
+# How often processes are counted, and how long output waits for more of it.
+TICK_SECONDS = 0.01
 
 
 class Watch:
@@ -73,9 +74,9 @@ class Watch:
         if self._job.pending():
             self._read_daemon(poll)
         alive = True
-        count_at = started + PROCESS_CHECK_SECONDS
+        tick_at = started + TICK_SECONDS
         while alive or self._streams:
-            wait = min(deadline, count_at) - time.monotonic()
+            wait = min(deadline, tick_at) - time.monotonic()
             ready = poll.poll(max(0, wait * 1000))
             for descriptor, event in ready:
                 if descriptor in self._streams:
@@ -96,9 +97,11 @@ class Watch:
             if alive and time.monotonic() >= deadline:
                 self._stop("wall_seconds")
                 deadline = float("inf")
-            if alive and time.monotonic() >= count_at:
-                self._count_processes()
-                count_at = time.monotonic() + PROCESS_CHECK_SECONDS
+            if time.monotonic() >= tick_at:
+                if alive:
+                    self._count_processes()
+                self._flush_output()
+                tick_at = time.monotonic() + TICK_SECONDS
         duration = time.monotonic() - started
         os.waitpid(self._warm.init, 0)
         if self._daemon_gone:
@@ -134,11 +137,18 @@ class Watch:
         self._dropped[stream] += len(data) - len(kept)
         if kept and not self._daemon_gone:
             try:
-                self._job.send({"event": "output", "stream": stream}, kept)
+                self._job.hold({"event": "output", "stream": stream}, kept)
             except Closed:
                 self._lose_daemon()
         if self._dropped[stream] > FLOOD_BYTES:
             self._stop("output_bytes")
+
+    def _flush_output(self) -> None:
+        if not self._daemon_gone:
+            try:
+                self._job.flush()
+            except Closed:
+                self._lose_daemon()
 
     def _read_init(self, poll: select.poll) -> bool:
         """One message of the sandbox's init; False when it has ended."""

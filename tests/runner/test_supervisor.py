@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from shannotd.runner.frames import Channel, Closed
-from shannotd.runner.supervisor import file_name
+from shannotd.runner.order import file_name
 from tests.runner.conftest import Bench
 from tests.support.processes import descendants, wait_until_gone
 from tests.support.runner import RunnerProcess, collect
