@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 PYTEST_WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup
 
-.PHONY: setup demo test test-long lint format bench coverage clean
+.PHONY: setup demo test test-long test-machine lint format bench coverage clean
 
 setup: $(STAMP)
 
@@ -22,6 +22,10 @@ test: $(STAMP)
 
 test-long: $(STAMP)
 	$(PYTEST) -m long --timeout 14400 tests
+
+# Limits by control groups, in an emulated machine with a kernel and a systemd of its own.
+test-machine:
+	tests/machine/run
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -13,14 +13,11 @@ LEAST_OF = {
     "shannotd/policy": 95.0,
     "shannotd/audit": 95.0,
 }
-# What only the zygote and its sandboxes run, under the host's python3, where nothing measures.
+# What a sandbox's own processes run, after they left the host: nothing can be saved from there.
 SANDBOX = "shannotd/runner, within sandboxes (not measured)"
 IN_SANDBOX = {
     f"shannotd/runner/{name}.py"
-    for name in (
-        "init layout mounts notifier observe_process observe_view python record sandbox script "
-        "supervisor warm watch zygote"
-    ).split()
+    for name in ("init mounts observe_process observe_view python sandbox script").split()
 }
 
 

@@ -138,6 +138,8 @@ class AsyncClient:
         """Approve the plan whose digest you computed from what you displayed.
 
         :raises DigestMismatch: the session's plan is another one.
+        :raises OutcomeUnknown: the daemon went away before it answered; so do `reject`, `cancel`
+            and `wait`.
         """
         return await self._perform(protocol.approve(id, digest, comment))
 
@@ -242,7 +244,11 @@ class AsyncClient:
             # The reader learns of a lost connection, and of a refusal that came before it.
             with contextlib.suppress(OSError):
                 await self._writer.drain()
-            return protocol.read_response(call, await answer)
+            try:
+                response = await answer
+            except DaemonUnreachable as error:
+                raise call.unanswered(error) from None
+            return protocol.read_response(call, response)
         finally:
             self._answers.pop(number, None)
 

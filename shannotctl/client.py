@@ -211,6 +211,8 @@ class Client:
         """Approve the plan whose digest you computed from what you displayed.
 
         :raises DigestMismatch: the session's plan is another one.
+        :raises OutcomeUnknown: the daemon went away before it answered; so do `reject`, `cancel`
+            and `wait`.
         """
         return self._perform(protocol.approve(id, digest, comment))
 
@@ -313,8 +315,11 @@ class Client:
             if number not in self._answers:
                 self.close()
                 raise unreachable(self._location, error) from None
-        while number not in self._answers:
-            self._receive(on_event)
+        try:
+            while number not in self._answers:
+                self._receive(on_event)
+        except DaemonUnreachable as error:
+            raise call.unanswered(error) from None
         return protocol.read_response(call, self._answers.pop(number))
 
     def _receive(self, on_event: Callable[[Event], None] | None = None) -> None:

@@ -80,6 +80,9 @@ def space_check(directory: Path) -> Check:
     free = space.f_bavail * space.f_frsize
     detail = f"{size(free)} free under {existing}"
     remedy = f"free space on the filesystem of {existing}"
+    if space.f_flag & os.ST_RDONLY:
+        remedy = "mount it writable, or choose another place with XDG_STATE_HOME"
+        return Check("disk", False, ERROR, f"{existing} is on a read-only filesystem", remedy)
     if not os.access(existing, os.W_OK):
         return Check("disk", False, ERROR, f"{existing} is not writable", f"chmod u+w {existing}")
     if free < _FEW_BYTES:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import select
 import socket
@@ -20,10 +21,11 @@ from pathlib import Path
 
 from shannotctl import client
 from shannotctl.location import state_directory
-from shannotd.wire.errors import DaemonUnreachable
+from shannotd.wire.errors import DaemonUnreachable, ShannotError, error_from_wire
 
 START_SECONDS = 60.0
 LOG_TAIL_BYTES = 8192
+_ERROR_FIELD = "X_SHANNOT_ERROR="  # of a notification; its value is an error as it travels
 
 # A new parentless session: no terminal, and nobody has to reap it. Prints its process id.
 _DETACH = """\
@@ -63,6 +65,7 @@ def start(path: str) -> None:
     """See to it that a daemon listens at `path`; returns when one does.
 
     :raises DaemonUnreachable: it could not be started; the reason is its last log line.
+    :raises ShannotError: the daemon's own reason not to start: a broken configuration or log, ...
     """
     directory = Path(path).parent
     try:
@@ -119,7 +122,10 @@ def _spawn(path: str, log: int, notify_address: str) -> int:
 
 
 def _await_ready(process: int, notifications: socket.socket) -> str | None:
-    """None when the daemon says that it is ready, else why it will not."""
+    """None when the daemon says that it is ready, else why it will not.
+
+    :raises ShannotError: what the daemon itself says of that.
+    """
     try:
         death = os.pidfd_open(process)
     except ProcessLookupError:
@@ -135,12 +141,22 @@ def _await_ready(process: int, notifications: socket.socket) -> str | None:
                 return f"it was not ready after {START_SECONDS:.0f} seconds"
             ready = {descriptor for descriptor, _ in waiting.poll(remaining * 1000)}
             if notifications.fileno() in ready:
-                if "READY=1" in notifications.recv(4096).decode(errors="replace").splitlines():
-                    return None
+                for line in notifications.recv(65536).decode(errors="replace").splitlines():
+                    if line == "READY=1":
+                        return None
+                    if line.startswith(_ERROR_FIELD):
+                        raise _start_error(line.removeprefix(_ERROR_FIELD))
             elif death in ready:
                 return "it ended while it started"
     finally:
         os.close(death)
+
+
+def _start_error(encoded: str) -> ShannotError:
+    try:
+        return error_from_wire(json.loads(encoded))
+    except ValueError as error:
+        return ShannotError(reason=f"the daemon's own report cannot be read ({error})")
 
 
 @contextlib.contextmanager
@@ -175,6 +191,8 @@ def _answers(path: str) -> bool:
 
 
 def _private_directory(path: Path) -> None:
+    if path.is_symlink():  # whose mode would be set, and of what?
+        raise PermissionError(1, "it is a symbolic link", str(path))
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = path.stat()
     if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode):

@@ -126,6 +126,7 @@ def _summary(session: Session) -> Object:
         "duration": session.duration,
         "error": encode(session.error),
         "counts": encode(session.counts),
+        "approvals": session.approvals,
         "decided_by": list(session.decided_by),
         "decided_at": session.decided_at,
         "reason": session.reason,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
 from shannotd.wire.decode import decode, encode
-from shannotd.wire.errors import BadFrame, error_from_wire
+from shannotd.wire.errors import BadFrame, DaemonUnreachable, OutcomeUnknown, error_from_wire
 from shannotd.wire.model import (
     FINAL_STATES,
     AuditRecord,
@@ -74,11 +74,22 @@ class BlobPiece(NamedTuple):
 
 
 class Call(NamedTuple, Generic[Result]):
-    """One request and how its result is read."""
+    """One request and how its result is read.
+
+    `decides` is the session of which nobody knows what became of it when the request was sent
+    and no answer came.
+    """
 
     method: str
     params: dict[str, object]
     read: Callable[[object], Result]
+    decides: str | None = None
+
+    def unanswered(self, error: DaemonUnreachable) -> DaemonUnreachable | OutcomeUnknown:
+        """The error for a connection that was lost, by `error`, after the request was sent."""
+        if self.decides is None:
+            return error
+        return OutcomeUnknown(id=self.decides, reason=error.details.get("reason"))
 
 
 class Conversation:
@@ -184,17 +195,18 @@ def get(session: str) -> Call[Session]:
 
 def approve(session: str, digest: str, comment: str) -> Call[Session]:
     """Approve the plan that has this digest."""
-    return Call("sessions.approve", {"id": session, "digest": digest, "comment": comment}, _session)
+    params: dict[str, object] = {"id": session, "digest": digest, "comment": comment}
+    return Call("sessions.approve", params, _session, decides=session)
 
 
 def reject(session: str, reason: str) -> Call[Session]:
     """Refuse a plan for good."""
-    return Call("sessions.reject", {"id": session, "reason": reason}, _session)
+    return Call("sessions.reject", {"id": session, "reason": reason}, _session, decides=session)
 
 
 def cancel(session: str) -> Call[Session]:
     """Stop a dry run, or withdraw a plan."""
-    return Call("sessions.cancel", {"id": session}, _session)
+    return Call("sessions.cancel", {"id": session}, _session, decides=session)
 
 
 def watch(session: str | None) -> Call[None]:
@@ -210,7 +222,7 @@ def wait(session: str, states: Iterable[State], timeout: float | None) -> Call[S
     }
     if timeout is not None:
         params["timeout"] = timeout
-    return Call("sessions.wait", params, _session)
+    return Call("sessions.wait", params, _session, decides=session)
 
 
 def blob(session: str, sha256: str, offset: int) -> Call[BlobPiece]:

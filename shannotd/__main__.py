@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from shannotd.service import Options, serve, version
+from shannotd.service import Options, serve, tell_starter, version
 from shannotd.wire.errors import ShannotError
 from shannotd.wire.text import visible
 
@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         serve(options, _embedded_state() if parsed.embedded else _SERVICE_STATE)
     except ShannotError as error:
+        tell_starter(error)
         print(f"shannotd: {visible(str(error))}", file=sys.stderr)
         return error.exit_status
     return 0

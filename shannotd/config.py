@@ -31,6 +31,8 @@ _PROFILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 class DaemonSettings:
     """`[daemon]`. Sizes in bytes, times in seconds, numbers of sessions per submitter.
 
+    `max_connections` and `max_unfinished_bytes` (of messages that were begun and not finished)
+    are per account; `max_total_connections` is by default what the limit of open files allows.
     `ttl_seconds` is the longest that a plan waits for a decision, whatever its profile says.
     """
 
@@ -38,6 +40,8 @@ class DaemonSettings:
     max_running: int = 32
     max_pending: int = 100
     max_connections: int = 256
+    max_total_connections: int | None = None
+    max_unfinished_bytes: int = 64 * 1024 * 1024
     max_submissions_per_minute: int = 30_000
     max_unread_bytes: int = 16 * 1024 * 1024
     idle_seconds: float = 600.0
@@ -68,10 +72,11 @@ class Config:
     files: tuple[Path, ...] = ()
 
 
-def load(path: Path, *, required: bool = False) -> Config:
+def load(path: Path, *, required: bool = False, embedded: bool = False) -> Config:
     """The configuration of `path` and its drop-ins over the built-in defaults.
 
     :param required: whether `path` itself must exist.
+    :param embedded: whether it is for a daemon that serves one account only.
     :raises ConfigError: naming the file and the key.
     """
     config = Config(profiles=MappingProxyType(builtin_profiles()))
@@ -84,7 +89,20 @@ def load(path: Path, *, required: bool = False) -> Config:
             reason=f"daemon.default_profile: no profile {config.daemon.default_profile!r}"
             f" (known: {known})",
         )
+    if embedded:
+        _check_one_account(config, path)
     return config
+
+
+def _check_one_account(config: Config, path: Path) -> None:
+    """Refuse plans that one account alone could never have approved."""
+    for name, profile in config.profiles.items():
+        if profile.approvals > 1:
+            raise ConfigError(
+                path=str(path),
+                reason=f"profiles.{name}.approvals: {profile.approvals} people must approve, but an"
+                " embedded daemon serves one account only; set it to 1 or use the service",
+            )
 
 
 def _files(path: Path, required: bool) -> list[Path]:

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import gc
 import importlib.metadata
+import json
 import logging
 import os
 import signal
@@ -21,6 +22,7 @@ import sdnotify
 
 from shannotd.audit.log import AuditLog
 from shannotd.config import Config, load
+from shannotd.server.admission import Limits, raise_descriptor_limit, total_connections
 from shannotd.server.listener import (
     EMBEDDED_MODE,
     SERVICE_MODE,
@@ -62,6 +64,13 @@ class Options:
     config_required: bool = False
     launch: Launch | None = None
 
+    def load(self) -> Config:
+        """The configuration as it is now.
+
+        :raises ConfigError: it cannot be used.
+        """
+        return load(self.config, required=self.config_required, embedded=self.embedded)
+
 
 def version() -> str:
     """The installed version of shannot."""
@@ -79,7 +88,7 @@ def serve(options: Options, default_state: Path) -> None:
     """
     os.umask(0o077)
     sys.setswitchinterval(_THREAD_SWITCH_SECONDS)
-    config = load(options.config, required=options.config_required)
+    config = options.load()
     state = options.state or Path(config.daemon.state_directory or default_state)
     with _locked(state, options.socket):
         asyncio.run(_serve(Service(options, config, state)))
@@ -104,6 +113,7 @@ class Service:
         self._manager = _service_manager()
         self._started_at = time.time()
         self._roles = self._make_roles()
+        self._total_connections = total_connections(raise_descriptor_limit())
         self._stop = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
         self._watchdog: asyncio.TimerHandle | None = None
@@ -125,7 +135,7 @@ class Service:
         :raises ShannotError: one cannot be started.
         """
         launch = self._options.launch or self._launch()
-        self._runner = Runner(launch, pool_size=self._config.daemon.pool_size)
+        self._runner = Runner(launch, pool_size=self._config.daemon.pool_size, hide=self._hidden())
         starting = asyncio.ensure_future(self._start_runner())
         self._background.add(starting)
         starting.add_done_callback(self._background.discard)
@@ -187,19 +197,21 @@ class Service:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
+    def _hidden(self) -> tuple[str, ...]:
+        """What most sessions hide."""
+        return self._config.profiles[self._config.daemon.default_profile].hide
+
     async def reload(self) -> None:
         """Read the configuration again and use it for what comes; a broken one changes nothing."""
         self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            self._config = await self._store.run(
-                lambda: load(self._options.config, required=self._options.config_required)
-            )
+            self._config = await self._store.run(self._options.load)
         except ConfigError as error:
             log.error("%s", visible(str(error)))
         else:
             self._roles = self._make_roles()
             self._sessions.configure(self._config)
-            await self._runner.resize_pool(self._config.daemon.pool_size)
+            await self._runner.resize_pool(self._config.daemon.pool_size, self._hidden())
             log.info("the configuration was read again")
         self._notify("READY=1")
 
@@ -249,9 +261,17 @@ class Service:
             methods,
             events,
             lambda: self._roles,
-            max_connections=lambda: self._config.daemon.max_connections,
+            limits=self._limits,
             max_unread_bytes=lambda: self._config.daemon.max_unread_bytes,
             changed=self._touch,
+        )
+
+    def _limits(self) -> Limits:
+        settings = self._config.daemon
+        return Limits(
+            settings.max_connections,
+            settings.max_unfinished_bytes,
+            settings.max_total_connections or self._total_connections,
         )
 
     async def _listen(self) -> None:
@@ -319,6 +339,16 @@ def _service_manager() -> sdnotify.SystemdNotifier | None:
     return sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
 
 
+def tell_starter(error: ShannotError) -> None:
+    """Tell whoever waits for this daemon to be ready why it never will be.
+
+    Fields of sd_notify(3) that begin with `X_` are nobody's but ours.
+    """
+    manager = _service_manager()
+    if manager is not None:
+        manager.notify(f"X_SHANNOT_ERROR={json.dumps(error.to_wire())}")
+
+
 @contextlib.contextmanager
 def _locked(state: Path, address: Path) -> Iterator[None]:
     """Be the only daemon of a state directory, which is made with mode 0700.
@@ -328,10 +358,17 @@ def _locked(state: Path, address: Path) -> Iterator[None]:
     :raises UsageError: another daemon is there, or the directory cannot be made.
     """
     try:
+        if state.is_symlink():
+            raise UsageError(
+                reason=f"the state directory {state} is a symbolic link: name what it points to"
+            )
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = state.stat()
         if status.st_uid != os.getuid():
-            raise UsageError(reason=f"the state directory {state} belongs to another account")
+            raise UsageError(
+                reason=f"the state directory {state} belongs to another account"
+                f" (uid {status.st_uid}, this is uid {os.getuid()}): choose one of your own"
+            )
         if status.st_mode & 0o077:
             others = "it can be entered by other accounts; chmod 700 it"
             raise UsageError(reason=f"the state directory {state}: {others}")

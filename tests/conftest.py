@@ -51,4 +51,5 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        subprocess.run(["umount", directory], check=True)
+        # Lazily: a runner elsewhere that builds a sandbox right now holds every mount for a moment.
+        subprocess.run(["umount", "--lazy", directory], check=True)

@@ -17,6 +17,14 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
+def test_one_account_cannot_be_several_people(tmp_path: Path) -> None:
+    file = tmp_path / "shannotd.toml"
+    file.write_text("[profiles.strict]\napprovals = 2\n")
+    assert load(file).profiles["strict"].approvals == 2
+    with pytest.raises(ConfigError, match=r"profiles\.strict\.approvals: 2 people"):
+        load(file, embedded=True)
+
+
 def test_without_files_there_are_defaults(tmp_path: Path) -> None:
     config = load(tmp_path / "shannotd.toml")
     assert config.daemon == Config().daemon

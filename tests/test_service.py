@@ -17,7 +17,8 @@ from shannotctl.client import Client
 from shannotd.wire.errors import NotFound, ShannotError
 from shannotd.wire.model import ScriptKind, State, Submission
 from tests.support.accounts import is_root
-from tests.support.daemon import Daemon, running_daemon, wait_until_gone, workplace
+from tests.support.daemon import Daemon, running_daemon, workplace
+from tests.support.processes import wait_until_gone
 
 WRITES = b'open("new", "w").write("content\\n")'
 SLEEPS = b"import time; time.sleep(1000)"
@@ -284,3 +285,21 @@ def test_a_state_directory_that_others_can_enter_is_refused(tmp_path: Path) -> N
     ended = run_shannotd("--embedded", "--socket", str(tmp_path / "socket"), "--state", str(state))
     assert ended.returncode == 2
     assert "chmod 700" in ended.stderr
+
+
+@pytest.mark.P5
+def test_a_state_directory_that_is_not_ones_own_is_refused(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir(mode=0o700)
+    link = tmp_path / "link"
+    link.symlink_to(own)
+    # What belongs to somebody else: root's for users, the least of accounts' for root.
+    foreign = Path("/root") if not is_root() else tmp_path / "foreign"
+    if is_root():
+        foreign.mkdir(mode=0o700)
+        os.chown(foreign, 65534, 65534)
+    for state, said in ((link, "symbolic link"), (foreign, "another account")):
+        ended = run_shannotd("--embedded", "--socket", str(tmp_path / "s"), "--state", str(state))
+        assert ended.returncode == 2
+        assert said in ended.stderr and str(state) in ended.stderr
+    assert not list(own.iterdir())

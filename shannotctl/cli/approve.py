@@ -10,8 +10,9 @@ from shannotctl.cli.console import Console
 from shannotctl.cli.outcome import PENDING, session_status
 from shannotctl.client import Client, Event, Plan, Session, State, StepApplied
 from shannotctl.protocol import plan_of
+from shannotctl.render.amounts import number
 from shannotctl.render.plan import highest_risk
-from shannotctl.render.session import session_lines
+from shannotctl.render.session import session_lines, steps_text
 from shannotd.wire.errors import BadFrame, DigestMismatch, UsageError, WrongState
 from shannotd.wire.model import Risk
 
@@ -45,7 +46,7 @@ def approve(id: str, yes: bool, digest: str | None, comment: str) -> int:
         if interactive:
             console.print(session_lines(session, console.out_style))
             console.print([""])
-        if not yes and not _confirmed(console, plan):
+        if not yes and not _confirmed(console, session, plan):
             console.say(
                 f"not approved; session {session.id} is still pending"
                 f" (`shannotctl reject {session.id}` refuses it)"
@@ -65,7 +66,9 @@ def _pending_plan(session: Session) -> Plan:
     return plan
 
 
-def _confirmed(console: Console, plan: Plan) -> bool:
+def _confirmed(console: Console, session: Session, plan: Plan) -> bool:
+    # Said once more: of a long plan its beginning has left the screen.
+    console.note([f"{steps_text(session)}; risk {highest_risk(plan).value}"])
     if highest_risk(plan) is Risk.DANGER:
         answer = console.ask(f"This plan is dangerous. Type `{DANGER_WORDS}` to apply it: ")
         return answer == DANGER_WORDS
@@ -82,7 +85,11 @@ def _apply(client: Client, console: Console, session: Session, plan: Plan, comme
     client.subscribe(session.id)
     approved = client.approve(session.id, plan.digest, comment)
     if approved.state is State.PENDING:
-        console.say("your approval is recorded; the plan needs one more")
+        missing = approved.approvals - len(approved.decided_by)
+        console.say(
+            f"your approval is recorded; session {approved.id} needs"
+            f" {number(missing, 'more approval')} by other people"
+        )
         return approved
     ended = client.wait(session.id, on_event=follow)
     console.clear_progress()

@@ -8,7 +8,8 @@ from shannotctl.cli.console import Console
 
 
 @click.command(
-    epilog='For bash: eval "$(shannotctl completion bash)" in ~/.bashrc; zsh likewise in ~/.zshrc; '
+    epilog='For bash: eval "$(shannotctl completion bash)" in ~/.bashrc; zsh likewise in ~/.zshrc, '
+    "after `autoload -Uz compinit; compinit`; "
     "for fish: shannotctl completion fish > ~/.config/fish/completions/shannotctl.fish"
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))

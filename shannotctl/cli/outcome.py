@@ -13,7 +13,7 @@ STATUSES = (
     (1, "an error inside shannot"),
     (2, "the command line or the request is wrong"),
     (3, "the session is not decided, or not finished, yet"),
-    (4, "rejected, expired or cancelled"),
+    (4, "rejected, expired or cancelled; or over, and too late to decide anything"),
     (5, "the script failed, or its plan could not be applied"),
     (6, "denied: your account, or the script's identity, may not do this"),
     (7, "stale: what the dry run saw, or you displayed, is not what there is now"),
@@ -22,6 +22,7 @@ STATUSES = (
     (10, "there is no such session"),
     (11, "a limit of the daemon is reached, or its disk is full"),
     (12, "the audit log was changed"),
+    (13, "the daemon went away before it said what became of the session"),
     (130, "interrupted (Ctrl-C)"),
     (141, "whoever read the output went away"),
 )

@@ -47,6 +47,14 @@ def _complete_file(
     return [CompletionItem(incomplete, type="file")]
 
 
+def _complete_directory(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="dir")]
+
+
 @click.command(
     cls=SubmitCommand,
     options_metavar="[OPTIONS]",
@@ -61,11 +69,17 @@ def _complete_file(
 @click.option("--wait", is_flag=True, help="Wait until the plan is decided and applied.")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Stop the dry run after this time.")
 @click.option("--analysis", default="", metavar="TEXT", help="What a reviewer should know of it.")
-@click.option("--cwd", metavar="DIRECTORY", help="Where it runs (default: here).")
+@click.option(
+    "--cwd",
+    metavar="DIRECTORY",
+    shell_complete=_complete_directory,
+    help="Where it runs (default: here).",
+)
 @click.option(
     "--stdin",
     "stdin_file",
     metavar="FILE",
+    shell_complete=_complete_file,
     help="The script's standard input (default: ours, where it is a file or a pipe).",
 )
 @json_option

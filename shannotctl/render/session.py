@@ -60,6 +60,9 @@ def header_lines(session: Session, style: Style) -> Iterator[str]:
             yield from in_gutter(line, style)
     if session.state is State.PENDING and session.expires_at is not None:
         yield from labelled("expires", moment(session.expires_at), style)
+    if session.state is State.PENDING and session.approvals > 1:
+        given = f"{len(session.decided_by)} of {session.approvals}"
+        yield from labelled("approvals", given, style)
     if session.decided_at is not None:
         by = ", ".join(f"uid {uid}" for uid in session.decided_by) or "nobody"
         yield from labelled("decided", f"by {by}, {moment(session.decided_at)}", style)

@@ -200,7 +200,7 @@ class Batch:
 
     def _must_be(self, directory: int, name: str, action: Action) -> None:
         """Putting back must not take away what somebody else has put there since."""
-        if filesystem.status_at(directory, name).identity != action.inode:
+        if filesystem.status_at(directory, name).incarnation != action.inode:
             raise OSError(errno.ESTALE, "somebody replaced it meanwhile", action.step.path)
 
     def _require(
@@ -226,9 +226,10 @@ class Batch:
             temporary = self._workspace.name()
             # linkat(2): the way without CAP_DAC_READ_SEARCH to link just this inode.
             os.link(filesystem.by_descriptor(descriptor), temporary, dst_dir_fd=directory)
+            action.inode = filesystem.status(descriptor).incarnation
         finally:
             os.close(descriptor)
-        action.temporary, action.inode = temporary, status.identity
+        action.temporary = temporary
         where = action.parent
 
         def undo() -> None:

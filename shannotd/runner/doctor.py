@@ -13,7 +13,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Callable, List, Optional, Tuple
 
-from shannotd.runner import identity, sandbox
+from shannotd.runner import cgroups, identity, sandbox
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.pool import INTERPRETER
 
@@ -135,21 +135,17 @@ def _seccomp() -> Check:
 
 
 def _cgroups() -> Check:
-    """Whether memory and process limits can be set for a session as a whole."""
-    own = ""
-    for line in (_read("/proc/self/cgroup") or "").splitlines():
-        if line.startswith("0::"):
-            own = line[3:]
-    path = f"/sys/fs/cgroup{own}"
-    available = _read(f"{path}/cgroup.controllers") or ""
-    if "memory" in available and "pids" in available and os.access(path, os.W_OK):
-        return Check("cgroups", _OK, f"delegated: {available}")
-    return Check(
-        "cgroups",
-        _WARNING,
-        "no controllers are delegated: memory is limited per process, not per session",
-        "Run shannot as a systemd service with Delegate=yes.",
-    )
+    """Whether a session's memory and processes can be limited as a whole."""
+    effect = "the limit of memory is each process's, not the session's"
+    remedy = "Run shannotd in a systemd unit of its own with Delegate=yes."
+    try:
+        base = cgroups.find()
+        found = cgroups.prospect(base)
+    except (OSError, cgroups.Unavailable) as error:
+        return Check("cgroups", _WARNING, f"{error}: {effect}", remedy)
+    if {"memory", "pids"} <= found:
+        return Check("cgroups", _OK, f"{base}: {', '.join(sorted(found))}")
+    return Check("cgroups", _WARNING, f"{base}: not both memory and pids: {effect}", remedy)
 
 
 def _floor() -> Check:

@@ -27,8 +27,8 @@ RESOLVE_BENEATH = 0x08
 RENAME_NOREPLACE = 1  # renameat2(2)
 RENAME_EXCHANGE = 2
 
-# statx(2): STATX_BASIC_STATS | STATX_MNT_ID, and the attribute bits.
-_STATX_MASK = 0x7FF | 0x1000
+# statx(2): STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID, and the attribute bits.
+_STATX_MASK = 0x7FF | 0x800 | 0x1000
 _STATX_ATTR_IMMUTABLE = 0x10
 _STATX_ATTR_APPEND = 0x20
 _STATX_ATTR_MOUNT_ROOT = 0x2000
@@ -46,6 +46,7 @@ _PIECE_BYTES = 4000
 _OPEN_LEVELS = 48
 
 Identity = Tuple[int, int]  # device and inode
+Incarnation = Tuple[int, int, int]  # and when it was made
 
 
 class Status(NamedTuple):
@@ -60,6 +61,7 @@ class Status(NamedTuple):
     inode: int
     mtime_ns: int
     ctime_ns: int
+    born_ns: int
     special: Tuple[int, int]
     mount: int
     mount_root: bool
@@ -70,6 +72,14 @@ class Status(NamedTuple):
     def identity(self) -> Identity:
         """Device and inode."""
         return self.device, self.inode
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """What no later file has: numbers of inodes that are gone are used again.
+
+        Not for a file that an overlay may still copy up, which is born a second time.
+        """
+        return self.device, self.inode, self.born_ns
 
 
 class _OpenHow(ctypes.Structure):
@@ -228,8 +238,8 @@ def _status(directory: int, name: bytes, flags: int, path: str) -> Status:
         _attributes_mask,
         _atime,
         _atime_ns,
-        _btime,
-        _btime_ns,
+        born,
+        born_ns,
         ctime,
         ctime_ns,
         mtime,
@@ -250,6 +260,7 @@ def _status(directory: int, name: bytes, flags: int, path: str) -> Status:
         inode,
         mtime * 10**9 + mtime_ns,
         ctime * 10**9 + ctime_ns,
+        born * 10**9 + born_ns,
         (rdev_major, rdev_minor),
         mount,
         bool(attributes & _STATX_ATTR_MOUNT_ROOT),

@@ -9,7 +9,7 @@ Control connection (daemon -> runner main), one answer per request, in order:
     {op: "hello"}                      -> {builder, limits: [str], version, uid, host}
     {op: "run", fds: 1}   + job end    -> {}   (hands the job channel to a warm sandbox)
     {op: "apply", fds: 1} + job end    -> {}   (hands the job channel to a new apply process)
-    {op: "pool", size: int}            -> {ready: int}
+    {op: "pool", size: int, hide: [glob]} -> {ready: int}   what most jobs will hide
     an error                           -> {error: {code, details}}
 
 A job channel is a socket pair of its own; the daemon keeps one end.
@@ -25,7 +25,6 @@ Dry run. The daemon sends one frame, then may send {op: "cancel"}:
 
 and receives, in order, ending with `end` or a closed channel (= the runner was lost):
 
-    {event: "started"}
     {event: "output", stream: "stdout"|"stderr"}                      payload: bytes
     {event: "exited", exit_code: int|null, signal: int|null,
      stopped: null|"cancelled"|"wall_seconds"|"output_bytes"|"processes"|"memory_bytes",
@@ -63,6 +62,7 @@ LENGTHS = struct.Struct(">II")
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_PAYLOAD_BYTES = 256 * 1024 * 1024
 MAX_DESCRIPTORS = 4
+_JOINED_BYTES = 65536  # up to here a payload goes out in one piece with what comes before it
 
 Header = Dict[str, Any]
 
@@ -91,6 +91,7 @@ class Channel:
         self.socket = sock
         self._buffer = bytearray()
         self._descriptors: List[int] = []
+        self._held = bytearray()
 
     def fileno(self) -> int:
         """The socket's descriptor, for poll."""
@@ -116,11 +117,31 @@ class Channel:
         """
         if descriptors:
             header = {**header, "fds": len(descriptors)}
-        encoded = json.dumps(header, separators=(",", ":")).encode("ascii")
-        data = LENGTHS.pack(len(encoded), len(payload)) + encoded
-        if len(payload) <= 65536:
-            data += payload
+        self._held += _head(header, payload)
+        self.flush(payload, descriptors)
+
+    def hold(self, header: Header, payload: bytes = b"") -> None:
+        """`send` one frame, if it is small together with a later one: a reader wakes up once.
+
+        :raises Closed: the other end is gone.
+        """
+        self._held += _head(header, payload)
+        if len(payload) + len(self._held) > _JOINED_BYTES:
+            self.flush(payload)
+        else:
+            self._held += payload
+
+    def flush(self, payload: bytes = b"", descriptors: Tuple[int, ...] = ()) -> None:
+        """Send what is held, then `payload`.
+
+        :raises Closed: the other end is gone.
+        """
+        if len(payload) <= _JOINED_BYTES:
+            self._held += payload
             payload = b""
+        data, self._held = bytes(self._held), bytearray()
+        if not data:
+            return
         try:
             if descriptors:
                 rights = array.array("i", descriptors)
@@ -184,6 +205,11 @@ class Channel:
         taken = bytes(self._buffer[:size])
         del self._buffer[:size]
         return taken
+
+
+def _head(header: Header, payload: bytes) -> bytes:
+    encoded = json.dumps(header, separators=(",", ":")).encode("ascii")
+    return LENGTHS.pack(len(encoded), len(payload)) + encoded
 
 
 def _parse(encoded: bytes) -> Header:

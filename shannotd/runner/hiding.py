@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from functools import lru_cache
-from typing import Dict, Iterable, List, Pattern, Sequence, Set
+from typing import Dict, Iterable, List, Optional, Pattern, Sequence, Set
 
 # A directory is listed when this many of its names are asked for, else each is looked up.
 _LIST_FROM = 4
@@ -28,12 +28,12 @@ def hidden_paths(patterns: Sequence[str], always: Iterable[str]) -> List[str]:
 
     Only outermost paths are given, and only those that exist; never `/`.
     """
-    found: Set[str] = {os.path.realpath(path) for path in always}
+    found: Set[str] = {path for path in map(_resolved, always) if path is not None}
     _walk(_tree(tuple(patterns)), "", found)
     found.discard("/")
     outermost: List[str] = []
     for path in sorted(found, key=lambda path: path.split("/")):
-        if not (outermost and path.startswith(outermost[-1] + "/")) and os.path.lexists(path):
+        if not (outermost and path.startswith(outermost[-1] + "/")):
             outermost.append(path)
     return outermost
 
@@ -105,9 +105,22 @@ def _hide(path: str, found: Set[str]) -> None:
     """
     try:
         status = os.lstat(path)
-        target = os.path.realpath(path)
         if stat.S_ISLNK(status.st_mode) and status.st_uid not in (0, os.stat(path).st_uid):
             return
     except OSError:
         return
-    found.add(target)
+    target = _resolved(path)
+    if target is not None:
+        found.add(target)
+
+
+def _resolved(path: str) -> Optional[str]:
+    """`path` with links resolved, as the kernel does it; None if nothing is there."""
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)

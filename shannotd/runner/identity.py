@@ -39,21 +39,23 @@ def read_floor(path: str = FLOOR_FILE) -> Floor:
 
     :raises RunnerError: the file is not root's alone, or is not valid (fail closed, P8).
     """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    # No section is the default of others: what stood there would be overlooked.
+    parser = configparser.ConfigParser(interpolation=None, default_section="")
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        with open(path, encoding="utf-8", opener=lambda name, _: os.open(name, flags)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise RunnerError("config", path=path, reason="it is no regular file")
+            if status.st_uid != 0 or stat.S_IMODE(status.st_mode) & 0o022:
+                raise RunnerError("config", path=path, reason="others than root may write it")
+            parser.read_file(file)
     except FileNotFoundError:
         return Floor()
     except OSError as error:
         raise RunnerError("config", path=path, reason=error.strerror) from error
-    with open(descriptor, encoding="utf-8") as file:
-        status = os.fstat(descriptor)
-        if status.st_uid != 0 or stat.S_IMODE(status.st_mode) & 0o022:
-            raise RunnerError("config", path=path, reason="others than root may write it")
-        parser = configparser.ConfigParser(interpolation=None)
-        try:
-            parser.read_file(file)
-        except (configparser.Error, UnicodeDecodeError) as error:
-            raise RunnerError("config", path=path, reason=str(error)) from error
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise RunnerError("config", path=path, reason=str(error)) from error
     known = {"identities": {"allowed"}, "paths": {"protected"}}
     for section in parser.sections():
         for key in parser[section]:

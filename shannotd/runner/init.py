@@ -43,28 +43,33 @@ def _serve(channel: Channel, plan: sandbox.Blueprint, program: bytes, size: int)
     os.umask(0)
     stage, processes, covered = sandbox.build(plan, size)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-    child, report = _prepare_child(program, plan.builder == sandbox.PRIVILEGED)
+    child, report, listener = _prepare_child(program, plan.builder == sandbox.PRIVILEGED)
     sandbox.seal_proc()
-    channel.send({"event": "ready", "covered": covered}, descriptors=(stage, processes))
+    channel.send({"event": "ready", "covered": covered}, descriptors=(stage, processes, listener))
     os.close(processes)
-    job, payload, descriptors = channel.receive()
-    stdout, stderr = descriptors
-    limits = job["limits"]
-    kernel.resize_tmpfs(stage, limits["written_bytes"], sandbox.inodes(limits["steps"]))
-    os.close(stage)
+    os.close(listener)
+    _rehearse(channel, report)
+    sandbox.refresh(plan.overlays, covered)  # the less is cached, the quicker is the next one
+    channel.receive()  # a job is about to come
     sandbox.refresh(plan.overlays, covered)
-    sandbox.mask(job["hide"])
-    size = job["script_size"]
-    sandbox.place_script(job["name"], payload[:size], payload[size:])
+    job, payload, outputs = channel.receive()
     with report:
-        report.send(job, descriptors=(stdout, stderr))
-        os.close(stdout)
-        os.close(stderr)
-        _, _, received = _from_child(report)
-    channel.send({"event": "started"}, descriptors=tuple(received))
-    for descriptor in received:
-        os.close(descriptor)
-    status = _wait_for(child)
+        # It has enough to do until the sandbox is as the job wants it.
+        report.send(job, descriptors=tuple(outputs))
+        for descriptor in outputs:
+            os.close(descriptor)
+        limits = job["limits"]
+        kernel.resize_tmpfs(stage, limits["written_bytes"], sandbox.inodes(limits["steps"]))
+        os.close(stage)
+        sandbox.mask(job["hide"])
+        size = job["script_size"]
+        sandbox.place_script(job["name"], payload[:size], payload[size:])
+        try:
+            report.send({"op": "start"})
+        except Closed:
+            pass  # It found something wrong and said so.
+        status = _wait_for(child)
+        _from_child(report)
     leftover = sum(name.isdigit() for name in os.listdir("/proc")) - 1
     header: Header = {"event": "exited", "exit_code": None, "signal": None, "leftover": leftover}
     if os.WIFSIGNALED(status):
@@ -74,8 +79,11 @@ def _serve(channel: Channel, plan: sandbox.Blueprint, program: bytes, size: int)
     channel.send(header)
 
 
-def _prepare_child(program: bytes, privileged: bool) -> Tuple[int, Channel]:
-    """Fork the process that will become the script; it waits for the job on the channel."""
+def _prepare_child(program: bytes, privileged: bool) -> Tuple[int, Channel, int]:
+    """Fork the process that will become the script; it waits for the job on the channel.
+
+    The third value is the listener of its filter.
+    """
     ours, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
@@ -85,16 +93,27 @@ def _prepare_child(program: bytes, privileged: bool) -> Tuple[int, Channel]:
         script.main(Channel(socket.socket(fileno=3)), program, privileged)
     theirs.close()
     report = Channel(ours)
-    answer, _, _ = _from_child(report)
+    answer, _, descriptors = _from_child(report)
     if answer["event"] == "map":
         _write_maps(child)
         report.send({"op": "mapped"})
-        _from_child(report)
-    return child, report
+        answer, _, descriptors = _from_child(report)
+    return child, report, descriptors[0]
+
+
+def _rehearse(channel: Channel, report: Channel) -> None:
+    """Pass a job on that is none, so that the next finds the memory for it our own."""
+    job, _, outputs = channel.receive()
+    report.send(job, descriptors=tuple(outputs))
+    for descriptor in outputs:
+        os.close(descriptor)
+    _from_child(report)
+    os.listdir("/proc")
+    channel.send({"event": "rehearsed"})
 
 
 def _from_child(report: Channel) -> Tuple[Header, bytes, List[int]]:
-    """What the child says.
+    """What the child says next.
 
     :raises RunnerError: what it could not do.
     """

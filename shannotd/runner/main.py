@@ -15,7 +15,7 @@ import socket
 import sys
 from typing import Dict, List, Optional, Sequence
 
-from shannotd.runner import doctor, sandbox
+from shannotd.runner import cgroups, doctor, sandbox
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.identity import machine
 from shannotd.runner.pool import Pool
@@ -53,6 +53,7 @@ class Runner:
         self._control = control
         self._state = state
         self._pool = Pool(state, pool_size, hidden)
+        self._cgroup_base = cgroups.arrange()
         self._jobs: Dict[int, Channel] = {}
         self._applying: List[int] = []
 
@@ -61,6 +62,7 @@ class Runner:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         try:
+            self._sweep()
             self._pool.start()
             self._loop()
         except Closed:
@@ -69,6 +71,7 @@ class Runner:
             self._pool.close()
             for channel in self._jobs.values():
                 channel.close()
+            self._sweep()
 
     def _loop(self) -> None:
         while True:
@@ -98,6 +101,13 @@ class Runner:
             self._jobs[descriptor].receive()
         except Closed:
             self._jobs.pop(descriptor).close()
+            if not self._jobs:
+                self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove the cgroups of supervisors that were killed; others do it themselves."""
+        if self._cgroup_base is not None:
+            cgroups.sweep(self._cgroup_base)
 
     def _answer(self) -> None:
         request, _, descriptors = self._control.receive()
@@ -120,6 +130,7 @@ class Runner:
             self._apply(descriptors[0])
             return {}
         if operation == "pool":
+            self._pool.expect([str(pattern) for pattern in request["hide"]])
             self._pool.resize(max(0, int(request["size"])))
             return {"ready": self._pool.ready}
         if operation == "hello":

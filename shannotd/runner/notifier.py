@@ -43,10 +43,10 @@ CALL_NAMES = _call_names()
 
 
 class Notifier:
-    """Answers one sandbox's notifications; owns the listener's descriptor."""
+    """Answers one sandbox's notifications."""
 
     def __init__(self, listener: int, processes: int) -> None:
-        """`processes` is a descriptor of the sandbox's /proc directory."""
+        """`listener` is that of its filter, `processes` a descriptor of its /proc directory."""
         self._listener = listener
         self._processes = processes
         self._counts: Dict[Tuple[str, str], int] = {}
@@ -54,10 +54,6 @@ class Notifier:
     def fileno(self) -> int:
         """The listener, for poll."""
         return self._listener
-
-    def close(self) -> None:
-        """Close the listener: calls that still wait fail with ENOSYS."""
-        os.close(self._listener)
 
     def steps(self) -> List[BlockedStep]:
         """What was recorded so far, in the order of first attempts."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
+import time
 from typing import Dict, List, Optional, Sequence
 
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 
 # The host's own interpreter: scripts must find the host's modules, not ours.
 INTERPRETER = "/usr/bin/python3"
+RESPAWN_SECONDS = 1.0
 _ZYGOTE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "zygote.py")
 
 
@@ -25,6 +28,8 @@ class Pool:
         self._ready: List[int] = []
         self._zygote: Optional[subprocess.Popen[bytes]] = None
         self._requests: Optional[socket.socket] = None
+        self._expected: List[str] = []
+        self._lost_at = -RESPAWN_SECONDS
         self.empty: List[str] = []
         self.failure: Optional[Header] = None
 
@@ -82,6 +87,15 @@ class Pool:
         while len(self._waiting) < size:
             self._spawn()
 
+    def expect(self, hide: List[str]) -> None:
+        """Have new sandboxes prepared for jobs that `hide` these patterns, as most will."""
+        if hide != self._expected and self._requests is not None:
+            self._expected = hide
+            try:
+                self._requests.send(json.dumps(hide).encode("ascii"))
+            except OSError:
+                pass  # The next spawn says that the zygote ended.
+
     def serve(self, descriptor: int) -> None:
         """Read what the waiting supervisor at `descriptor` has to say."""
         channel = self._waiting[descriptor]
@@ -89,6 +103,7 @@ class Pool:
             event, _, _ = channel.receive()
         except Closed:
             self._forget(descriptor)
+            self._lost_at = time.monotonic()
             return
         if event["event"] == "ready":
             self._ready.append(descriptor)
@@ -124,8 +139,11 @@ class Pool:
         """Replace what was handed out.
 
         Building a sandbox slows one that is just starting (the kernel's mount and network
-        locks): while jobs are `busy` that waits, unless none is left.
+        locks): while jobs are `busy` that waits, unless none is left. One that ended by itself is
+        not replaced at once: the next might end as well, and so on without a pause.
         """
+        if time.monotonic() < self._lost_at + RESPAWN_SECONDS:
+            return
         if not busy or not self._waiting:
             self.resize(self._size)
 

@@ -28,7 +28,7 @@ def prepare(modules: FrozenSet[str], path: List[str]) -> None:
     _fresh_path = path
 
 
-def settle() -> None:
+def settle(environment: Dict[str, str]) -> None:
     """Leave modules and paths as a fresh interpreter has them, while nobody waits.
 
     Ours go on by what they hold of each other; nothing of theirs may be imported from now on.
@@ -42,8 +42,14 @@ def settle() -> None:
     sys.path_importer_cache.clear()
     atexit._clear()
     scratch: Dict[str, object] = {}
-    exec(compile(b"import sys\nx = str(1)\n", "<string>", "exec", dont_inherit=True), scratch)
+    source = b"import sys\nprint(str(1), end='', flush=True)\n"
+    exec(compile(source, "<string>", "exec", dont_inherit=True), scratch)
+    _forget_ourselves(environment)
+    _main_module(None)
+    _flush_files()
     gc.collect()
+    # What lives by now outlives the script: its last collection need not look at it.
+    gc.freeze()
 
 
 def is_this_interpreter(interpreter: List[str], search_path: str) -> bool:

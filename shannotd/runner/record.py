@@ -28,28 +28,21 @@ BATCH_BYTES = 4 * 1024 * 1024
 _OVERLAY_NAMES = ("trusted.overlay.", "user.overlay.")
 
 
-def rehearse(warm: Warm) -> None:
-    """Record an empty directory once, so that a real job finds the memory already its own."""
-    name = "rehearsal"
-    os.mkdir(name, 0o700, dir_fd=warm.stage)
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-    upper = os.open(name, flags, dir_fd=warm.stage)
-    try:
-        layer = Layer("/", upper, "trusted.overlay.")
-        nobody = plans.Identity("", os.geteuid(), os.getegid(), (), 0)
-        recorded = capture([layer], started_ns=0, scratch=(), identity=nobody, limits={})
-        first_refusal((), nobody)
-        target = {"kind": "local", "host": machine()}
-        plan = plans.Plan("", target, nobody, "", "", tuple(recorded.steps))
-        plans.seal(b"", "", plans.digest(plans.canonical(plan)))
-    finally:
-        os.close(upper)
-        os.rmdir(name, dir_fd=warm.stage)
-
-
 def key(state: str) -> bytes:
-    """The runner's secret for seals, made at the first use; only the runner's uid reads it."""
+    """The runner's secret for seals, made at the first use; only the runner's uid reads it.
+
+    :raises RunnerError: `sandbox_unavailable`: it can be neither read nor made.
+    """
     path = os.path.join(state, "runner.key")
+    try:
+        return _key_at(path)
+    except OSError as error:
+        reason = f"{path}: {error.strerror}"
+        remedy = "See that the runner's directory can be written."
+        raise RunnerError("sandbox_unavailable", reason=reason, remedy=remedy) from error
+
+
+def _key_at(path: str) -> bytes:
     try:
         return _read_key(path)
     except FileNotFoundError:
@@ -94,6 +87,8 @@ def record(
             layer = _open_layer(overlay, warm.stage, prefix)
             if layer is not None:
                 layers.append(layer)
+        if layers:
+            job.flush()  # this may take its time
         recorded = capture(
             layers,
             started_ns=started_ns,
@@ -148,7 +143,7 @@ def _is_untouched(upper: int, mode: int, overlay: Overlay) -> bool:
 
 def _check_permission(job: Channel, steps: Sequence[object], who: plans.Identity) -> None:
     wanted = [step for step in steps if isinstance(step, plans.FileStep) and not step.scratch]
-    refusal = first_refusal(wanted, who)
+    refusal = first_refusal(wanted, who) if wanted else None
     if refusal is not None:
         action, path, reason = refusal
         raise RunnerError(
@@ -165,7 +160,7 @@ def _send_contents(job: Channel, contents: Dict[str, Content]) -> None:
     def flush() -> None:
         nonlocal size
         if batch:
-            job.send({"event": "blobs", "blobs": batch}, b"".join(parts))
+            job.hold({"event": "blobs", "blobs": batch}, b"".join(parts))
         batch.clear()
         parts.clear()
         size = 0
@@ -217,7 +212,7 @@ def _send_plan(
     beside = json.dumps([asdict(note) for note in notes], separators=(",", ":")).encode("ascii")
     if len(encoded) + len(beside) > MAX_PAYLOAD_BYTES:
         raise RunnerError("limit_exceeded", name="plan_bytes", limit=MAX_PAYLOAD_BYTES)
-    job.send(
+    job.hold(
         {
             "event": "plan",
             "digest": digest,

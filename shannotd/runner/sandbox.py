@@ -24,7 +24,6 @@ NAMESPACES = (
     | kernel.CLONE_NEWNET
     | kernel.CLONE_NEWIPC
     | kernel.CLONE_NEWUTS
-    | kernel.CLONE_NEWCGROUP
 )
 
 # A ceiling above every profile's own limit; what it lets through does not harm a host.
@@ -114,6 +113,8 @@ def build(plan: Blueprint, size: int) -> Tuple[int, int, List[str]]:
     step: object = "the stage"
     stage_options = f"mode=700,size={size},nr_inodes={inodes(0)}"
     try:
+        # Its root is the cgroup that we are in: of a clone's it would be the parent's.
+        kernel.unshare(kernel.CLONE_NEWCGROUP)
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
         _raise_loopback()
         kernel.sethostname("sandbox" if not os.uname().nodename else os.uname().nodename)

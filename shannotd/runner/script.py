@@ -43,22 +43,26 @@ def main(report: Channel, program: bytes, privileged: bool) -> NoReturn:
     job: Header = {}
     try:
         isolated = _isolate(report) if privileged else True
-        python.settle()
-        report.send({"event": "waiting"})
-        job, _, outputs = report.receive()
-        _check(job)
-        _redirect(job["stdin_size"] > 0, outputs)
         os.setsid()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        # Before the filter, which lets nobody change it.
+        resource.setrlimit(resource.RLIMIT_CORE, (_NO_CORE, _NO_CORE))
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        listener = kernel.install_filter(program, listener=True)
+        report.send({"event": "waiting"}, descriptors=(listener,))
+        os.close(listener)
+        _rehearse(report)
+        job, _, outputs = report.receive()
+        _check(job)
         _limit(job["limits"], isolated)
         _become(job["identity"], privileged, isolated)
-        _enter(job["cwd"], job["identity"]["name"])
-        source = _submitted(job["name"])
-        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         # Changing ids made us undumpable: the supervisor's notifier must read our memory.
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
-        listener = kernel.install_filter(program, listener=True)
-        report.send({"event": "started"}, descriptors=(listener,))
+        report.receive()  # the sandbox is as the job wants it
+        _redirect(job["stdin_size"] > 0, outputs)
+        _enter(job["cwd"], job["identity"]["name"])
+        source = _submitted(job["name"])
+        report.send({"event": "started"})
         # Nothing of ours stays open: 0, 1 and 2 are the script's.
         report.socket.detach()
         kernel.close_range(3)
@@ -70,6 +74,17 @@ def main(report: Channel, program: bytes, privileged: bool) -> NoReturn:
         reason = f"{error.strerror or error} {error.filename or ''}".strip()
         _fail(report, RunnerError("sandbox_unavailable", reason=reason, remedy=""))
     run(job, source)
+
+
+def _rehearse(report: Channel) -> None:
+    """Go through the motions of a job that is none, and forget all that a script must not see."""
+    job, _, outputs = report.receive()
+    _check(job)
+    for descriptor in outputs:
+        os.close(descriptor)
+    resource.getrlimit(resource.RLIMIT_NOFILE)
+    python.settle(job["environment"])
+    report.send({"event": "rehearsed"})
 
 
 def _check(job: Header) -> None:
@@ -108,7 +123,6 @@ def _isolate(report: Channel) -> bool:
     try:
         kernel.unshare(kernel.CLONE_NEWUSER)
     except OSError:
-        report.send({"event": "waiting"})
         return False
     report.send({"event": "map"})
     report.receive()
@@ -135,7 +149,6 @@ def _limit(limits: Dict[str, int], isolated: bool) -> None:
     never holds for uid 0.
     """
     wanted = [
-        (resource.RLIMIT_CORE, _NO_CORE),
         (resource.RLIMIT_FSIZE, limits["written_bytes"]),
         (resource.RLIMIT_NOFILE, limits["open_files"]),
         (resource.RLIMIT_AS, limits["memory_bytes"]),

@@ -30,7 +30,7 @@ class Stage:
         self._contents = contents
         # Directories that steps make, by the path that they will have.
         self.built: Dict[str, Tuple[str, filesystem.Identity]] = {}
-        self._temporaries: List[Tuple[str, str, filesystem.Identity]] = []
+        self._temporaries: List[Tuple[str, str, filesystem.Incarnation]] = []
         # Their directories, held open: they are found again wherever somebody moves them.
         self._parents: Dict[str, int] = {}
         # One descriptor for each filesystem that was written to.
@@ -63,7 +63,7 @@ class Stage:
             action.inode = self._file(action, directory, name)
         elif step.after.type == "directory":
             action.inode = self._directory(step.after, directory, name)
-            self.built[step.path] = f"{where}/{name}", action.inode
+            self.built[step.path] = f"{where}/{name}", action.inode[:2]
         elif step.after.type == "symlink":
             action.inode = self._symlink(step.after, directory, name)
         else:
@@ -81,7 +81,7 @@ class Stage:
             os.chmod(filesystem.by_descriptor(directory), mode | 0o700)
             self._workspace.widened[status.identity] = path, mode
 
-    def _file(self, action: Action, directory: int, name: str) -> filesystem.Identity:
+    def _file(self, action: Action, directory: int, name: str) -> filesystem.Incarnation:
         step = action.step
         sha256, size = _content(step)
         descriptor = os.open(name, staging.O_NEW, 0o600, dir_fd=directory)
@@ -97,7 +97,7 @@ class Stage:
             status = filesystem.status(descriptor)
             staging.set_state(descriptor, step.after, status, keep_open=False)
             self.remember(descriptor, status.device)
-            return status.identity
+            return status.incarnation
         except BaseException:
             os.unlink(name, dir_fd=directory)
             raise
@@ -123,7 +123,7 @@ class Stage:
             raise stale(action.index, path, "the same content", "content that changes")
         return expected.size
 
-    def _directory(self, after: FileState, parent: int, name: str) -> filesystem.Identity:
+    def _directory(self, after: FileState, parent: int, name: str) -> filesystem.Incarnation:
         os.mkdir(name, 0o700, dir_fd=parent)
         try:
             descriptor = os.open(name, filesystem.O_DIRECTORY_READ, dir_fd=parent)
@@ -132,14 +132,14 @@ class Stage:
                 self.remember(descriptor, status.device)
                 # Its time changes with all that is put in it, and is set when that is done.
                 staging.set_state(descriptor, after, status, keep_open=True)
-                return status.identity
+                return status.incarnation
             finally:
                 os.close(descriptor)
         except BaseException:
             os.rmdir(name, dir_fd=parent)
             raise
 
-    def _symlink(self, after: FileState, directory: int, name: str) -> filesystem.Identity:
+    def _symlink(self, after: FileState, directory: int, name: str) -> filesystem.Incarnation:
         assert after.target is not None
         os.symlink(after.target, name, dir_fd=directory)
         try:
@@ -147,7 +147,7 @@ class Stage:
             try:
                 status = filesystem.status(descriptor)
                 staging.set_state(descriptor, after, status, keep_open=False)
-                return status.identity
+                return status.incarnation
             finally:
                 os.close(descriptor)
         except BaseException:
@@ -191,7 +191,7 @@ class Stage:
                 directory = self._parents.get(path)
                 if directory is None:
                     directory, _ = self._workspace.directories.get(path)
-                if filesystem.status_at(directory, name).identity == inode:
+                if filesystem.status_at(directory, name).incarnation == inode:
                     remove(directory, name, path)
             except FileNotFoundError:
                 pass

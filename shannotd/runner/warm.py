@@ -7,9 +7,9 @@ import signal
 import socket
 import time
 from dataclasses import dataclass, replace
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
-from shannotd.runner import identity, kernel, sandbox
+from shannotd.runner import cgroups, identity, kernel, sandbox
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.init import main as init_main
 from shannotd.runner.plan import Identity
@@ -30,29 +30,63 @@ class Settings:
     state: str
     hidden: Tuple[str, ...]
     floor: identity.Floor
+    hide: Tuple[str, ...] = ()
+    cgroup_base: Optional[cgroups.Base] = None
 
 
 @dataclass
 class Warm:
-    """A sandbox that waits for its job; owns its descriptors and its init."""
+    """A sandbox that waits for its job; owns its descriptors, its cgroup and its init."""
 
     init: int
     channel: Channel
     blueprint: sandbox.Blueprint
     stage: int
     processes: int
+    listener: int
+    namespaces: Tuple[int, ...]
     built_at: float
     mounts: sandbox.MountWatch
     account: Account
+    cgroup: Optional[cgroups.Cgroup]
+    prepared: bool = False
+
+    def prepare(self) -> None:
+        """Have it see the host as it is now: a job is about to come."""
+        if self.prepared:
+            return
+        self.prepared = True
+        try:
+            self.channel.send({"op": "prepare"})
+        except Closed:
+            pass  # Who follows its job finds out why.
+
+    def limit(self, limits: Dict[str, int]) -> None:
+        """Bound what all of it together may use, where it has a cgroup with controllers.
+
+        :raises RunnerError: `sandbox_unavailable`.
+        """
+        if self.cgroup is None:
+            return
+        try:
+            self.cgroup.limit(limits["memory_bytes"], limits["processes"])
+        except OSError as error:
+            raise sandbox.unavailable("its limits", error) from error
 
     def discard(self) -> None:
         """Kill and reap it."""
         kill(self.init)
         os.waitpid(self.init, 0)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of it; its init is reaped."""
         self.channel.close()
         self.mounts.close()
-        os.close(self.stage)
-        os.close(self.processes)
+        for descriptor in (self.stage, self.processes, self.listener, *self.namespaces):
+            os.close(descriptor)
+        if self.cgroup is not None:
+            self.cgroup.remove()
 
 
 def kill(pid: int) -> None:
@@ -83,7 +117,8 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         flags = sandbox.NAMESPACES
         if settings.builder == sandbox.ONE_UID:
             flags |= kernel.CLONE_NEWUSER
-        pid = kernel.clone(flags)
+        cgroup = cgroups.create(settings.cgroup_base) if settings.cgroup_base else None
+        pid = kernel.clone(flags, None if cgroup is None else cgroup.fileno())
     except OSError as error:
         raise sandbox.unavailable("namespaces", error) from error
     if pid == 0:
@@ -95,7 +130,9 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         init_main(init_channel, blueprint, settings.program, WARM_SIZE)
     theirs.close()
     channel = Channel(ours)
+    namespaces: List[int] = []
     try:
+        namespaces += _namespaces(pid)
         if settings.builder == sandbox.ONE_UID:
             write_own_map(pid)
         channel.send({"op": "mapped"})
@@ -106,6 +143,10 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         kill(pid)
         os.waitpid(pid, 0)
         channel.close()
+        for descriptor in namespaces:
+            os.close(descriptor)
+        if cgroup is not None:
+            cgroup.remove()
         if isinstance(error, OSError):
             raise sandbox.unavailable("mapping the own uid", error) from error
         if isinstance(error, Closed):
@@ -114,9 +155,30 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         raise
     covered = tuple(event["covered"])
     blueprint = replace(blueprint, empty=blueprint.empty + covered)
-    stage, processes = descriptors
-    account = _own_account(settings)
-    return Warm(pid, channel, blueprint, stage, processes, time.monotonic(), mounts, account)
+    stage, processes, listener = descriptors
+    return Warm(
+        init=pid,
+        channel=channel,
+        blueprint=blueprint,
+        stage=stage,
+        processes=processes,
+        listener=listener,
+        namespaces=tuple(namespaces),
+        built_at=time.monotonic(),
+        mounts=mounts,
+        account=_own_account(settings),
+        cgroup=cgroup,
+    )
+
+
+def _namespaces(pid: int) -> List[int]:
+    """Descriptors that keep a sandbox's namespaces until we end.
+
+    Else its last process would take them apart (forty mounts, an overlay among them) while
+    somebody waits for its result.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    return [os.open(f"/proc/{pid}/ns/{name}", flags) for name in ("mnt", "net", "ipc")]
 
 
 def write_own_map(pid: int) -> None:

@@ -15,7 +15,8 @@ from shannotd.runner.warm import Warm, kill
 CHUNK = 65536
 # A script that prints this much beyond its limit is stopped, not only cut.
 FLOOD_BYTES = 256 * 1024 * 1024
-PROCESS_CHECK_SECONDS = 0.01
+# How often processes are counted, and how long output waits for more of it.
+TICK_SECONDS = 0.01
 
 
 class Watch:
@@ -37,7 +38,7 @@ class Watch:
         self._streams = {stdout: "stdout", stderr: "stderr"}
         self._sent = {"stdout": 0, "stderr": 0}
         self._dropped = {"stdout": 0, "stderr": 0}
-        self._notifier: Optional[Notifier] = None
+        self._notifier = Notifier(warm.listener, warm.processes)
         self._stopped: Optional[str] = None
         self._ending: Header = {"exit_code": None, "signal": None, "leftover": 0}
         self._failure: Optional[RunnerError] = None
@@ -48,12 +49,10 @@ class Watch:
         for descriptor in self._streams:
             os.close(descriptor)
         self._streams = {}
-        if self._notifier is not None:
-            self._notifier.close()
 
     def blocked(self) -> List[BlockedStep]:
         """The blocked attempts, as steps."""
-        return [] if self._notifier is None else self._notifier.steps()
+        return self._notifier.steps()
 
     def follow(self) -> Header:
         """Serve the script until nothing of it is left; how it ended.
@@ -64,23 +63,27 @@ class Watch:
         started = time.monotonic()
         deadline = started + self._limits["wall_seconds"]
         poll = select.poll()
-        for descriptor in (*self._streams, self._warm.channel.fileno()):
+        for descriptor in (
+            *self._streams,
+            self._warm.channel.fileno(),
+            self._warm.listener,
+            self._job.fileno(),
+            self._control.fileno(),
+        ):
             poll.register(descriptor, select.POLLIN)
-        poll.register(self._job.fileno(), select.POLLIN)
-        poll.register(self._control.fileno(), select.POLLIN)
         if self._job.pending():
             self._read_daemon(poll)
         alive = True
-        count_at = started + PROCESS_CHECK_SECONDS
+        tick_at = started + TICK_SECONDS
         while alive or self._streams:
-            wait = min(deadline, count_at) - time.monotonic()
+            wait = min(deadline, tick_at) - time.monotonic()
             ready = poll.poll(max(0, wait * 1000))
             for descriptor, event in ready:
                 if descriptor in self._streams:
                     self._read_stream(poll, descriptor)
                 elif alive and descriptor == self._warm.channel.fileno():
                     alive = self._read_init(poll)
-                elif self._notifier is not None and descriptor == self._notifier.fileno():
+                elif descriptor == self._warm.listener:
                     if event & select.POLLIN:
                         self._notifier.answer()
                     else:  # Nobody is left who runs under the filter.
@@ -94,13 +97,17 @@ class Watch:
             if alive and time.monotonic() >= deadline:
                 self._stop("wall_seconds")
                 deadline = float("inf")
-            if alive and time.monotonic() >= count_at:
-                self._count_processes()
-                count_at = time.monotonic() + PROCESS_CHECK_SECONDS
+            if time.monotonic() >= tick_at:
+                if alive:
+                    self._count_processes()
+                self._flush_output()
+                tick_at = time.monotonic() + TICK_SECONDS
         duration = time.monotonic() - started
         os.waitpid(self._warm.init, 0)
         if self._daemon_gone:
             raise Closed
+        if self._stopped is None and self._warm.cgroup is not None:
+            self._stopped = self._warm.cgroup.exceeded()
         if self._failure is not None and self._stopped is None:
             raise self._failure
         return {
@@ -130,16 +137,23 @@ class Watch:
         self._dropped[stream] += len(data) - len(kept)
         if kept and not self._daemon_gone:
             try:
-                self._job.send({"event": "output", "stream": stream}, kept)
+                self._job.hold({"event": "output", "stream": stream}, kept)
             except Closed:
                 self._lose_daemon()
         if self._dropped[stream] > FLOOD_BYTES:
             self._stop("output_bytes")
 
+    def _flush_output(self) -> None:
+        if not self._daemon_gone:
+            try:
+                self._job.flush()
+            except Closed:
+                self._lose_daemon()
+
     def _read_init(self, poll: select.poll) -> bool:
         """One message of the sandbox's init; False when it has ended."""
         try:
-            event, _, descriptors = self._warm.channel.receive()
+            event, _, _ = self._warm.channel.receive()
         except Closed:
             poll.unregister(self._warm.channel.fileno())
             if self._ending["exit_code"] is None and self._ending["signal"] is None:
@@ -147,11 +161,7 @@ class Watch:
                 lost = RunnerError("runner_lost", session="", reason=reason)
                 self._failure = self._failure or lost
             return False
-        if event["event"] == "started":
-            self._notifier = Notifier(descriptors[0], self._warm.processes)
-            poll.register(self._notifier.fileno(), select.POLLIN)
-            self._job.send({"event": "started"})
-        elif event["event"] == "error":
+        if event["event"] == "error":
             self._failure = RunnerError(event["code"], **event["details"])
         elif event["event"] == "exited":
             self._ending = {name: event[name] for name in ("exit_code", "signal", "leftover")}
@@ -183,6 +193,11 @@ class Watch:
 
     def _count_processes(self) -> None:
         """Stop a sandbox with more processes and threads than allowed, all of it at once."""
+        cgroup = self._warm.cgroup
+        if cgroup is not None and cgroup.counts_processes:
+            if cgroup.exceeded() == "processes":
+                self._stop("processes")
+            return
         try:
             count = sum(map(self._tasks, os.listdir(self._warm.processes)))
         except OSError:

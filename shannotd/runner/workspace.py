@@ -38,7 +38,7 @@ class Action:
     old_identity: Optional[filesystem.Identity] = None
     expected: Optional[FileState] = None
     temporary: Optional[str] = None
-    inode: Optional[filesystem.Identity] = None
+    inode: Optional[filesystem.Incarnation] = None
 
 
 class Workspace:

@@ -2,24 +2,36 @@
 
 Single-threaded, without secrets, with no descriptor but its control channel. It is started
 isolated, by path: `python3 -s zygote.py FD STATE HIDDEN...`, in a clean environment, by the
-host's own python3, so that scripts find the host's modules. Each message on the channel carries one
-end of a supervisor's control channel.
+host's own python3, so that scripts find the host's modules. A message on the channel carries one
+end of a supervisor's control channel, or is the list of patterns that most jobs hide.
 """
 
 import sys
 
+_MAX_REQUEST_BYTES = 1 << 20
 _FRESH = (frozenset(sys.modules), [path for path in sys.path[1:] if path])
 
 
 def main() -> None:
     """Serve until the runner closes the channel."""
+    import dataclasses
     import gc
+    import json
     import os
     import signal
 
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.path[0] = package
-    from shannotd.runner import identity, kernel, python, sandbox, seccomp, supervisor, warm
+    from shannotd.runner import (
+        cgroups,
+        identity,
+        kernel,
+        python,
+        sandbox,
+        seccomp,
+        supervisor,
+        warm,
+    )
     from shannotd.runner.frames import Channel
 
     python.prepare(*_FRESH)
@@ -30,6 +42,7 @@ def main() -> None:
         state=state,
         hidden=tuple(hidden),
         floor=identity.read_floor(),
+        cgroup_base=cgroups.arrange(),
     )
     import socket
 
@@ -41,9 +54,12 @@ def main() -> None:
     gc.disable()
     gc.freeze()
     while True:
-        message, descriptors, _, _ = socket.recv_fds(requests, 16, 1)
+        message, descriptors, _, _ = socket.recv_fds(requests, _MAX_REQUEST_BYTES, 1)
         if not message:
             os._exit(0)
+        if not descriptors:
+            settings = dataclasses.replace(settings, hide=tuple(json.loads(message)))
+            continue
         if os.fork() == 0:
             os.dup2(descriptors[0], 3)
             kernel.close_range(4)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import select
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol, cast
 
+from shannotd.server.hangup import HangUps
 from shannotd.server.methods import Method, Methods
 from shannotd.sessions.access import Caller
 from shannotd.sessions.events import Event, Events
@@ -23,6 +23,7 @@ from shannotd.wire.errors import (
     FrameTooLarge,
     ShannotError,
     TooManySessions,
+    TooMuchUnfinished,
 )
 from shannotd.wire.rpc import MAX_FRAME_BYTES, Decoder, Request, Response, pack
 from shannotd.wire.text import visible
@@ -45,22 +46,37 @@ class Owner(Protocol):
         :raises ShannotError: it is not served.
         """
 
-    def closed(self, connection: Connection) -> None:
-        """The connection is over."""
+    def holds(self, connection: Connection, before: int, now: int) -> None:
+        """The connection held `before` bytes of an unfinished message and holds `now`.
+
+        :raises ShannotError: it is too much.
+        """
+
+    def closed(self, connection: Connection, unfinished: int) -> None:
+        """The connection, which held `unfinished` bytes of a message, is over."""
 
 
 class Connection(asyncio.Protocol):
     """One accepted connection."""
 
     def __init__(
-        self, owner: Owner, methods: Methods, events: Events, *, max_unread_bytes: int
+        self,
+        owner: Owner,
+        methods: Methods,
+        events: Events,
+        hang_ups: HangUps,
+        *,
+        max_unread_bytes: int,
     ) -> None:
         self._owner = owner
         self._methods = methods
         self._events = events
+        self._hang_ups = hang_ups
         self._max_unread_bytes = max_unread_bytes
+        self._unfinished = 0  # bytes that the decoder holds
         self._decoder = Decoder()
         self._transport: asyncio.Transport
+        self._descriptor = -1
         self._caller: Caller | None = None
         self._calls: dict[asyncio.Task[None], Method] = {}
         self._queued: deque[Request] = deque()  # came with others, beyond MAX_CALLS
@@ -84,6 +100,7 @@ class Connection(asyncio.Protocol):
         """Find out who it is."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=1024 * 1024, low=0)
+        self._descriptor = self._transport.get_extra_info("socket").fileno()
         try:
             self._caller = self._owner.admit(self, self._transport)
         except ShannotError as error:
@@ -92,12 +109,13 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End what only this client waited for; what it began goes on."""
         self._ending = True
+        self._hang_ups.forget(self._descriptor)
         self._queued.clear()
         self._may_send.set()
         if self._stop_listening is not None:
             self._stop_listening()
         self._end_waiting()
-        self._owner.closed(self)
+        self._owner.closed(self, self._unfinished)
 
     def data_received(self, data: bytes) -> None:
         """Answer the requests that `data` completes."""
@@ -108,7 +126,9 @@ class Connection(asyncio.Protocol):
                 if not isinstance(message, Request):
                     raise BadFrame(reason="a client sends requests only")
                 self._queued.append(message)
-        except (BadFrame, FrameTooLarge) as error:
+            before, self._unfinished = self._unfinished, self._decoder.unfinished
+            self._owner.holds(self, before, self._unfinished)
+        except (BadFrame, FrameTooLarge, TooMuchUnfinished) as error:
             self._refuse(error)
             return
         self._advance()
@@ -118,8 +138,10 @@ class Connection(asyncio.Protocol):
         if not self._ending and self._decoder.unfinished:
             self._refuse(BadFrame(reason="the connection ended within a message"))
         self._ending = True
-        # True leaves it open for the answers.
-        return self._has_work and not _hung_up(self._transport)
+        if not self._has_work:
+            return False
+        self._hang_ups.watch(self._descriptor, self.abort)
+        return True  # leaves it open for the answers
 
     def pause_writing(self) -> None:
         """The client does not read: take nothing more from it until it does."""
@@ -206,7 +228,9 @@ class Connection(asyncio.Protocol):
             return
         if self._queued or not self._may_send.is_set() or len(self._calls) >= MAX_CALLS:
             self._transport.pause_reading()
+            self._hang_ups.watch(self._descriptor, self.abort)
         elif not self._transport.is_reading():
+            self._hang_ups.forget(self._descriptor)
             self._transport.resume_reading()
 
     def _end_waiting(self) -> None:
@@ -266,10 +290,3 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close, whatever is unsent."""
         self._transport.abort()
-
-
-def _hung_up(transport: asyncio.Transport) -> bool:
-    """Whether the other end is closed, rather than only its sending half."""
-    poll = select.poll()
-    poll.register(transport.get_extra_info("socket").fileno(), 0)
-    return any(events & select.POLLHUP for _, events in poll.poll(0))

@@ -9,18 +9,19 @@ import os
 import socket
 import stat
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shannotd.server.admission import Admission, Limits
 from shannotd.server.connection import Connection
+from shannotd.server.hangup import HangUps
 from shannotd.server.methods import Methods
 from shannotd.server.peers import peer_of
 from shannotd.server.roles import Roles
 from shannotd.sessions.access import Caller
 from shannotd.sessions.events import Events
-from shannotd.wire.errors import NotAllowed, ShannotError, TooManySessions, UsageError
+from shannotd.wire.errors import NotAllowed, ShannotError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Server:
         events: Events,
         roles: Callable[[], Roles],
         *,
-        max_connections: Callable[[], int],
+        limits: Callable[[], Limits],
         max_unread_bytes: Callable[[], int],
         changed: Callable[[], None],
     ) -> None:
@@ -109,16 +110,18 @@ class Server:
         self._methods = methods
         self._events = events
         self._roles = roles
-        self._max_connections = max_connections
+        self._limits = limits
         self._max_unread_bytes = max_unread_bytes
         self._changed = changed
         self._connections: dict[Connection, int] = {}
-        self._per_uid: Counter[int] = Counter()
+        self._admission = Admission()
+        self._hang_ups: HangUps
         self._server: asyncio.Server | None = None
         self._empty: asyncio.Event = asyncio.Event()
 
     async def start(self, sock: socket.socket) -> None:
         """Serve on `sock`, which listens."""
+        self._hang_ups = HangUps()
         options: dict[str, Any] = {"sock": sock, "backlog": _BACKLOG}
         if sys.version_info >= (3, 13):
             options["cleanup_socket"] = False  # the name may be the service manager's
@@ -128,7 +131,11 @@ class Server:
 
     def _connection(self) -> Connection:
         return Connection(
-            self, self._methods, self._events, max_unread_bytes=self._max_unread_bytes()
+            self,
+            self._methods,
+            self._events,
+            self._hang_ups,
+            max_unread_bytes=self._max_unread_bytes(),
         )
 
     def admit(self, connection: Connection, transport: asyncio.Transport) -> Caller:
@@ -136,6 +143,7 @@ class Server:
 
         :raises NotAllowed: an account that has no role here.
         :raises TooManySessions: it has too many connections.
+        :raises TooManyConnections: there are too many of all.
         """
         sock = transport.get_extra_info("socket")
         try:
@@ -146,21 +154,24 @@ class Server:
         if not caller.roles:
             reason = "it has no role here" if not caller.embedded else "this daemon is another's"
             raise NotAllowed(uid=peer.uid, action="use this daemon", reason=reason)
-        if self._per_uid[peer.uid] >= self._max_connections():
-            raise TooManySessions(count=self._per_uid[peer.uid], kind="connections")
-        self._per_uid[peer.uid] += 1
+        self._admission.enter(caller, self._limits())
         self._connections[connection] = peer.uid
         self._empty.clear()
         return caller
 
-    def closed(self, connection: Connection) -> None:
-        """The connection is over."""
+    def holds(self, connection: Connection, before: int, now: int) -> None:
+        """The connection held `before` bytes of an unfinished message and holds `now`.
+
+        :raises TooMuchUnfinished: it is too much.
+        """
+        self._admission.hold(self._connections[connection], before, now, self._limits())
+
+    def closed(self, connection: Connection, unfinished: int) -> None:
+        """The connection, which held `unfinished` bytes of a message, is over."""
         uid = self._connections.pop(connection, None)
         if uid is None:
             return
-        self._per_uid[uid] -= 1
-        if not self._per_uid[uid]:
-            del self._per_uid[uid]
+        self._admission.leave(uid, unfinished)
         if not self._connections:
             self._empty.set()
         self._changed()
@@ -186,3 +197,5 @@ class Server:
             except TimeoutError:
                 for connection in tuple(self._connections):
                     connection.abort()
+                await self._empty.wait()
+        self._hang_ups.close()

@@ -19,6 +19,7 @@ from shannotd.sessions.events import Event, Output, change_of
 from shannotd.sessions.lookup import Lookup
 from shannotd.sessions.manager import Sessions
 from shannotd.sessions.plans import whole_session
+from shannotd.sessions.refusal import Refusals
 from shannotd.sessions.store import Store
 from shannotd.wire.decode import decode, encode
 from shannotd.wire.errors import InvalidRequest, UnknownMethod
@@ -154,6 +155,7 @@ class Methods:
     ) -> None:
         self._sessions = sessions
         self._lookup = Lookup(sessions.registry)
+        self._refusals = Refusals(sessions.registry)
         self._approvals = approvals
         self._store = store
         self._audit = audit
@@ -246,12 +248,12 @@ class Methods:
     async def _reject(self, client: Client, params: RejectParams) -> object:
         identifier = await self._lookup.find(client.caller, params.id)
         reason = _bounded("sessions.reject", "reason", params.reason)
-        await self._sessions.reject(client.caller, identifier, reason)
+        await self._refusals.reject(client.caller, identifier, reason)
         return await self._lookup.get(identifier)
 
     async def _cancel(self, client: Client, params: SessionId) -> object:
         identifier = await self._lookup.find(client.caller, params.id)
-        await self._sessions.cancel(client.caller, identifier)
+        await self._refusals.cancel(client.caller, identifier)
         return await self._lookup.get(identifier)
 
     async def _watch(self, client: Client, params: WatchParams) -> object:
@@ -303,7 +305,8 @@ class Methods:
             raise _invalid("audit.tail", f"limit: must be 1 to {_LARGEST_TAIL}")
         session = params.session
         if session is not None:
-            session = await self._lookup.find(client.caller, session)
+            # The log tells of all sessions: who may read it may also choose one of them.
+            session = await self._lookup.find(client.caller, session, of_all=True)
         await self._lookup.flush_log()
         records = await self._store.run(lambda: self._audit.tail(params.limit, session))
         return encode(records)

@@ -65,20 +65,20 @@ class Approvals:
             record = self._approved(caller, before, digest, comment)
             if record is None:
                 return
-            await self._journal.decide(
-                "session.approval",
-                uid=caller.uid,
-                session=identifier,
-                digest=digest,
-                comment=comment or None,
-                approval=len(record.session.decided_by),
-                needed=record.approvals,
-            )
-            self._check_unchanged(live, before)
             try:
+                await self._journal.decide(
+                    "session.approval",
+                    uid=caller.uid,
+                    session=identifier,
+                    digest=digest,
+                    comment=comment or None,
+                    approval=len(record.session.decided_by),
+                    needed=record.session.approvals,
+                )
+                self._check_unchanged(live, before)
                 await self._store.commit(Entry(record))
             except StoreFull:
-                self._void(identifier)
+                self._void(identifier)  # a record that could not be synced may be in the log
                 raise
             self._check_unchanged(live, before)
             self._registry.adopt(live, record, uid=caller.uid, stored=True)
@@ -104,7 +104,7 @@ class Approvals:
             "reason": comment,
         }
         approved = transition(session, State.APPROVED, now=now, action="approved", **changes)
-        if len(approved.decided_by) < record.approvals:
+        if len(approved.decided_by) < session.approvals:
             approved = replace(approved, state=State.PENDING)
         return replace(record, session=approved)
 

@@ -15,7 +15,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 LENGTHS = struct.Struct(">II")
@@ -201,26 +201,26 @@ class Channel:
                 self._descriptors.extend(rights)
 
     async def _readable(self) -> None:
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        self._waiters.add(waiter)
-        self._loop.add_reader(self._descriptor, wake, waiter)
-        try:
-            await waiter
-        finally:
-            self._waiters.discard(waiter)
-            if not self._closed:
-                self._loop.remove_reader(self._descriptor)
+        await self._ready(self._loop.add_reader, self._loop.remove_reader)
 
     async def _writable(self) -> None:
+        await self._ready(self._loop.add_writer, self._loop.remove_writer)
+
+    async def _ready(
+        self,
+        add: Callable[[int, Callable[[asyncio.Future[None]], None], asyncio.Future[None]], object],
+        remove: Callable[[int], object],
+    ) -> None:
+        """Wait until the loop, which `add` asks for it, says that the socket is ready."""
         waiter: asyncio.Future[None] = self._loop.create_future()
         self._waiters.add(waiter)
-        self._loop.add_writer(self._descriptor, wake, waiter)
+        add(self._descriptor, wake, waiter)
         try:
             await waiter
         finally:
             self._waiters.discard(waiter)
             if not self._closed:
-                self._loop.remove_writer(self._descriptor)
+                remove(self._descriptor)
 
 
 def wake(waiter: asyncio.Future[None]) -> None:

@@ -10,7 +10,7 @@ from shannotd.sessions.events import Changed, Event
 from shannotd.sessions.plans import WireSession, whole_session
 from shannotd.sessions.records import Content, Page, Stored
 from shannotd.sessions.registry import Registry
-from shannotd.wire.errors import AmbiguousId, InvalidRequest, NotFound
+from shannotd.wire.errors import AmbiguousId, IdTooShort, NotFound
 from shannotd.wire.model import FINAL_STATES, State
 
 _ID = re.compile(r"[0-9a-f]{1,32}")
@@ -26,22 +26,24 @@ class Lookup:
         self._store = registry.store
         self._journal = registry.journal
 
-    async def find(self, caller: Caller, identifier: str) -> str:
+    async def find(self, caller: Caller, identifier: str, *, of_all: bool = False) -> str:
         """The whole id that `identifier`, or a unique beginning of one, stands for.
 
+        :param of_all: among all sessions, whichever the caller may see.
         :raises NotFound: no session that the caller may see.
         :raises AmbiguousId: several.
+        :raises IdTooShort: it would say nothing.
         """
         if not _ID.fullmatch(identifier):
             raise NotFound(id=identifier)
         if len(identifier) < _SHORTEST_PREFIX:
-            reason = f"an id needs at least {_SHORTEST_PREFIX} characters"
-            raise InvalidRequest(method="(session id)", reason=reason)
+            raise IdTooShort(id=identifier, least=_SHORTEST_PREFIX)
         if len(identifier) == _ID_CHARACTERS:
             live = self._registry.current(identifier)
-            if live is not None and may_see(caller, live.session.submitter):
+            if live is not None and (of_all or may_see(caller, live.session.submitter)):
                 return identifier
-        found = await self._store.find(identifier, None if caller.sees_all else caller.uid)
+        everybody = of_all or caller.sees_all
+        found = await self._store.find(identifier, None if everybody else caller.uid)
         if not found:
             raise NotFound(id=identifier)
         if len(found) > 1:

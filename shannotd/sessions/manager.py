@@ -1,4 +1,7 @@
-"""The sessions: submit and stop. (Looking: `lookup`. Approval and execution: `approval`.)"""
+"""From a submission to what its dry run made of it.
+
+Looking at sessions is `lookup`, saying no `refusal`, approval and execution `approval`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from shannotd.config import Config
 from shannotd.policy.profiles import Profile, policy_version
-from shannotd.sessions.access import Caller, Role, require_stopper
+from shannotd.sessions.access import Caller, Role
 from shannotd.sessions.dryrun import BlobList, DryRun, Order, Outcome
 from shannotd.sessions.machine import transition
 from shannotd.sessions.plans import LARGE_BYTES, Judged, judge
@@ -24,13 +27,11 @@ from shannotd.sessions.submission import check_submission, display_name
 from shannotd.wire.errors import (
     DaemonStopping,
     LimitExceeded,
-    NotFound,
     ProfileUnknown,
     RunnerLost,
     ScriptFailed,
     ShannotError,
     StoreFull,
-    WrongState,
 )
 from shannotd.wire.model import Failure, Session, State, Submission
 from shannotd.wire.text import visible
@@ -49,7 +50,7 @@ class Policy:
 
 
 class Sessions:
-    """All that the daemon does with sessions, except to decide over them."""
+    """Takes in scripts, has them dry-run, and keeps what becomes of that."""
 
     def __init__(self, registry: Registry, runner: Runner, config: Config) -> None:
         self.registry = registry
@@ -129,8 +130,9 @@ class Sessions:
             arguments=submission.arguments,
             cwd=submission.cwd,
             analysis=submission.analysis,
+            approvals=policy.profile.approvals,
         )
-        live = Live(Record(session, approvals=policy.profile.approvals), submission.script)
+        live = Live(Record(session), submission.script)
         order = Order(session.id, submission, policy.profile, policy.version, wall_seconds)
         live.job = DryRun(self._runner, order, _Sink(self.registry, live))
         self.registry.add(live)
@@ -310,61 +312,6 @@ class Sessions:
         except StoreFull as error:
             log.warning("%s", visible(str(error)))
 
-    # Stopping
-
-    async def reject(self, caller: Caller, identifier: str, reason: str) -> None:
-        """Say no to a pending session. Waits for no log.
-
-        :raises NotAllowed, WrongState: it was not rejected.
-        """
-        decision = {"decided_by": (caller.uid,), "decided_at": time.time(), "reason": reason}
-        await self._stop(caller, identifier, State.REJECTED, "rejected", **decision)
-
-    async def cancel(self, caller: Caller, identifier: str) -> None:
-        """End a session that runs, or waits for a decision or for its turn. Waits for no log.
-
-        :raises NotAllowed, WrongState: it was not cancelled.
-        """
-        live = self.registry.current(identifier)
-        if live is None or live.session.state is not State.RUNNING:
-            await self._stop(caller, identifier, State.CANCELLED, "cancelled")
-            return
-        require_stopper(caller, live.session, "cancel sessions of others")
-        self._cancel_run(live, uid=caller.uid, reason="cancelled on request")
-        stored = await asyncio.shield(live.ended)
-        if stored.record.session.state is State.PENDING:
-            await self._stop(caller, identifier, State.CANCELLED, "cancelled")
-
-    async def _stop(
-        self, caller: Caller, identifier: str, state: State, action: str, **changes: object
-    ) -> None:
-        live = self.registry.current(identifier)
-        if live is None:
-            await self._raise_over(caller, identifier, action)
-            return
-        require_stopper(caller, live.session, f"have sessions of others {action}")
-        session = transition(live.session, state, now=time.time(), action=action, **changes)
-        record = replace(live.record, session=session)
-        self.registry.adopt(live, record, uid=caller.uid, stored=True)
-        try:
-            await self._store.commit(Entry(record))
-        except StoreFull:
-            self._store.defer(Entry(record))  # stopped it is all the same
-
-    async def _raise_over(self, caller: Caller, identifier: str, action: str) -> None:
-        stored = await self._store.load(identifier)
-        if stored is None:
-            raise NotFound(id=identifier)
-        session = stored.record.session
-        require_stopper(caller, session, f"have sessions of others {action}")
-        raise WrongState(id=identifier, state=session.state.value, action=action)
-
-    def _cancel_run(self, live: Live, *, uid: int | None, reason: str) -> None:
-        if live.cancel_reason is None:
-            live.cancel_reason, live.cancelled_by = reason, uid
-        if live.job is not None:
-            live.job.cancel()
-
     def _change(
         self, live: Live, state: State, action: str, *, uid: int | None, **changes: object
     ) -> None:
@@ -375,7 +322,7 @@ class Sessions:
 
     @property
     def busy(self) -> bool:
-        """Whether a dry run or an apply goes on."""
+        """Whether a dry run goes on."""
         return bool(self._tasks)
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
@@ -388,7 +335,7 @@ class Sessions:
         self._stopping = True
         for live in self.registry:
             if live.session.state is State.RUNNING:
-                self._cancel_run(live, uid=None, reason="the daemon was stopped")
+                live.cancel(uid=None, reason="the daemon was stopped")
         if self._tasks:
             await asyncio.wait(self._tasks)
 

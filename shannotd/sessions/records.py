@@ -15,12 +15,11 @@ SCRIPT, STDOUT, STDERR, PLAN, NOTES = "script", "stdout", "stderr", "plan", "not
 class Record:
     """A session as it is stored, without its contents, and what only the daemon knows of it.
 
-    `identity_uid` is under whom the plan is applied, `approvals` how many people must
-    approve, `seal` the runner's proof that it recorded the plan.
+    `identity_uid` is under whom the plan is applied, `seal` the runner's proof that it
+    recorded the plan.
     """
 
     session: Session
-    approvals: int = 1
     seal: str = ""
     identity_uid: int | None = None
 

@@ -48,6 +48,13 @@ class Live:
         """What the dry run has had and said so far."""
         return {SCRIPT: self.script, STDOUT: bytes(self.stdout), STDERR: bytes(self.stderr)}
 
+    def cancel(self, *, uid: int | None, reason: str) -> None:
+        """Have the dry run end; of several reasons the first holds."""
+        if self.cancel_reason is None:
+            self.cancel_reason, self.cancelled_by = reason, uid
+        if self.job is not None:
+            self.job.cancel()
+
     def release(self) -> None:
         """Let go of the contents: the store has them."""
         self.script = b""

@@ -195,9 +195,10 @@ class _Link:
 class Runner:
     """The runner as the rest of the daemon sees it: there, or an error that says why not."""
 
-    def __init__(self, launch: Launch, *, pool_size: int) -> None:
+    def __init__(self, launch: Launch, *, pool_size: int, hide: Sequence[str] = ()) -> None:
         self._launch = launch
         self._pool_size = pool_size
+        self._hide = list(hide)
         self._link: _Link | None = None
         self._starting: asyncio.Task[_Link] | None = None
         self._restart: asyncio.TimerHandle | None = None
@@ -241,17 +242,21 @@ class Runner:
         if self._link is None:
             return 0
         try:
-            answer = await self._link.ask({"op": "pool", "size": self._pool_size})
+            answer = await self._link.ask(self._pool_request)
             ready = (await asyncio.wait_for(answer, seconds)).get("ready", 0)
         except (RunnerGone, ShannotError, TimeoutError):
             return 0
         return ready if isinstance(ready, int) else 0
 
-    async def resize_pool(self, size: int) -> None:
-        """Keep `size` warm sandboxes from now on."""
-        self._pool_size = size
+    @property
+    def _pool_request(self) -> dict[str, object]:
+        return {"op": "pool", "size": self._pool_size, "hide": self._hide}
+
+    async def resize_pool(self, size: int, hide: Sequence[str]) -> None:
+        """Keep `size` warm sandboxes from now on, prepared to `hide` these patterns."""
+        self._pool_size, self._hide = size, list(hide)
         if self._link is not None:
-            await self._link.ask({"op": "pool", "size": size})
+            await self._link.ask(self._pool_request)
 
     async def stop(self) -> None:
         """End the runner (a child) or the connection to it."""
@@ -303,7 +308,7 @@ class Runner:
         try:
             hello = await asyncio.wait_for(await link.ask({"op": "hello"}), _HELLO_SECONDS)
             self.facts = decode(RunnerFacts, hello, "hello")
-            await link.ask({"op": "pool", "size": self._pool_size})
+            await link.ask(self._pool_request)
         except (RunnerGone, TimeoutError, ValueError) as error:
             await link.end()
             raise SandboxUnavailable(

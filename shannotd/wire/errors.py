@@ -96,16 +96,26 @@ class FileUnreadable(ShannotError):
 
 
 class NotFound(ShannotError):
-    """There is no session {id} that you may see. `shannotctl list` shows those that there are."""
+    """There is no session that you may see whose id is or begins with {id}. `shannotctl list`
+    shows those that there are."""
 
     code = "not_found"
     exit_status = 10
 
 
 class AmbiguousId(ShannotError):
-    """The id {id} fits {count} sessions. Give more of its characters."""
+    """The ids of {count} sessions begin with {id}. Give more characters; `shannotctl list` shows
+    the whole ids."""
 
     code = "ambiguous_id"
+    exit_status = 2
+
+
+class IdTooShort(ShannotError):
+    """{id} is too short for the beginning of a session's id: it needs {least} characters at least.
+    `shannotctl list` shows the whole ids."""
+
+    code = "id_too_short"
     exit_status = 2
 
 
@@ -215,6 +225,22 @@ class TooManySessions(ShannotError):
     exit_status = 11
 
 
+class TooManyConnections(ShannotError):
+    """The daemon already serves {count} connections, the most that it takes. Try again in a
+    moment."""
+
+    code = "too_many_connections"
+    exit_status = 11
+
+
+class TooMuchUnfinished(ShannotError):
+    """Your connections hold more than {limit} bytes of messages that you began and did not
+    finish (max_unfinished_bytes). This connection was closed; send one after the other."""
+
+    code = "too_much_unfinished"
+    exit_status = 11
+
+
 class StoreFull(ShannotError):
     """The session could not be stored: {reason}. Free space under {path}; nothing was lost."""
 
@@ -241,6 +267,14 @@ class DaemonUnreachable(ShannotError):
 
     code = "daemon_unreachable"
     exit_status = 8
+
+
+class OutcomeUnknown(ShannotError):
+    """The daemon went away before it said what became of session {id} ({reason}). Find out with
+    `shannotctl show {id}` before you do anything again."""
+
+    code = "outcome_unknown"
+    exit_status = 13
 
 
 class DaemonStopping(ShannotError):

@@ -359,7 +359,7 @@ class Session:
     """One submitted script and all that became of it.
 
     In lists and change events `plan_canonical`, `notes` and the outputs are empty.
-    `program` tells what was run, for display: the argv or the script's name.
+    `approvals` is how many distinct people must approve; `decided_by` those who did.
     """
 
     id: str
@@ -388,6 +388,7 @@ class Session:
     duration: float | None = None
     error: Failure | None = None
     counts: StepCounts = field(default_factory=StepCounts)
+    approvals: int = 1
     decided_by: tuple[int, ...] = ()
     decided_at: float | None = None
     reason: str = ""

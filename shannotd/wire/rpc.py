@@ -155,9 +155,9 @@ class Decoder:
                 self._begin()
 
     @property
-    def unfinished(self) -> bool:
-        """Whether the bytes so far end within a frame."""
-        return self._fed != self._taken
+    def unfinished(self) -> int:
+        """How many bytes there are of a frame that is not finished."""
+        return self._fed - self._taken
 
     def _check_size(self, end: int) -> None:
         if end - self._taken > self._max_bytes:

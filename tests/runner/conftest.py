@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from shannotd.runner.plan import Identity
+from tests.runner import overlays
 from tests.support.accounts import temporary_account
 from tests.support.observing import ObserverProcess, running_observer
 from tests.support.runner import Outcome, RunnerProcess, running_runner
@@ -44,6 +46,19 @@ def account() -> Iterator[str]:
     """An ordinary account of this test process's own."""
     with temporary_account() as name:
         yield name
+
+
+@pytest.fixture(scope="session")
+def ordinary(account: str) -> Identity:
+    """The identity of that account."""
+    return overlays.who(account)
+
+
+@pytest.fixture
+def top() -> Iterator[Path]:
+    """A directory on the disk's filesystem, with `host`, `copy` and `layers` of our own in it."""
+    with overlays.workplace(overlays.ourselves()) as directory:
+        yield directory
 
 
 @pytest.fixture(scope="session", params=BUILDERS)

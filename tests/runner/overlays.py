@@ -325,6 +325,20 @@ def _send_blob(channel: Channel, sha256: str, data: bytes) -> None:
         channel.send(header, b"", (file.fileno(),))
 
 
+def over_etc(place: Path, files: Mapping[str, str]) -> None:
+    """Have other `files` (paths below /etc) in this process's own mount namespace."""
+    kernel.mount("tmpfs", place, "tmpfs", 0, "mode=755")
+    for name in ("upper", "work"):
+        (place / name).mkdir()
+    for name, content in files.items():
+        path = place / "upper" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        path.chmod(0o644)
+    options = f"lowerdir=/etc,upperdir={place}/upper,workdir={place}/work"
+    kernel.mount("overlay", "/etc", "overlay", 0, options)
+
+
 Snapshot = dict[str, dict[str, Any]]
 
 

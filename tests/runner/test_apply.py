@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,22 +20,10 @@ from shannotd.runner.workspace import Workspace
 from tests.runner import overlays
 from tests.runner.overlays import Applied, Recording
 from tests.scenarios import PRELUDE, SCENARIOS, change_script, layout_script
-from tests.support.accounts import is_root, temporary_account
+from tests.support.accounts import is_root
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="makes mounts and accounts")
 ROOT = overlays.who("root")
-
-
-@pytest.fixture(scope="module")
-def account() -> Iterator[Identity]:
-    with temporary_account() as name:
-        yield overlays.who(name)
-
-
-@pytest.fixture
-def top() -> Iterator[Path]:
-    with overlays.workplace(ROOT) as directory:
-        yield directory
 
 
 def record(top: Path, layout: str, change: str, who: Identity = ROOT) -> Recording:
@@ -241,20 +229,20 @@ def test_a_session_is_applied_once(top: Path) -> None:
 
 
 @pytest.mark.P2
-def test_an_ordinary_runner_applies_as_itself_only(top: Path, account: Identity) -> None:
+def test_an_ordinary_runner_applies_as_itself_only(top: Path, ordinary: Identity) -> None:
     recording = record(top, "", "write('file', 'x')")
     found = overlays.plan_of(recording, ROOT)
-    applied = overlays.apply_plan(found, recording.contents, become=account)
+    applied = overlays.apply_plan(found, recording.contents, become=ordinary)
     assert applied.code == "identity_refused"
     assert not (top / "host/file").exists()
 
 
 @pytest.mark.P2
-def test_root_applies_as_the_plans_identity(account: Identity) -> None:
-    with overlays.workplace(account) as top:
-        recording = record(top, "", "write('file', 'x')", account)
+def test_root_applies_as_the_plans_identity(ordinary: Identity) -> None:
+    with overlays.workplace(ordinary) as top:
+        recording = record(top, "", "write('file', 'x')", ordinary)
         os.chown(top / "host", 0, 0)
-        applied = apply(recording, account)
+        applied = apply(recording, ordinary)
         assert applied.code == "apply_failed"
         assert os.listdir(top / "host") == []
 

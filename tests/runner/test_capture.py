@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,9 @@ from shannotd.runner.plan import Identity
 from tests.runner import overlays
 from tests.runner.overlays import Recording
 from tests.scenarios import OWNERS, SCENARIOS, Scenario, change_script, layout_script
-from tests.support.accounts import is_root, temporary_account
+from tests.support.accounts import is_root
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="makes mounts and accounts")
-
-
-@pytest.fixture(scope="module")
-def account() -> Iterator[Identity]:
-    with temporary_account() as name:
-        yield overlays.who(name)
 
 
 def lay_out(top: Path, scenario: Scenario, owner: Identity) -> None:
@@ -67,5 +60,5 @@ def test_as_root(name: str) -> None:
 @pytest.mark.P2
 @pytest.mark.parametrize("name", sorted(set(SCENARIOS) - {f"owner-{name}" for name in OWNERS}))
 @pytest.mark.parametrize("builder", ["privileged", "one-uid"])
-def test_as_an_ordinary_account(name: str, builder: str, account: Identity) -> None:
-    check(SCENARIOS[name], account, builder)
+def test_as_an_ordinary_account(name: str, builder: str, ordinary: Identity) -> None:
+    check(SCENARIOS[name], ordinary, builder)

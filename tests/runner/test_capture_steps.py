@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,22 +19,10 @@ from shannotd.runner.plan import BlockedStep, FileStep, Identity
 from tests.runner import overlays
 from tests.runner.overlays import Recording
 from tests.scenarios import PRELUDE, Scenario, change_script, layout_script
-from tests.support.accounts import is_root, temporary_account
+from tests.support.accounts import is_root
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="makes mounts and accounts")
 ROOT = overlays.who("root")
-
-
-@pytest.fixture(scope="module")
-def account() -> Iterator[Identity]:
-    with temporary_account() as name:
-        yield overlays.who(name)
-
-
-@pytest.fixture
-def top() -> Iterator[Path]:
-    with overlays.workplace(ROOT) as directory:
-        yield directory
 
 
 def record(top: Path, layout: str, change: str, **more: object) -> Recording:
@@ -80,6 +67,19 @@ def test_an_append_holds_what_was_added(top: Path) -> None:
     diff = recording.notes[0].diff
     assert diff is not None
     assert diff.split("\n")[2:] == ["@@ -2,3 +2,4 @@", " 2", " 3", " 4", "+5", ""]
+
+
+def test_files_too_large_to_hash_are_compared_byte_by_byte(top: Path) -> None:
+    """Such a file has a fingerprint only, which a copy of it cannot have."""
+    layout = "for name in 'abc':\n    write(name, 'x')\n    os.truncate(name, 257 << 20)"
+    change = (
+        "os.chmod('a', 0o600)\n"
+        "with open('b', 'r+b') as file:\n    file.seek(256 << 20)\n    file.write(b'y')\n"
+        "with open('c', 'ab') as file:\n    file.write(b'y')"
+    )
+    limits = {"steps": 100, "written_bytes": 1 << 30}
+    recording = record(top, layout, change, limits=limits)
+    assert told(recording, top) == ["metadata a", "modify b", "append c"]
 
 
 def test_a_large_append_needs_no_copy_in_the_plan(top: Path) -> None:
@@ -239,18 +239,18 @@ def test_an_endless_hole_is_refused_and_not_read(top: Path) -> None:
     assert raised.value.details["name"] == "written_bytes"
 
 
-def test_what_the_identity_cannot_read_is_not_shown(account: Identity) -> None:
-    with overlays.workplace(account) as top:
+def test_what_the_identity_cannot_read_is_not_shown(ordinary: Identity) -> None:
+    with overlays.workplace(ordinary) as top:
         secret = top / "host/secret"
         secret.write_text("a secret of root")
         secret.chmod(0o600)
         script = PRELUDE + "os.unlink('secret')"
-        recording = overlays.dry_run(top, script, account, builder="privileged")
+        recording = overlays.dry_run(top, script, ordinary, builder="privileged")
         (step,) = overlays.file_steps(recording)
         assert step.before.sha256 is None
         assert step.before.fingerprint is not None
         assert recording.notes[0].diff is None
-        applied = overlays.apply_plan(overlays.plan_of(recording, account), recording.contents)
+        applied = overlays.apply_plan(overlays.plan_of(recording, ordinary), recording.contents)
         assert applied.error is None
         assert not secret.exists()
 
@@ -433,9 +433,9 @@ def test_anything_at_all(operations: list[tuple[object, ...]]) -> None:
 @given(st.lists(OPERATIONS, min_size=1, max_size=12))
 @settings(max_examples=40, deadline=None, suppress_health_check=SLOW)
 def test_anything_at_all_by_an_ordinary_account(
-    account: Identity, operations: list[tuple[object, ...]]
+    ordinary: Identity, operations: list[tuple[object, ...]]
 ) -> None:
-    anything(operations, "one-uid", account)
+    anything(operations, "one-uid", ordinary)
 
 
 @pytest.mark.P2

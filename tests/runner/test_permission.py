@@ -5,28 +5,23 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from shannotd.runner import permission, tree
+from shannotd.runner import kernel, permission, tree
 from shannotd.runner.plan import ABSENT, BlockedStep, FileState, FileStep, Identity
 from tests.runner import overlays
 from tests.scenarios import SCENARIOS, change_script, layout_script
-from tests.support.accounts import is_root, temporary_account
+from tests.support.accounts import is_root
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="makes accounts")
 
 
-@pytest.fixture(scope="module")
-def account() -> Iterator[Identity]:
-    with temporary_account() as name:
-        yield overlays.who(name)
-
-
 @pytest.fixture
-def place(account: Identity) -> Iterator[Path]:
-    with overlays.workplace(account) as top:
+def place(ordinary: Identity) -> Iterator[Path]:
+    with overlays.workplace(ordinary) as top:
         yield top / "host"
 
 
@@ -59,49 +54,49 @@ def owned(path: Path, who: Identity | None, mode: int = 0o644) -> Path:
 )
 @pytest.mark.parametrize("builder", ["privileged", "one-uid"])
 def test_what_scripts_could_do_may_be_applied(
-    name: str, builder: str, place: Path, account: Identity
+    name: str, builder: str, place: Path, ordinary: Identity
 ) -> None:
-    overlays.run_script(layout_script(SCENARIOS[name]), str(place), account)
+    overlays.run_script(layout_script(SCENARIOS[name]), str(place), ordinary)
     script = change_script(SCENARIOS[name])
-    recording = overlays.dry_run(place.parent, script, account, builder=builder)
-    assert permission.first_refusal(recording.steps, account) is None
+    recording = overlays.dry_run(place.parent, script, ordinary, builder=builder)
+    assert permission.first_refusal(recording.steps, ordinary) is None
 
 
-def test_a_directory_of_others(place: Path, account: Identity) -> None:
+def test_a_directory_of_others(place: Path, ordinary: Identity) -> None:
     (place / "closed").mkdir()
-    victim = owned(place / "closed/file", account)
-    assert "not writable" in str(refused(account, new(place / "closed/new", account)))
-    assert "not writable" in str(refused(account, change("delete", victim)))
-    assert "not writable" in str(refused(account, change("modify", victim, sha256="0")))
+    victim = owned(place / "closed/file", ordinary)
+    assert "not writable" in str(refused(ordinary, new(place / "closed/new", ordinary)))
+    assert "not writable" in str(refused(ordinary, change("delete", victim)))
+    assert "not writable" in str(refused(ordinary, change("modify", victim, sha256="0")))
     assert refused(overlays.who(None), change("delete", victim)) is None
     mode = change("metadata", victim, mode=0o600)
-    assert refused(account, mode) is None
-    assert "not its own" in str(refused(account, change("metadata", place / "closed", mode=0o700)))
+    assert refused(ordinary, mode) is None
+    assert "not its own" in str(refused(ordinary, change("metadata", place / "closed", mode=0o700)))
 
 
-def test_a_sticky_directory(place: Path, account: Identity) -> None:
+def test_a_sticky_directory(place: Path, ordinary: Identity) -> None:
     (place / "shared").mkdir()
     os.chmod(place / "shared", 0o1777)
     theirs = owned(place / "shared/theirs", None, 0o666)
-    mine = owned(place / "shared/mine", account)
-    assert "sticky" in str(refused(account, change("delete", theirs)))
-    assert refused(account, change("delete", mine)) is None
+    mine = owned(place / "shared/mine", ordinary)
+    assert "sticky" in str(refused(ordinary, change("delete", theirs)))
+    assert refused(ordinary, change("delete", mine)) is None
     step = FileStep("rename", f"{place}/x", tree.state(str(theirs)), ABSENT, str(theirs))
-    assert "sticky" in str(refused(account, step))
+    assert "sticky" in str(refused(ordinary, step))
 
 
-def test_owners(place: Path, account: Identity) -> None:
-    mine = owned(place / "mine", account)
+def test_owners(place: Path, ordinary: Identity) -> None:
+    mine = owned(place / "mine", ordinary)
     group = owned(place / "group", None, 0o666)
-    assert "owner" in str(refused(account, change("metadata", mine, uid=0)))
-    assert "group" in str(refused(account, change("metadata", mine, gid=0)))
-    assert "belong to uid 0" in str(refused(account, change("modify", group, sha256="0")))
-    assert "belong to group 0" in str(refused(account, new(place / "x", account, gid=0)))
+    assert "owner" in str(refused(ordinary, change("metadata", mine, uid=0)))
+    assert "group" in str(refused(ordinary, change("metadata", mine, gid=0)))
+    assert "belong to uid 0" in str(refused(ordinary, change("modify", group, sha256="0")))
+    assert "belong to group 0" in str(refused(ordinary, new(place / "x", ordinary, gid=0)))
     capability = {"security.capability": "00"}
-    assert "root" in str(refused(account, change("metadata", mine, xattrs=capability)))
-    os.chown(place, account.uid, 0)
+    assert "root" in str(refused(ordinary, change("metadata", mine, xattrs=capability)))
+    os.chown(place, ordinary.uid, 0)
     os.chmod(place, 0o2755)
-    assert refused(account, new(place / "x", account, gid=0)) is None
+    assert refused(ordinary, new(place / "x", ordinary, gid=0)) is None
 
 
 @pytest.mark.parametrize("flag", ["i", "a"])
@@ -119,20 +114,94 @@ def test_what_nobody_may(flag: str, place: Path) -> None:
     assert "mount point" in str(refused(root, mounted))
 
 
-def test_steps_that_depend_on_others(place: Path, account: Identity) -> None:
-    directory = FileState("directory", 0o755, account.uid, account.gid)
+def test_steps_that_depend_on_others(place: Path, ordinary: Identity) -> None:
+    directory = FileState("directory", 0o755, ordinary.uid, ordinary.gid)
     steps = (
         FileStep("create", f"{place}/d", ABSENT, directory),
-        new(place / "d/file", account),
+        new(place / "d/file", ordinary),
         BlockedStep("fifo", f"{place}/fifo", 1),
     )
-    assert refused(account, *steps) is None
-    assert "No such file" in str(refused(account, steps[1]))
+    assert refused(ordinary, *steps) is None
+    assert "No such file" in str(refused(ordinary, steps[1]))
 
 
-def test_it_is_asked_as_the_identity_and_root_stays_root(place: Path, account: Identity) -> None:
+def test_it_is_asked_as_the_identity_and_root_stays_root(place: Path, ordinary: Identity) -> None:
     os.chown(place, 0, 0)
-    assert "not writable" in str(refused(account, new(place / "x", account)))
+    assert "not writable" in str(refused(ordinary, new(place / "x", ordinary)))
     assert os.geteuid() == 0
     step = new(place / "x", overlays.who(None))
     assert permission.refusal(step, overlays.who(None)) is None
+
+
+def test_a_filesystem_that_is_mounted_read_only(place: Path, ordinary: Identity) -> None:
+    def work() -> str:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+        kernel.mount(place, place, None, kernel.MS_BIND)
+        flags = kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY
+        kernel.mount(None, place, None, flags)
+        return str(refused(ordinary, new(place / "x", ordinary)))
+
+    assert overlays.in_child(work) == "create: the filesystem is mounted read-only"
+
+
+def test_a_directory_with_something_mounted_in_it(place: Path) -> None:
+    (place / "d/below").mkdir(parents=True)
+
+    def work() -> str:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+        kernel.mount("tmpfs", place / "d/below", "tmpfs")
+        return str(refused(overlays.who(None), change("delete", place / "d")))
+
+    assert overlays.in_child(work) == f"delete: something is mounted at {place}/d/below"
+
+
+def test_moving_a_directory_changes_it(place: Path, ordinary: Identity) -> None:
+    """Its `..` is another one then, which needs write permission on it (rename(2))."""
+    for name in ("closed", "to"):
+        (place / name).mkdir()
+        os.chown(place / name, ordinary.uid, ordinary.gid)
+    os.chmod(place / "closed", 0o555)
+    moved = FileStep(
+        "rename", f"{place}/to/closed", tree.state(f"{place}/closed"), ABSENT, f"{place}/closed"
+    )
+    beside = replace(moved, path=f"{place}/beside")
+    opened = change("metadata", place / "closed", mode=0o755)
+    assert "cannot change its place" in str(refused(ordinary, moved))
+    assert refused(ordinary, beside) is None
+    assert refused(ordinary, opened, moved) is None
+
+
+def test_what_only_root_may_give(place: Path, ordinary: Identity) -> None:
+    capability = {"security.capability": "00"}
+    step = new(place / "x", ordinary, xattrs=capability)
+    assert refused(ordinary, step) == "give capabilities to: only root may"
+    mine = owned(place / "mine", ordinary)
+    theirs = owned(place / "theirs", None)
+    foreign = ordinary.gid + 1
+    assert "not its own" in str(refused(ordinary, change("metadata", theirs, mode=0o600)))
+    assert f"not in group {foreign}" in str(
+        refused(ordinary, change("metadata", mine, gid=foreign))
+    )
+    assert refused(overlays.who(None), change("metadata", mine, uid=0, gid=0)) is None
+
+
+def test_what_is_no_longer_there_is_not_judged(place: Path, ordinary: Identity) -> None:
+    """That its state is another one is for the check of states to say."""
+    mine = owned(place / "mine", ordinary)
+    step = change("metadata", mine, mode=0o600)
+    mine.unlink()
+    assert refused(ordinary, step) is None
+    (place / "d").mkdir()
+    moved = FileStep("rename", f"{place}/e", tree.state(f"{place}/d"), ABSENT, f"{place}/d")
+    (place / "d").rmdir()
+    assert refused(ordinary, moved) is None
+
+
+def test_an_identity_that_cannot_be_taken_on_is_no_permission(
+    place: Path, ordinary: Identity
+) -> None:
+    impossible = replace(ordinary, gid=1 << 40)
+    with pytest.raises(OSError, match="could not be checked"):
+        permission.first_refusal([new(place / "x", ordinary)], impossible)

@@ -7,7 +7,6 @@ import random
 import select
 import signal
 import socket
-import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,42 +14,14 @@ from pathlib import Path
 import pytest
 
 from shannotd.runner.frames import Channel, Closed
-from shannotd.runner.supervisor import file_name
+from shannotd.runner.order import file_name
 from tests.runner.conftest import Bench
+from tests.support.processes import descendants, wait_until_gone
 from tests.support.runner import RunnerProcess, collect
 
 pytestmark = pytest.mark.P10
 
 Fresh = Callable[..., AbstractContextManager[RunnerProcess]]
-
-
-def descendants(pid: int) -> list[int]:
-    """Every process below `pid`."""
-    table = subprocess.run(
-        ["ps", "-eo", "pid=,ppid="], check=True, capture_output=True, text=True
-    ).stdout
-    children: dict[int, list[int]] = {}
-    for line in table.splitlines():
-        child, parent = map(int, line.split())
-        children.setdefault(parent, []).append(child)
-    found: list[int] = []
-    queue = [pid]
-    while queue:
-        below = children.get(queue.pop(), [])
-        found += below
-        queue += below
-    return found
-
-
-def wait_gone(pids: list[int]) -> None:
-    """Wait, by their pidfds, until none of `pids` lives."""
-    for pid in pids:
-        try:
-            descriptor = os.pidfd_open(pid)
-        except ProcessLookupError:
-            continue
-        with open(descriptor, "rb", closefd=True):
-            assert select.select([descriptor], [], [], 20)[0], f"process {pid} lives"
 
 
 @pytest.mark.parametrize(
@@ -195,7 +166,7 @@ def test_a_vanished_daemon_ends_its_jobs(bench: Bench) -> None:
     inside = [pid for pid in descendants(bench.runner.process.pid) if inner_pid(pid) > 2]
     assert inside
     job.close()
-    wait_gone(inside)
+    wait_until_gone(inside)
 
 
 def inner_pid(pid: int) -> int:
@@ -232,13 +203,13 @@ def test_a_killed_process_of_ours_ends_its_sandboxes(fresh: Fresh, victim: str) 
                     assert outcome.steps == []
                     assert outcome.error is not None
                     assert outcome.error["code"] in ("closed", "runner_lost")
-            wait_gone(sleeps)
+            wait_until_gone(sleeps)
             if victim == "runner":
                 runner.process.wait()
     except AssertionError:
         if victim != "runner" or runner.process.returncode != -signal.SIGKILL:
             raise
-    wait_gone(everything)
+    wait_until_gone(everything)
 
 
 def parent(pid: int) -> int:
@@ -261,7 +232,7 @@ def test_nothing_is_left_after_200_sessions(fresh: Fresh) -> None:
                 else:
                     select.select([job], [], [], chance.random() * 0.02)
         everything = descendants(runner.process.pid)
-    wait_gone(everything)
+    wait_until_gone(everything)
     assert Path("/proc/self/mountinfo").read_text() == mounts
     assert sorted(os.listdir("/run")) == run_entries
     assert sorted(os.listdir(runner.state)) == ["runner.key"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,8 @@ STRANGER = Identity("stranger", 54321, 54321, (54321,), 0o022)
 
 
 @pytest.fixture
-def top() -> Iterator[Path]:
-    with overlays.workplace(overlays.ourselves()) as directory:
-        yield directory / "host"
+def host(top: Path) -> Path:
+    return top / "host"
 
 
 def summary(path: Path, **more: object) -> tree.TreeSummary:
@@ -32,12 +30,12 @@ def summary(path: Path, **more: object) -> tree.TreeSummary:
         os.close(descriptor)
 
 
-def test_a_file(top: Path) -> None:
-    (top / "file").write_bytes(b"content")
-    os.chmod(top / "file", 0o4750)
-    os.setxattr(top / "file", "user.x", b"\xff")
-    os.link(top / "file", top / "twin")
-    state = tree.state(f"{top}/file")
+def test_a_file(host: Path) -> None:
+    (host / "file").write_bytes(b"content")
+    os.chmod(host / "file", 0o4750)
+    os.setxattr(host / "file", "user.x", b"\xff")
+    os.link(host / "file", host / "twin")
+    state = tree.state(f"{host}/file")
     assert (state.type, state.mode, state.size, state.links) == ("file", 0o4750, 7, 2)
     assert (state.uid, state.gid) == (os.getuid(), os.getgid())
     assert state.sha256 == hashlib.sha256(b"content").hexdigest()
@@ -45,64 +43,64 @@ def test_a_file(top: Path) -> None:
     assert state.fingerprint is None
 
 
-def test_other_types_are_looked_at_and_not_opened(top: Path) -> None:
-    os.mkfifo(top / "fifo")
+def test_other_types_are_looked_at_and_not_opened(host: Path) -> None:
+    os.mkfifo(host / "fifo")
     listener = socket.socket(socket.AF_UNIX)
     with listener:
-        listener.bind(f"{top}/socket")
-    os.symlink("/etc/passwd", top / "link")
-    assert tree.state(f"{top}/fifo").type == "fifo"
-    assert tree.state(f"{top}/socket").type == "socket"
-    link = tree.state(f"{top}/link")
+        listener.bind(f"{host}/socket")
+    os.symlink("/etc/passwd", host / "link")
+    assert tree.state(f"{host}/fifo").type == "fifo"
+    assert tree.state(f"{host}/socket").type == "socket"
+    link = tree.state(f"{host}/link")
     assert (link.type, link.target, link.sha256) == ("symlink", "/etc/passwd", None)
     assert tree.state("/dev/null").type == "character"
-    assert tree.state(f"{top}").type == "directory"
+    assert tree.state(f"{host}").type == "directory"
     assert tree.state("/").type == "directory"
 
 
-def test_what_is_not_there(top: Path) -> None:
-    (top / "file").write_bytes(b"")
-    assert tree.state(f"{top}/nothing") == ABSENT
-    assert tree.state(f"{top}/no/parent") == ABSENT
-    assert tree.state(f"{top}/file/below") == ABSENT
+def test_what_is_not_there(host: Path) -> None:
+    (host / "file").write_bytes(b"")
+    assert tree.state(f"{host}/nothing") == ABSENT
+    assert tree.state(f"{host}/no/parent") == ABSENT
+    assert tree.state(f"{host}/file/below") == ABSENT
 
 
 @pytest.mark.P2
-def test_no_parent_is_a_symlink(top: Path) -> None:
-    (top / "real").mkdir()
-    (top / "real/file").write_bytes(b"x")
-    os.symlink("real", top / "link")
+def test_no_parent_is_a_symlink(host: Path) -> None:
+    (host / "real").mkdir()
+    (host / "real/file").write_bytes(b"x")
+    os.symlink("real", host / "link")
     with pytest.raises(OSError, match="openat2"):
-        tree.state(f"{top}/link/file")
+        tree.state(f"{host}/link/file")
 
 
-def test_large_files_have_a_fingerprint(top: Path) -> None:
-    with open(top / "large", "wb") as file:
+def test_large_files_have_a_fingerprint(host: Path) -> None:
+    with open(host / "large", "wb") as file:
         file.truncate(tree.HASHED_BYTES + 1)
-    state = tree.state(f"{top}/large")
+    state = tree.state(f"{host}/large")
     assert state.sha256 is None
     assert state.fingerprint is not None
-    os.utime(top / "large", (1, 1))
-    assert tree.state(f"{top}/large").fingerprint != state.fingerprint
+    os.utime(host / "large", (1, 1))
+    assert tree.state(f"{host}/large").fingerprint != state.fingerprint
 
 
-def test_what_the_identity_cannot_read_has_a_fingerprint(top: Path) -> None:
-    (top / "private").write_bytes(b"secret")
-    os.chmod(top / "private", 0o600)
-    state = tree.state(f"{top}/private", STRANGER)
+def test_what_the_identity_cannot_read_has_a_fingerprint(host: Path) -> None:
+    (host / "private").write_bytes(b"secret")
+    os.chmod(host / "private", 0o600)
+    state = tree.state(f"{host}/private", STRANGER)
     assert state.sha256 is None
     assert state.fingerprint is not None
 
 
-def test_names_that_are_not_utf8(top: Path) -> None:
+def test_names_that_are_not_utf8(host: Path) -> None:
     name = b"\xff\n\xfe"
-    with open(os.fsencode(top) + b"/" + name, "wb"):
+    with open(os.fsencode(host) + b"/" + name, "wb"):
         pass
-    assert tree.state(f"{top}/{os.fsdecode(name)}").type == "file"
+    assert tree.state(f"{host}/{os.fsdecode(name)}").type == "file"
 
 
-def test_a_deep_tree(top: Path) -> None:
-    descriptor = os.open(top, os.O_RDONLY)
+def test_a_deep_tree(host: Path) -> None:
+    descriptor = os.open(host, os.O_RDONLY)
     for _ in range(1000):
         os.mkdir("directory-x", dir_fd=descriptor)
         below = os.open("directory-x", os.O_RDONLY, dir_fd=descriptor)
@@ -110,61 +108,61 @@ def test_a_deep_tree(top: Path) -> None:
         descriptor = below
     os.close(os.open("bottom", os.O_CREAT | os.O_WRONLY, dir_fd=descriptor))
     os.close(descriptor)
-    found = summary(top)
+    found = summary(host)
     assert found.entries == 1001
-    path = f"{top}" + "/directory-x" * 1000 + "/bottom"
+    path = f"{host}" + "/directory-x" * 1000 + "/bottom"
     assert len(path) > 4096
     assert tree.state(path).type == "file"
 
 
-def test_a_summary_tells_every_change(top: Path) -> None:
-    (top / "a/b").mkdir(parents=True)
-    (top / "a/b/file").write_bytes(b"12345")
-    (top / "a/other").write_bytes(b"")
-    os.symlink("x", top / "a/link")
-    os.utime(top / "a/b/file", (1, 1))
-    first = summary(top)
+def test_a_summary_tells_every_change(host: Path) -> None:
+    (host / "a/b").mkdir(parents=True)
+    (host / "a/b/file").write_bytes(b"12345")
+    (host / "a/other").write_bytes(b"")
+    os.symlink("x", host / "a/link")
+    os.utime(host / "a/b/file", (1, 1))
+    first = summary(host)
     assert (first.entries, first.size) == (5, 5)
-    assert summary(top) == first
+    assert summary(host) == first
     changes = [
-        lambda: os.chmod(top / "a/b", 0o700),
-        lambda: os.utime(top / "a/b/file", (2, 2)),
-        lambda: os.rename(top / "a/b/file", top / "a/b/elif"),
-        lambda: (os.unlink(top / "a/link"), os.symlink("y", top / "a/link")),
-        lambda: os.mkfifo(top / "a/fifo"),
-        lambda: os.unlink(top / "a/other"),
+        lambda: os.chmod(host / "a/b", 0o700),
+        lambda: os.utime(host / "a/b/file", (2, 2)),
+        lambda: os.rename(host / "a/b/file", host / "a/b/elif"),
+        lambda: (os.unlink(host / "a/link"), os.symlink("y", host / "a/link")),
+        lambda: os.mkfifo(host / "a/fifo"),
+        lambda: os.unlink(host / "a/other"),
     ]
     seen = {first}
     for change in changes:
         change()
-        found = summary(top)
+        found = summary(host)
         assert found not in seen
         seen.add(found)
 
 
-def test_what_a_summary_leaves_out(top: Path) -> None:
-    (top / "kept").mkdir()
-    (top / "kept/file").write_bytes(b"x")
-    first = summary(top)
-    (top / "kept/out").mkdir()
-    (top / "kept/out/file").write_bytes(b"x")
-    (top / ".shannot-1-2").write_bytes(b"x")
-    assert summary(top) != first
-    found = summary(top, excluded={f"{top}/kept/out"}, ignored_prefix=".shannot-1-")
+def test_what_a_summary_leaves_out(host: Path) -> None:
+    (host / "kept").mkdir()
+    (host / "kept/file").write_bytes(b"x")
+    first = summary(host)
+    (host / "kept/out").mkdir()
+    (host / "kept/out/file").write_bytes(b"x")
+    (host / ".shannot-1-2").write_bytes(b"x")
+    assert summary(host) != first
+    found = summary(host, excluded={f"{host}/kept/out"}, ignored_prefix=".shannot-1-")
     assert found == first
 
 
-def test_a_mount_in_a_tree(top: Path) -> None:
+def test_a_mount_in_a_tree(host: Path) -> None:
     if not is_root():
         pytest.skip("mounts")
-    (top / "a/mounted").mkdir(parents=True)
+    (host / "a/mounted").mkdir(parents=True)
 
     def work() -> str:
         kernel.unshare(kernel.CLONE_NEWNS)
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-        kernel.mount(f"{top}/a/mounted", f"{top}/a/mounted", None, kernel.MS_BIND)
+        kernel.mount(f"{host}/a/mounted", f"{host}/a/mounted", None, kernel.MS_BIND)
         with pytest.raises(tree.MountInside) as raised:
-            summary(top)
+            summary(host)
         return str(raised.value)
 
-    assert overlays.in_child(work) == f"{top}/a/mounted"
+    assert overlays.in_child(work) == f"{host}/a/mounted"

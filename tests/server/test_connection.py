@@ -18,7 +18,9 @@ from shannotd.wire.errors import (
     FrameTooLarge,
     InvalidRequest,
     NotFound,
+    TooManyConnections,
     TooManySessions,
+    TooMuchUnfinished,
     UnknownMethod,
 )
 from shannotd.wire.rpc import MAX_REQUEST_BYTES, Notification, Request, Response, pack
@@ -190,6 +192,85 @@ async def test_who_vanishes_while_it_waits_is_forgotten(tmp_path: Path) -> None:
             await caller.call("daemon.status")
         async with await Caller.connect(tmp_path) as next_one:
             assert (await next_one.call("daemon.status"))["pending"] == 1
+
+
+@pytest.mark.P10
+@in_loop
+async def test_who_sends_no_more_waits_on_and_is_forgotten_when_it_vanishes(
+    tmp_path: Path,
+) -> None:
+    async with running_service(tmp_path) as service, await Caller.connect(tmp_path) as caller:
+        pending = await caller.submit(("files", ["/etc/x"]))
+        half = await Caller.connect(tmp_path)
+        answer = half.send("sessions.wait", id=pending["id"], states=[])
+        half.writer.write_eof()
+        vanishing = await Caller.connect(tmp_path)
+        vanishing.send("sessions.wait", id=pending["id"], states=[])
+        vanishing.writer.write_eof()
+        while sum(one._ending for one in service._server._connections) < 2:
+            await caller.call("daemon.status")
+        vanishing._task.cancel()
+        vanishing.writer.transport.abort()
+        while service._server.connections > 2:
+            await caller.call("daemon.status")
+        assert not answer.done()
+        await caller.call("sessions.reject", id=pending["id"])
+        assert (await answer).error is None
+        await half.closed()
+        await half.close()
+
+
+@pytest.mark.P10
+@in_loop
+async def test_who_vanishes_while_it_is_not_read_from_is_forgotten(tmp_path: Path) -> None:
+    async with running_service(tmp_path) as service, await Caller.connect(tmp_path) as caller:
+        pending = await caller.submit(("files", ["/etc/x"]))
+        gone = await Caller.connect(tmp_path)
+        for _ in range(MAX_CALLS + 1):
+            gone.send("sessions.wait", id=pending["id"], states=[])
+        while not any(one._queued for one in service._server._connections):
+            await caller.call("daemon.status")
+        gone._task.cancel()
+        gone.writer.transport.abort()
+        while service._server.connections > 1:
+            await caller.call("daemon.status")
+
+
+@pytest.mark.P10
+@in_loop
+async def test_unfinished_messages_of_one_account_have_a_budget(tmp_path: Path) -> None:
+    config = "[daemon]\nmax_unfinished_bytes = 1000000\n"
+    head = b"\x94\x00\x01\xa1x\x81\xa1y\xc6" + (2**23).to_bytes(4, "big")
+    async with running_service(tmp_path, config=config), await Caller.connect(tmp_path) as caller:
+        hoarders = [await Caller.connect(tmp_path) for _ in range(3)]
+        for hoarder in hoarders:
+            hoarder.writer.write(head + bytes(500_000))
+        ended = [asyncio.ensure_future(hoarder.closed()) for hoarder in hoarders]
+        await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+        assert sum(one.done() for one in ended) == 1
+        assert (await caller.submit())["state"] == "executed"
+        for hoarder in hoarders:
+            await hoarder.close()
+        await asyncio.gather(*ended, return_exceptions=True)
+        async with await Caller.connect(tmp_path) as late:
+            late.writer.write(head + bytes(1_200_000))
+            assert isinstance(await late.raw_error(), TooMuchUnfinished)
+
+
+@pytest.mark.P10
+@in_loop
+async def test_too_many_connections_of_all(tmp_path: Path) -> None:
+    config = "[daemon]\nmax_total_connections = 2\n"
+    async with (
+        running_service(tmp_path, config=config),
+        await Caller.connect(tmp_path) as one,
+        await Caller.connect(tmp_path) as two,
+    ):
+        await one.call("daemon.status")
+        await two.call("daemon.status")
+        async with await Caller.connect(tmp_path) as third:
+            assert isinstance(await third.raw_error(), TooManyConnections)
+            await third.closed()
 
 
 @in_loop

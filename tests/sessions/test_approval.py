@@ -153,9 +153,15 @@ async def test_without_a_log_nothing_is_approved_and_everything_is_stopped(
 
 
 @pytest.mark.P6
-@in_loop
-async def test_an_approval_that_could_not_be_stored_is_void_in_the_log_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("part", "method"), [("_store", "commit"), ("_audit", "sync")])
+def test_an_approval_that_could_not_be_stored_is_void_in_the_log_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, method: str
+) -> None:
+    in_loop(_void_approval)(tmp_path, monkeypatch, part, method)
+
+
+async def _void_approval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, method: str
 ) -> None:
     async with running_service(tmp_path) as service, await Caller.connect(tmp_path) as caller:
         pending = await caller.submit(("files", [PATH]))
@@ -164,7 +170,7 @@ async def test_an_approval_that_could_not_be_stored_is_void_in_the_log_too(
             raise StoreFull(reason="No space left on device", path="store")
 
         with monkeypatch.context() as broken:
-            broken.setattr(service._store, "commit", refuse)
+            broken.setattr(getattr(service, part), method, refuse)
             with pytest.raises(StoreFull):
                 await caller.call("sessions.approve", id=pending["id"], digest=pending["digest"])
         records = await caller.call("audit.tail", session=pending["id"])
@@ -411,6 +417,31 @@ def test_a_quorum_is_of_distinct_people(directory: Path, reviewers: list[str]) -
                 assert whole["decided_by"] == uids
                 ended = await two.call("sessions.wait", id=pending["id"], states=[])
                 assert ended["state"] == "executed"
+
+    scenario()
+
+
+@needs_root
+@pytest.mark.P5
+def test_an_auditor_reads_the_log_of_a_session_that_he_may_not_see(
+    directory: Path, reviewers: list[str]
+) -> None:
+    @in_loop
+    async def scenario() -> None:
+        auditor = reviewers[0]
+        config = _config(1, "root", reviewers[1]).replace('"uid:0"', f'"{auditor}"')
+        async with running_service(directory, config=config, embedded=False, launch=scripted()):
+            agent = await Caller.connect(directory)
+            person = await _connect(directory, auditor)
+            async with agent, person:
+                pending = await agent.submit(("files", [PATH]))
+                for identifier in (pending["id"], pending["id"][:6]):
+                    assert isinstance(await person.failure("sessions.get", id=identifier), NotFound)
+                    records = await person.call("audit.tail", session=identifier)
+                    assert {record["session"] for record in records} == {pending["id"]}
+                assert (await person.call("audit.verify"))["records"] > 0
+                unknown = await person.failure("audit.tail", session="f" * 32)
+                assert isinstance(unknown, NotFound)
 
     scenario()
 

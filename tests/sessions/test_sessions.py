@@ -12,6 +12,7 @@ from shannotd.sessions.runner import Connection
 from shannotd.wire.decode import decode
 from shannotd.wire.errors import (
     AmbiguousId,
+    IdTooShort,
     InvalidRequest,
     NotFound,
     ProfileUnknown,
@@ -293,7 +294,7 @@ async def test_ids(tmp_path: Path) -> None:
         assert len(identifier) == 32
         assert int(identifier, 16) >= 0
         assert (await caller.call("sessions.get", id=identifier[:4]))["id"] == identifier
-        with pytest.raises(InvalidRequest):
+        with pytest.raises(IdTooShort):
             await caller.call("sessions.get", id=identifier[:3])
         for unknown in ("../../etc/passwd", "", "*", identifier + "0", "g" * 32, "f" * 31 + "%"):
             with pytest.raises(NotFound):

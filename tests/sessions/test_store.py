@@ -35,7 +35,7 @@ def record(number: int, state: State = State.PENDING, **changes: object) -> Reco
         created_at=1e9 + number,
         expires_at=2e9,
     )
-    return Record(replace(session, **changes), approvals=2, seal="seal", identity_uid=7)  # type: ignore[arg-type]
+    return Record(replace(session, **changes), seal="seal", identity_uid=7)  # type: ignore[arg-type]
 
 
 @in_loop

@@ -74,6 +74,18 @@ def test_yes_applies_the_plan_that_was_shown(applying: Peer, answer: str) -> Non
     assert asked == {"id": ID, "digest": digest_of(PENDING), "comment": ""}
 
 
+@pytest.mark.P7
+def test_what_a_long_plan_amounts_to_stands_beside_the_question(applying: Peer) -> None:
+    diff = "--- a\n+++ b\n@@ -0,0 +1 @@\n" + "".join(f"+line {number}\n" for number in range(500))
+    long = file_step("create", "/etc/x", before=ABSENT, diff=diff)
+    applying.answers("sessions.get", session(long))
+    child = approve(applying, ID)
+    child.expect(r"\[yes/no\] ")
+    assert "1 step: 1 create; risk caution" in "".join(child.before.splitlines()[-2:])
+    child.sendline("no")
+    assert finish(child)[1] == 3
+
+
 @pytest.mark.parametrize("answer", ["no", "", "yess", "yes, danger", "\x04"])
 def test_anything_else_approves_nothing(applying: Peer, answer: str) -> None:
     child = approve(applying, ID)
@@ -192,11 +204,23 @@ def test_how_the_apply_ended_is_the_exit_status(
     assert ID.encode() in done.stderr
 
 
-def test_a_plan_that_needs_one_more(applying: Peer, run: Run) -> None:
-    applying.answers("sessions.approve", bare(PENDING))
+@pytest.mark.parametrize(
+    ("decided_by", "text"), [((0,), b"2 more approvals"), ((0, 1), b"1 more approval ")]
+)
+def test_a_plan_that_needs_more_approvals(
+    applying: Peer, run: Run, decided_by: tuple[int, ...], text: bytes
+) -> None:
+    applying.answers("sessions.approve", bare(PENDING, approvals=3, decided_by=decided_by))
     done = run("approve", ID, "--yes", "--digest", digest_of(PENDING))
     assert done.returncode == 3
-    assert b"one more" in done.stderr
+    assert text in done.stderr
+
+
+def test_a_plan_that_was_executed_is_not_approved_again(applying: Peer, run: Run) -> None:
+    applying.answers("sessions.get", EXECUTED)
+    done = run("approve", ID, "--yes", "--digest", digest_of(PENDING))
+    assert done.returncode == 4
+    assert b"is executed" in done.stderr
 
 
 @pytest.mark.P10

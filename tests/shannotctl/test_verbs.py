@@ -159,6 +159,13 @@ def test_completion_of_verbs_and_ids(peer: Peer, run: Run) -> None:
         _SHANNOTCTL_COMPLETE="bash_complete", COMP_WORDS="shannotctl submit x", COMP_CWORD="2"
     )
     assert done.stdout.split() == [b"file,x"]
+    for option, kind in (("--cwd", b"dir"), ("--stdin", b"file")):
+        done = run(
+            _SHANNOTCTL_COMPLETE="bash_complete",
+            COMP_WORDS=f"shannotctl submit {option} x",
+            COMP_CWORD="3",
+        )
+        assert done.stdout.split() == [kind + b",x"]
 
 
 def test_doctor_prints_one_line_a_check(peer: Peer, run: Run) -> None:

@@ -63,20 +63,6 @@ class Daemon:
         return [int(pid) for pid in path.read_text().split()]
 
 
-def wait_until_gone(pids: Sequence[int]) -> None:
-    """Wait until processes that are no children of ours have ended."""
-    for pid in pids:
-        try:
-            descriptor = os.pidfd_open(pid)
-        except ProcessLookupError:
-            continue
-        try:
-            ready, _, _ = select.select([descriptor], [], [], SECONDS)
-            assert ready, f"process {pid} does not end"
-        finally:
-            os.close(descriptor)
-
-
 @contextmanager
 def running_daemon(
     directory: Path,
@@ -85,17 +71,19 @@ def running_daemon(
     embedded: bool = True,
     account: str | None = None,
     code: Path | None = None,
+    prefix: Sequence[str] = (),
 ) -> Iterator[Daemon]:
     """A daemon that keeps all below `directory` (its runtime, state and configuration).
 
     :param account: under which it runs; root's privilege. Then `directory` is that account's and
         `code` a directory of packages that it can read.
+    :param prefix: a command that executes the daemon's, in the same process.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = directory / "shannotd.toml"
     if config or not file.exists():
         file.write_text(config)
-    command = [sys.executable if account is None else "/usr/bin/python3", "-m", "shannotd"]
+    command = [*prefix, sys.executable if account is None else "/usr/bin/python3", "-m", "shannotd"]
     command += ["--embedded"] if embedded else []
     command += ["--socket", str(directory / "run" / "shannotd.sock")]
     command += ["--state", str(directory / "state"), "--config", str(file)]

@@ -29,6 +29,8 @@ class Home:
     `work` is not below /tmp: what a script does there is scratch.
     """
 
+    program = PROGRAM
+
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.work = directory / "work"
@@ -76,15 +78,15 @@ class Home:
             timeout=_SECONDS,
         )
 
-    def stop(self) -> None:
-        """End the daemon, if one runs, and wait until it is gone."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End the daemon by a signal, if one runs, and wait until it is gone."""
         status = self.run("status", "--json")
         if status.returncode != 0:
             return
         pid = json.loads(status.stdout)["daemon"]["pid"]
         process = os.pidfd_open(pid)
         try:
-            signal.pidfd_send_signal(process, signal.SIGTERM)
+            signal.pidfd_send_signal(process, number)
             waiting = select.poll()
             waiting.register(process, select.POLLIN)
             assert waiting.poll(_SECONDS * 1000), "the daemon did not end"

@@ -1,0 +1,131 @@
+"""What a script tries of the outside is refused and told to the reviewer (P1, P7)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+
+from shannotd.runner.notifier import MAX_RECORDS, describe_address
+from tests.runner.conftest import Bench
+from tests.support.runner import Outcome
+
+pytestmark = pytest.mark.P1
+
+
+def attempts(outcome: Outcome) -> dict[tuple[str, str], int]:
+    """What and where -> how often."""
+    return {
+        (step["what"], step["target"]): step["count"]
+        for step in outcome.steps
+        if step["kind"] == "blocked"
+    }
+
+
+def test_addresses_in_words() -> None:
+    port = struct.pack(">H", 80)
+    four = struct.pack("=H", socket.AF_INET) + port + bytes([192, 0, 2, 1]) + bytes(8)
+    six = struct.pack("=H", socket.AF_INET6) + port + bytes(4) + bytes(15) + b"\1" + bytes(4)
+    unix = struct.pack("=H", socket.AF_UNIX)
+    assert describe_address(four) == (socket.AF_INET, "192.0.2.1:80")
+    assert describe_address(six) == (socket.AF_INET6, "[::1]:80")
+    assert describe_address(unix + b"/run/x\0rest") == (socket.AF_UNIX, "/run/x")
+    assert describe_address(unix + b"\0name\0") == (socket.AF_UNIX, "@name")
+    for cut in (b"", b"\1", four[:7], six[:23], unix, struct.pack("=H", socket.AF_NETLINK) * 6):
+        assert describe_address(cut) is None
+
+
+def test_destinations_outside_are_unreachable_and_told(bench: Bench) -> None:
+    code = (
+        "import socket as s\n"
+        "for _ in range(3): print(s.socket().connect_ex(('192.0.2.1', 80)))\n"
+        "print(s.socket(s.AF_INET6).connect_ex(('2001:db8::1', 443)))\n"
+        "u = s.socket(s.AF_INET, s.SOCK_DGRAM)\n"
+        "try:\n    u.sendto(b'x', ('192.0.2.2', 53))\nexcept OSError as e:\n    print(e.errno)\n"
+    )
+    outcome = bench.run("python", code)
+    assert outcome.stdout.split() == [str(errno.ENETUNREACH).encode()] * 5
+    assert attempts(outcome) == {
+        ("connect", "192.0.2.1:80"): 3,
+        ("connect", "[2001:db8::1]:443"): 1,
+        ("connect", "192.0.2.2:53"): 1,
+    }
+
+
+def test_binding_is_told_where_it_would_serve_others(bench: Bench) -> None:
+    code = (
+        "import socket as s\n"
+        "def bind(*address):\n"
+        "    try:\n        s.socket().bind(address)\n"
+        "    except OSError as e:\n        print(e.errno)\n"
+        "bind('192.0.2.1', 8080)\nbind('192.0.2.1', 0)\nbind('127.0.0.1', 8081)\n"
+    )
+    outcome = bench.run("python", code)
+    assert attempts(outcome) == {("bind", "192.0.2.1:8080"): 1}
+    assert outcome.stdout.split() == [str(errno.EADDRNOTAVAIL).encode()] * 2
+
+
+def test_addresses_that_cannot_be_read_reach_nothing(bench: Bench) -> None:
+    code = (
+        "import ctypes, socket\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "s = socket.socket()\n"
+        "for pointer, length in ((1, 16), (2**63 + 1, 16), (0, 0)):\n"
+        "    answer = libc.connect(s.fileno(), ctypes.c_void_p(pointer), length)\n"
+        "    print(answer, ctypes.get_errno())\n"
+        "print(libc.connect(s.fileno(), b'\\x02\\x00\\x00', 3), ctypes.get_errno())\n"
+    )
+    outcome = bench.run("python", code)
+    lines = [line.split() for line in outcome.stdout.splitlines()]
+    assert [line[0] for line in lines] == [b"-1"] * 4
+    assert all(int(line[1]) in (errno.EFAULT, errno.EINVAL) for line in lines)
+    assert attempts(outcome) == {}
+
+
+def test_calls_that_no_script_may_make_are_told(bench: Bench) -> None:
+    code = (
+        "import ctypes\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "print(libc.mount(b'none', b'/mnt', b'tmpfs', 0, None), ctypes.get_errno())\n"
+    )
+    outcome = bench.run("python", code)
+    assert outcome.stdout.split() == [b"-1", str(errno.EPERM).encode()]
+    assert attempts(outcome) == {("mount", ""): 1}
+
+
+@pytest.mark.P7
+def test_a_flood_of_attempts_is_counted_together(bench: Bench) -> None:
+    more = 20
+    code = (
+        "import socket\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        f"for port in range(1, {MAX_RECORDS + more + 1}):\n"
+        "    s.connect_ex(('192.0.2.1', port))\n"
+    )
+    outcome = bench.run("python", code)
+    told = attempts(outcome)
+    assert len(told) == MAX_RECORDS + 1
+    assert told["more", f"further attempts, beyond {MAX_RECORDS} kinds"] == more
+
+
+def test_a_hosts_socket_by_a_relative_path(bench: Bench, place: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(place / "host"))
+        server.listen()
+        code = (
+            "import socket as s\n"
+            "print(s.socket(s.AF_UNIX).connect_ex('host'))\n"
+            "print(s.socket(s.AF_UNIX).connect_ex('missing'))\n"
+            "own = s.socket(s.AF_UNIX); own.bind('own'); own.listen()\n"
+            "print(s.socket(s.AF_UNIX).connect_ex('own'))\n"
+        )
+        outcome = bench.run("python", code, cwd=str(place))
+    assert outcome.stdout.split()[1:] == [str(errno.ENOENT).encode(), b"0"]
+    assert outcome.stdout.split()[0] != b"0"
+    connects = [target for what, target in attempts(outcome) if what == "connect"]
+    assert connects == [f"unix:{place}/host"]
+    assert sorted(os.listdir(place)) == ["host"]
