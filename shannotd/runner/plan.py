@@ -85,6 +85,59 @@ class BlockedStep:
 
 
 @dataclass(frozen=True)
+class Input:
+    """What a command is given on its standard input: a content by SHA-256 and size (bytes)."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a command printed on one stream, as far as it was kept: a content, and whether more
+    was cut off."""
+
+    sha256: str
+    size: int
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class CommandStep:
+    """One call of a program of the host's, at its place among the script's changes.
+
+    `decision` is `review` (recorded; runs at apply: a barrier), `observe` (was run in the dry
+    run, beside the sandbox) or `deny` (never runs). `program` is the file on the host that was
+    resolved, `program_sha256` its content. `environment` is all of it, `changed` the names in it
+    that are not of the clean base. No `stdin` means /dev/null. `exit_status` is what the script
+    was told; a reviewed command must end with it when it is applied. `assumed` says that the script
+    may have read its output, which nobody knew. `stdout` and `stderr` are what an observed program
+    printed. `rule`, `reason` and `risk` are policy's; `seconds` and `output_bytes` are limits at
+    apply; `undo` is the argv that makes up for it in a rollback.
+    """
+
+    decision: str
+    program: str
+    program_sha256: str
+    argv: Tuple[str, ...]
+    cwd: str
+    environment: Dict[str, str]
+    changed: Tuple[str, ...]
+    exit_status: int
+    rule: str
+    reason: str
+    risk: str
+    stdin: Optional[Input] = None
+    assumed: bool = False
+    stdout: Optional[Output] = None
+    stderr: Optional[Output] = None
+    seconds: float = 300.0
+    output_bytes: int = 1 << 20
+    undo: Optional[Tuple[str, ...]] = None
+    kind: str = "command"
+
+
+@dataclass(frozen=True)
 class StepNote:
     """What a reader sees beside a step: a unified diff, or why there is none."""
 
@@ -155,6 +208,18 @@ def parse(encoded: bytes) -> Plan:
             steps.append(FileStep(**step))
         elif step["kind"] == "blocked":
             steps.append(BlockedStep(**step))
+        elif step["kind"] == "command":
+            steps.append(_parse_command(step))
         else:
             raise ValueError(f"step of kind {step['kind']!r}")
     return Plan(identity=Identity(**identity), steps=tuple(steps), **value)
+
+
+def _parse_command(step: Dict[str, Any]) -> CommandStep:
+    for name, kind in (("stdin", Input), ("stdout", Output), ("stderr", Output)):
+        if step[name] is not None:
+            step[name] = kind(**step[name])
+    for name in ("argv", "changed", "undo"):
+        if step[name] is not None:
+            step[name] = tuple(step[name])
+    return CommandStep(**step)
