@@ -14,9 +14,10 @@ import os
 import socket
 import stat
 import struct
-from typing import Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from shannotd.runner import seccomp
+from shannotd.runner.executions import DenyNames, Execution, Executions, read_execution
 from shannotd.runner.plan import BlockedStep
 
 # linux/seccomp.h: struct seccomp_notif, seccomp_notif_resp and their ioctls.
@@ -25,6 +26,8 @@ _RESPONSE = struct.Struct("=QqiI")
 _RECEIVE = 0xC0502100
 _SEND = 0xC0182101
 _VALID = 0x40082102
+_SET_FLAGS = 0x40082104
+_SYNC_WAKE_UP = 1  # since Linux 6.6
 _CONTINUE = 1
 
 # Destinations that only libc's own name service look-ups ask for.
@@ -45,15 +48,36 @@ CALL_NAMES = _call_names()
 class Notifier:
     """Answers one sandbox's notifications."""
 
-    def __init__(self, listener: int, processes: int) -> None:
-        """`listener` is that of its filter, `processes` a descriptor of its /proc directory."""
+    def __init__(
+        self,
+        listener: int,
+        processes: int,
+        deny_names: Sequence[str] = (),
+        ask: Optional[Callable[[int, Execution], None]] = None,
+    ) -> None:
+        """`listener` is that of its filter, `processes` a descriptor of its /proc directory.
+
+        `ask` is told of each start of a program that `deny_names` names, and must call `decided`.
+        """
         self._listener = listener
         self._processes = processes
         self._counts: Dict[Tuple[str, str], int] = {}
+        self._executions = Executions()
+        self._denied = DenyNames(deny_names)
+        self._ask = ask
+        try:
+            # Who waits runs next on this processor, instead of after a way round the scheduler.
+            fcntl.ioctl(listener, _SET_FLAGS, _SYNC_WAKE_UP)
+        except OSError:
+            pass  # An older kernel.
 
     def fileno(self) -> int:
         """The listener, for poll."""
         return self._listener
+
+    def executions(self) -> List[Dict[str, object]]:
+        """The programs that were started so far (see `Executions.listed`)."""
+        return self._executions.listed()
 
     def steps(self) -> List[BlockedStep]:
         """What was recorded so far, in the order of first attempts."""
@@ -71,11 +95,33 @@ class Notifier:
             raise
         identifier, pid, _, number, _, _, *arguments = _NOTIFICATION.unpack(buffer)
         name = CALL_NAMES.get(number, str(number))
+        if name in seccomp.EXECUTIONS:
+            self._execution(name, identifier, pid, arguments)
+            return
         code = errno.EPERM
         if name in ("connect", "bind", "sendto"):
             code = self._network(name, identifier, pid, arguments)
         else:
             self._record(name, "")
+        self._answer(identifier, code)
+
+    def decided(self, identifier: int, *, allowed: bool) -> None:
+        """What policy says of a start that `ask` was told of; EACCES where it is denied."""
+        self._answer(identifier, 0 if allowed else errno.EACCES)
+
+    def _execution(self, name: str, identifier: int, pid: int, arguments: List[int]) -> None:
+        """Record the start of a program, and let it go on or ask first."""
+        execution = read_execution(pid, name, arguments)
+        if execution is None or not self._waits(identifier):
+            self._answer(identifier, 0)
+            return
+        self._executions.add(execution)
+        if self._ask is not None and self._denied.match(pid, execution.path):
+            self._ask(identifier, execution)
+        else:
+            self._answer(identifier, 0)
+
+    def _answer(self, identifier: int, code: int) -> None:
         flags = _CONTINUE if code == 0 else 0
         response = _RESPONSE.pack(identifier, 0, -code, flags)
         try:

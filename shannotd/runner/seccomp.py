@@ -28,7 +28,7 @@ ALLOWED = (
     "accept accept4 access alarm arch_prctl brk cachestat capget capset chdir chmod chown "
     "clock_getres clock_gettime clock_nanosleep close close_range copy_file_range creat dup dup2 "
     "dup3 epoll_create epoll_create1 epoll_ctl epoll_ctl_old epoll_pwait epoll_pwait2 epoll_wait "
-    "epoll_wait_old eventfd eventfd2 execve execveat exit exit_group faccessat faccessat2 "
+    "epoll_wait_old eventfd eventfd2 exit exit_group faccessat faccessat2 "
     "fadvise64 fallocate fanotify_mark fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl "
     "fdatasync fgetxattr flistxattr flock fork fremovexattr fsetxattr fstat fstatfs fsync "
     "ftruncate futex futex_requeue futex_wait futex_waitv futex_wake futimesat get_mempolicy "
@@ -69,8 +69,10 @@ REPORTED = (
     "umount ptrace process_vm_writev chroot vhangup iopl ioperm"
 ).split()
 
-# Allowed, and told to the listener first (the network namespace is the boundary).
-WATCHED = ("connect", "bind")
+# Allowed, and told to the listener first (the network namespace is the boundary; what starts
+# runs in the sandbox).
+EXECUTIONS = ("execve", "execveat")
+WATCHED = ("connect", "bind", *EXECUTIONS)
 
 # Newer calls whose callers fall back where they see ENOSYS; clone3's flags are out of a filter's
 # reach (they are in memory), glibc then uses clone.
@@ -186,6 +188,8 @@ def compile_observe_filter(unix_sockets: bool) -> bytes:
     :raises OSError: libseccomp is missing or refuses a rule.
     """
     rules = _common_rules()
+    for call in EXECUTIONS:
+        rules.add(_ALLOW, call)
     for protocol in _OBSERVED_NETLINK:
         rules.add(_ALLOW, "socket", [(0, _EQUAL, AF_NETLINK, 0), (2, _EQUAL, protocol, 0)])
     for family in (AF_INET, AF_INET6):
