@@ -9,19 +9,21 @@ from __future__ import annotations
 import hmac
 import os
 import re
-from typing import List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 from shannotd.runner import identity as accounts
 from shannotd.runner import permission, plan
 from shannotd.runner.batch import Batch, Points
+from shannotd.runner.commands import run_command
 from shannotd.runner.contents import Contents
 from shannotd.runner.frames import Channel, Closed, RunnerError
-from shannotd.runner.plan import FileStep, Identity, Plan
+from shannotd.runner.orders import Orders
+from shannotd.runner.plan import CommandStep, FileStep, Identity, Plan
 from shannotd.runner.workspace import apply_failed, as_runner_error
 
 _SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
-IndexedStep = Tuple[int, FileStep]
+Part = Sequence[Tuple[int, Union[FileStep, CommandStep]]]
 
 
 def serve(
@@ -45,7 +47,7 @@ def serve(
             if os.geteuid() == 0:
                 permission.become(found.identity)
             os.umask(found.identity.umask)
-            run(found, channel, points or Points(), floor.protected)
+            run(found, Orders(channel.socket), points or Points(), floor)
         except RunnerError as error:
             channel.send(error.header())
         except OSError as error:
@@ -113,56 +115,113 @@ def _check_identity(identity: Identity) -> accounts.Floor:
     return floor
 
 
-def run(found: Plan, channel: Channel, points: Points, protected: Sequence[str] = ()) -> None:
-    """Apply the steps of `found` batch by batch as this process; tells of each step.
+def run(found: Plan, orders: Orders, points: Points, floor: accounts.Floor) -> None:
+    """Apply `found` as this process: a batch of file steps, a command, the next batch, in order.
 
-    :raises RunnerError: what stopped it, when every step was told of.
+    The first failure is the last thing that is done. Every step is told of.
+
+    :raises RunnerError: what stopped it; its `applied` says in words which steps were done.
+    :raises Closed: the daemon is gone.
     """
     stopped: Optional[RunnerError] = None
-    with Contents(channel) as contents:
-        for batch in batches(found):
+    results: Dict[int, str] = {}
+    with Contents(orders) as contents:
+        for part in parts(found):
             if stopped is None:
                 try:
-                    Batch(
-                        batch,
-                        identity=found.identity,
-                        contents=contents,
-                        points=points,
-                        protected=protected,
-                    ).run()
+                    _apply_part(part, found.identity, contents, points, floor, orders)
                 except RunnerError as error:
                     stopped = error
-            _tell(channel, batch, stopped)
-    for index, step in enumerate(found.steps):
-        if not isinstance(step, FileStep) or step.scratch:
-            channel.send({"event": "step", "index": index, "applied": "skipped"})
+                told = _results(part, stopped)
+            else:
+                told = {index: "skipped" for index, _ in part}
+            _tell(orders, told)
+            results.update(told)
+    _tell(orders, {i: "skipped" for i in range(len(found.steps)) if i not in results})
     if stopped is not None:
+        _name_applied(stopped, [index for index, result in results.items() if result == "done"])
         raise stopped
 
 
-def batches(found: Plan) -> List[List[IndexedStep]]:
-    """The file steps that are to be applied, in order, in batches between barriers.
+def parts(found: Plan) -> List[Part]:
+    """What is to be done, in order: batches of file steps, and single commands between them.
 
-    Only a host command is a barrier: what comes before it is applied before it runs.
+    Only a command that waited for the review is a barrier: what comes before it is applied
+    before it runs. What was observed has run, what was denied never does.
     """
-    parts: List[List[IndexedStep]] = [[]]
+    done: List[Part] = []
+    batch: List[Tuple[int, FileStep]] = []
     for index, step in enumerate(found.steps):
-        if isinstance(step, FileStep):
-            if not step.scratch:
-                parts[-1].append((index, step))
-        elif step.kind == "command":
-            parts.append([])
-    return [part for part in parts if part]
+        if isinstance(step, FileStep) and not step.scratch:
+            batch.append((index, step))
+        elif isinstance(step, CommandStep) and step.decision == "review":
+            done += [batch, [(index, step)]]
+            batch = []
+    return [part for part in (*done, batch) if part]
 
 
-def _tell(channel: Channel, batch: Sequence[IndexedStep], stopped: Optional[RunnerError]) -> None:
-    culprit = None if stopped is None else stopped.details.get("step")
-    applied = stopped is not None and str(stopped.details.get("before", "")).startswith("applied")
-    for index, _ in batch:
-        if stopped is None or (applied and index != culprit):
-            result = "done"
-        elif index == culprit:
-            result = "stale" if stopped.code == "stale" else "failed"
+def _apply_part(
+    part: Part,
+    identity: Identity,
+    contents: Contents,
+    points: Points,
+    floor: accounts.Floor,
+    orders: Orders,
+) -> None:
+    orders.look()
+    if orders.cancelled:
+        index, step = part[0]
+        path = step.program if isinstance(step, CommandStep) else step.path
+        raise apply_failed(index, path, "it was cancelled")
+    files = [(index, step) for index, step in part if isinstance(step, FileStep)]
+    if files:
+        batch = Batch(
+            files, identity=identity, contents=contents, points=points, protected=floor.protected
+        )
+        batch.run()
+    for index, step in part:
+        if isinstance(step, CommandStep):
+            run_command(
+                index,
+                step,
+                identity=identity,
+                contents=contents,
+                protected=floor.programs,
+                orders=orders,
+            )
+
+
+def _results(part: Part, error: Optional[RunnerError]) -> Dict[int, str]:
+    """What became of each step of a part that was begun."""
+    if error is None:
+        return {index: "done" for index, _ in part}
+    applied = str(error.details.get("before", "")).startswith("applied")
+    results = {index: "done" if applied else "skipped" for index, _ in part}
+    culprit = error.details.get("step")
+    if isinstance(culprit, int) and culprit in results:
+        results[culprit] = "stale" if error.code == "stale" else "failed"
+    return results
+
+
+def _name_applied(error: RunnerError, done: Sequence[int]) -> None:
+    error.details["applied"] = _numbers(done)
+    before = error.details.get("before")
+    if done and before is not None and not str(before).startswith("applied"):
+        error.details["before"] = f"{before}, except for {_numbers(done)}"
+
+
+def _tell(orders: Orders, results: Dict[int, str]) -> None:
+    for index, result in results.items():
+        orders.send({"event": "step", "index": index, "applied": result})
+
+
+def _numbers(indexes: Sequence[int]) -> str:
+    """The numbers of steps in words, from 1 as people count them: steps 1-4, 6."""
+    ranges: List[List[int]] = []
+    for number in (index + 1 for index in indexes):
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
         else:
-            result = "skipped"
-        channel.send({"event": "step", "index": index, "applied": result})
+            ranges.append([number, number])
+    words = [f"{first}-{last}" if first < last else str(first) for first, last in ranges]
+    return "steps " + ", ".join(words) if words else "none"

@@ -7,6 +7,8 @@ was taken over cannot widen it:
     allowed = shannot, www-data
     [paths]
     protected = /etc/sudoers, /etc/sudoers.d
+    [programs]
+    protected = /usr/sbin/visudo, /opt/admin
 """
 
 from __future__ import annotations
@@ -28,10 +30,14 @@ UMASK = 0o022
 
 @dataclass(frozen=True)
 class Floor:
-    """What no daemon and no approval can widen. None allows every identity."""
+    """What no daemon and no approval can widen. None allows every identity.
+
+    No plan changes a path of `protected` or below it, or runs a program of `programs` or below.
+    """
 
     identities: Optional[Tuple[str, ...]] = None
     protected: Tuple[str, ...] = ()
+    programs: Tuple[str, ...] = ()
 
 
 def read_floor(path: str = FLOOR_FILE) -> Floor:
@@ -56,7 +62,7 @@ def read_floor(path: str = FLOOR_FILE) -> Floor:
         raise RunnerError("config", path=path, reason=error.strerror) from error
     except (configparser.Error, UnicodeDecodeError) as error:
         raise RunnerError("config", path=path, reason=str(error)) from error
-    known = {"identities": {"allowed"}, "paths": {"protected"}}
+    known = {"identities": {"allowed"}, "paths": {"protected"}, "programs": {"protected"}}
     for section in parser.sections():
         for key in parser[section]:
             if key not in known.get(section, set()):
@@ -65,6 +71,7 @@ def read_floor(path: str = FLOOR_FILE) -> Floor:
     return Floor(
         None if identities is None else tuple(_words(identities)),
         tuple(_words(parser.get("paths", "protected", fallback=""))),
+        tuple(_words(parser.get("programs", "protected", fallback=""))),
     )
 
 

@@ -154,6 +154,8 @@ class RunnerProcess:
                     listing = [[name, len(outcome.blobs[name])] for name in wanted]
                     content = b"".join(outcome.blobs[name] for name in wanted)
                     job.send({"op": "blobs", "blobs": listing}, content)
+                elif event["event"] == "command_starting":
+                    job.send({"op": "go"})
                 elif event["event"] == "step":
                     steps.append(event)
                 elif event["event"] == "error":
