@@ -10,10 +10,9 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable, Iterator
 
+from shannotd.policy.command_risk import Finding, assess_commands
 from shannotd.policy.rules import RiskRules, Rule, risk_rules
-from shannotd.wire.model import FileState, Plan, Risk, Step, StepCounts
-
-Finding = tuple[Risk, str]
+from shannotd.wire.model import Decision, FileState, Plan, Risk, Step, StepCounts
 
 _SETUID, _SETGID, _STICKY = 0o4000, 0o2000, 0o1000
 _WRITE_BY_OTHERS = 0o022
@@ -38,6 +37,7 @@ _COUNTED = {
     "metadata": "metadata",
     "rename": "rename",
 }
+_DECIDED: dict[str | None, str] = {Decision.OBSERVE: "observed", Decision.DENY: "denied"}
 
 
 def assess_plan(plan: Plan) -> tuple[tuple[Risk, str], ...]:
@@ -55,7 +55,7 @@ def assess_plan(plan: Plan) -> tuple[tuple[Risk, str], ...]:
             _highest((finding, mass)) if entries else finding
             for finding, entries in zip(findings, deleted, strict=True)
         ]
-    return tuple(findings)
+    return tuple(assess_commands(plan.steps, findings, rules))
 
 
 def plan_risk(findings: Iterable[tuple[Risk, str]]) -> Risk:
@@ -67,9 +67,11 @@ def counts(plan: Plan) -> StepCounts:
     """How many steps of each kind `plan` has; an unknown change counts as a modification."""
     numbers: dict[str, int] = {}
     for step in plan.steps:
-        if step.kind != "file":
+        if step.kind == "blocked":
+            kind = "blocked"
+        elif step.kind != "file":
             # What is not known is counted with what runs on the host: it must not be missed.
-            kind = "blocked" if step.kind == "blocked" else "command"
+            kind = _DECIDED.get(step.decision, "command")
         elif step.scratch:
             kind = "scratch"
         else:
@@ -83,6 +85,8 @@ def _assess_step(step: Step, rules: RiskRules) -> Finding:
         grave = step.what in rules.blocked_danger or step.target in rules.blocked_danger_targets
         risk = Risk.DANGER if grave else rules.blocked_default
         return risk, "was refused in the dry run; it is not part of what is applied"
+    if step.kind == "command":
+        return step.risk, step.reason
     if step.kind != "file" or step.path is None:
         return Risk.UNKNOWN, "what it does on the host is not known beforehand"
     if step.scratch:

@@ -49,11 +49,18 @@ class _Blocked:
 
 
 @dataclass(frozen=True)
+class _Commands:
+    variables: tuple[str, ...]
+    scratch: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class _File:
     rule: tuple[Rule, ...]
     deletions: Deletions
     system: _System
     blocked: _Blocked
+    commands: _Commands
 
 
 _NONE = 1 << 30
@@ -193,9 +200,11 @@ class RiskRules:
     deletions: Deletions
     whole_directories: re.Pattern[str]
     system: re.Pattern[str]
+    scratch: re.Pattern[str]
     blocked_default: Risk
     blocked_danger: frozenset[str] = field(default_factory=frozenset)
     blocked_danger_targets: frozenset[str] = field(default_factory=frozenset)
+    dangerous_variables: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -219,9 +228,11 @@ def risk_rules() -> RiskRules:
         deletions=content.deletions,
         whole_directories=compile_patterns(_expanded(content.deletions.directories)),
         system=compile_patterns(_expanded(content.system.paths)),
+        scratch=compile_patterns(_expanded(content.commands.scratch)),
         blocked_default=content.blocked.default,
         blocked_danger=frozenset(content.blocked.danger),
         blocked_danger_targets=frozenset(content.blocked.danger_targets),
+        dangerous_variables=content.commands.variables,
     )
 
 

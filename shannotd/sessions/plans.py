@@ -9,24 +9,35 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgpack
 
 from shannotd.policy.risk import assess_plan, counts, plan_risk
 from shannotd.sessions.dryrun import Recorded
 from shannotd.sessions.records import NOTES, PLAN, SCRIPT, STDERR, STDOUT, Stored
-from shannotd.wire.decode import encode
-from shannotd.wire.model import Plan, Risk, StepCounts
+from shannotd.wire.decode import decode, encode
+from shannotd.wire.model import CommandResult, Plan, Risk, StartedProgram, StepCounts
 
 LARGE_BYTES = 32 * 1024  # a plan of this size takes about a millisecond to judge
 
 WireSession = dict[str, object]
 
 
+class Notes(NamedTuple):
+    """What is shown beside a plan, as it travels: one note for each step, the programs that were
+    started in the sandbox."""
+
+    steps: list[dict[str, Any]]
+    programs: list[object]
+
+
 @dataclass(frozen=True)
 class Judged:
-    """A plan that was checked: what of it the session shows. `notes` is as it is stored."""
+    """A plan that was checked: what of it the session shows. `notes` is as it is stored.
+
+    A plan without `effects` is applied by doing nothing, and needs nobody's approval.
+    """
 
     digest: str
     risk: Risk
@@ -37,9 +48,12 @@ class Judged:
     notes: bytes
 
 
-def judge(recorded: Recorded, *, session: str, policy_version: str) -> Judged:
+def judge(
+    recorded: Recorded, *, session: str, policy_version: str, programs: object = ()
+) -> Judged:
     """Check that `recorded` is a plan of `session` under that policy, and judge its steps.
 
+    :param programs: those that were started in the sandbox, as the runner told them.
     :raises ValueError: it is not; the runner sent something wrong.
     """
     digest = hashlib.sha256(recorded.canonical).hexdigest()
@@ -51,6 +65,7 @@ def judge(recorded: Recorded, *, session: str, policy_version: str) -> Judged:
     derived = json.loads(recorded.notes or b"[]")
     if not isinstance(derived, list) or len(derived) != len(plan.steps):
         raise ValueError("it has another number of notes than of steps")
+    started = decode(_Started, {"programs": programs}, "started").programs
     findings = assess_plan(plan)
     notes = [
         _note(risk, reason, note) for (risk, reason), note in zip(findings, derived, strict=True)
@@ -59,14 +74,16 @@ def judge(recorded: Recorded, *, session: str, policy_version: str) -> Judged:
         digest=digest,
         risk=plan_risk(findings),
         counts=counts(plan),
-        effects=any(
-            step.kind == "command" or (step.kind == "file" and not step.scratch)
-            for step in plan.steps
-        ),
+        effects=any(step.has_effect for step in plan.steps),
         identity_uid=plan.identity.uid,
         identity_name=plan.identity.name,
-        notes=pack_notes(notes),
+        notes=_pack(Notes(notes, [encode(program) for program in started])),
     )
+
+
+@dataclass(frozen=True)
+class _Started:
+    programs: tuple[StartedProgram, ...]
 
 
 def _note(risk: Risk, reason: str, derived: object) -> dict[str, object]:
@@ -86,23 +103,30 @@ def _note(risk: Risk, reason: str, derived: object) -> dict[str, object]:
     }
 
 
-def mark_applied(notes: bytes, applied: Mapping[int, str]) -> bytes:
-    """`notes` with what became of each step, by its index."""
+def mark_applied(
+    notes: bytes, applied: Mapping[int, str], results: Mapping[int, CommandResult] | None = None
+) -> bytes:
+    """`notes` with what became of each step and what its command did, by the step's index."""
     marked = unpack_notes(notes)
-    for index, outcome in applied.items():
-        if 0 <= index < len(marked):
-            marked[index]["applied"] = outcome
-    return pack_notes(marked)
+    for index, note in enumerate(marked.steps):
+        if index in applied:
+            note["applied"] = applied[index]
+        if results is not None and index in results:
+            note["result"] = encode(results[index])
+    return _pack(marked)
 
 
-def pack_notes(notes: list[dict[str, object]]) -> bytes:
-    """Notes as they are stored."""
-    return cast(bytes, msgpack.packb(notes, unicode_errors="surrogateescape"))
+def _pack(notes: Notes) -> bytes:
+    stored = {"steps": notes.steps, "programs": notes.programs}
+    return cast(bytes, msgpack.packb(stored, unicode_errors="surrogateescape"))
 
 
-def unpack_notes(notes: bytes) -> list[dict[str, Any]]:
+def unpack_notes(notes: bytes) -> Notes:
     """Stored notes, as they travel."""
-    return cast(list[dict[str, Any]], msgpack.unpackb(notes, unicode_errors="surrogateescape"))
+    stored = msgpack.unpackb(notes, unicode_errors="surrogateescape")
+    if isinstance(stored, list):  # stored before programs were recorded
+        return Notes(stored, [])
+    return Notes(stored["steps"], stored["programs"])
 
 
 def whole_session(stored: Stored) -> WireSession:
@@ -113,5 +137,6 @@ def whole_session(stored: Stored) -> WireSession:
     session["stdout"] = contents.get(STDOUT, b"")
     session["stderr"] = contents.get(STDERR, b"")
     session["plan_canonical"] = contents.get(PLAN)
-    session["notes"] = unpack_notes(contents[NOTES]) if NOTES in contents else []
+    notes = unpack_notes(contents[NOTES]) if NOTES in contents else Notes([], [])
+    session["notes"], session["programs"] = notes
     return session

@@ -30,9 +30,7 @@ class ShannotError(Exception):
     def __str__(self) -> str:
         template = " ".join((type(self).__doc__ or "").split())
         shown = {
-            name: visible(
-                str(self.details.get(name) if self.details.get(name) is not None else "?")
-            )
+            name: visible(_words(name, self.details.get(name)))
             for _, name, _, _ in string.Formatter().parse(template)
             if name
         }
@@ -41,6 +39,13 @@ class ShannotError(Exception):
     def to_wire(self) -> dict[str, object]:
         """The error as it travels: code, message, details."""
         return {"code": self.code, "message": str(self), "details": self.details}
+
+
+def _words(name: str, detail: Detail) -> str:
+    """A detail as the message says it: steps count from 0, but from 1 where people read of them."""
+    if name == "step" and isinstance(detail, int):
+        detail += 1
+    return "?" if detail is None else str(detail)
 
 
 class UsageError(ShannotError):
@@ -153,6 +158,14 @@ class ApplyFailed(ShannotError):
     """Step {step} could not be applied to {path}: {reason}. Steps before it were {before}."""
 
     code = "apply_failed"
+    exit_status = 5
+
+
+class CommandFailed(ShannotError):
+    """Step {step}, the command {command}, {ending}; the plan needs it to end with exit status
+    {expected}. Steps before it were applied, nothing after it was."""
+
+    code = "command_failed"
     exit_status = 5
 
 

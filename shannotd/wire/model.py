@@ -202,21 +202,51 @@ class FileState:
 
 
 @dataclass(frozen=True)
-class CommandResult:
-    """What a command did when it was applied."""
+class CommandInput:
+    """What a command is given on its standard input: a content by SHA-256 and size."""
 
-    exit_status: int
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class CommandOutput:
+    """What an observed program printed on one stream: a content, and whether more was cut off."""
+
+    sha256: str
+    size: int
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What a command did when it was applied.
+
+    One of `exit_status` and `signal` is null. `stopped` names the limit that ended it, `truncated`
+    the streams of which not all was kept.
+    """
+
+    exit_status: int | None
     stdout: str
     stderr: str
     duration: float
+    signal: int | None = None
+    stopped: str | None = None
+    truncated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a plan: a file change, a host command or a blocked attempt.
+    """One step of a plan: a file change, a call of a host's program or a blocked attempt.
 
-    Which fields are set depends on `kind` (`file`, `command`, `blocked`); `risk`, `reason`,
-    `diff`, `binary`, `too_large` and `result` are notes beside the digest.
+    Which fields are set depends on `kind` (`file`, `command`, `blocked`); `diff`, `binary`,
+    `too_large`, `applied` and `result` are notes beside the digest, and so are `risk` and
+    `reason`, except that a command has policy's own in its plan.
+
+    A command's `decision` is `review` (it runs when the plan is applied, and must end with
+    `exit_status`), `observe` (it ran in the dry run, and printed `stdout` and `stderr`) or `deny`.
+    `environment` is all of it, `changed` names what in it is not of the clean base; without
+    `stdin` it reads /dev/null. `assumed`: the script may have read its output, which nobody knew.
     """
 
     kind: str
@@ -232,10 +262,20 @@ class Step:
     # command
     argv: tuple[str, ...] = ()
     program: str | None = None
+    program_sha256: str | None = None
     cwd: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
     decision: str | None = None
     rule: str | None = None
+    exit_status: int | None = None
+    stdin: CommandInput | None = None
     assumed: bool = False
+    stdout: CommandOutput | None = None
+    stderr: CommandOutput | None = None
+    seconds: float | None = None
+    output_bytes: int | None = None
+    undo: tuple[str, ...] | None = None
     # blocked
     what: str | None = None
     target: str | None = None
@@ -248,6 +288,21 @@ class Step:
     too_large: bool = False
     applied: str | None = None
     result: CommandResult | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is a command that runs on the host when the plan is applied.
+
+        Only what is known not to run does not.
+        """
+        return self.kind == "command" and self.decision not in (Decision.OBSERVE, Decision.DENY)
+
+    @property
+    def has_effect(self) -> bool:
+        """Whether applying it changes anything, so that somebody must approve it."""
+        if self.kind == "command":
+            return self.runs
+        return self.kind != "blocked" and not self.scratch
 
 
 @dataclass(frozen=True)
@@ -265,6 +320,19 @@ class StepNote:
     too_large: bool = False
     applied: str | None = None
     result: CommandResult | None = None
+
+
+@dataclass(frozen=True)
+class StartedProgram:
+    """A program that was started in the sandbox, `count` times with the same arguments.
+
+    `cut`: not all of the arguments were kept. Without any it counts what came after the list was
+    full. Shown beside the plan, and no part of it.
+    """
+
+    argv: tuple[str, ...]
+    count: int
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -341,7 +409,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class StepCounts:
-    """How many steps of each kind a plan has, scratch apart."""
+    """How many steps of each kind a plan has, scratch apart.
+
+    `command` counts those that run when it is applied, `observed` and `denied` the others.
+    """
 
     create: int = 0
     modify: int = 0
@@ -352,13 +423,15 @@ class StepCounts:
     command: int = 0
     blocked: int = 0
     scratch: int = 0
+    observed: int = 0
+    denied: int = 0
 
 
 @dataclass(frozen=True)
 class Session:
     """One submitted script and all that became of it.
 
-    In lists and change events `plan_canonical`, `notes` and the outputs are empty.
+    In lists and change events `plan_canonical`, `notes`, `programs` and the outputs are empty.
     `approvals` is how many distinct people must approve; `decided_by` those who did.
     """
 
@@ -394,6 +467,7 @@ class Session:
     reason: str = ""
     plan_canonical: bytes | None = None
     notes: tuple[StepNote, ...] = ()
+    programs: tuple[StartedProgram, ...] = ()
 
     @property
     def plan(self) -> Plan | None:

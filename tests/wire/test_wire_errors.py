@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from shannotd.wire.errors import (
     ERRORS,
+    CommandFailed,
     NotFound,
     ShannotError,
     Stale,
@@ -114,3 +115,11 @@ def test_details_are_kept_beside_the_message() -> None:
     assert error.details["step"] == 3
     assert str(error).startswith("/etc/x is no longer what the dry run saw")
     assert NotFound(id="abc").to_wire()["code"] == "not_found"
+
+
+@pytest.mark.P7
+def test_steps_are_numbered_as_plans_show_them() -> None:
+    error = CommandFailed(step=0, command="nginx -s reload", ending="ended with 1", expected=0)
+    assert str(error).startswith("Step 1, the command nginx -s reload, ended with 1; ")
+    assert error.to_wire()["details"] == error.details
+    assert error.details["step"] == 0
