@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Callable, Dict, List, Sequence, Set, Tuple
 
 from shannotd.runner.compare import Change
+from shannotd.runner.delta import lineage
 from shannotd.runner.plan import FileState, StepNote
 
 Inode = Tuple[int, int]
@@ -17,15 +18,19 @@ def arrange(
     deleted: Sequence[Change],
     kept: Dict[Inode, str],
     is_scratch: Callable[[str], bool],
+    *,
+    renames: bool = True,
 ) -> List[Change]:
     """The changes in the order in which they can be applied one by one.
 
     First `head` (renamed directories and what they need), then `body` in its order (each
     directory before what is in it), then more names of files, then what is `deleted`; scratch
-    after all else. `kept` are the host's own files that have several names in a layer.
+    after all else. `kept` are the host's own files that have several names in a layer. Files
+    that were renamed are looked for only where `renames`.
     """
     _mark_scratch([*head, *body, *deleted], is_scratch)
-    deleted = _find_renamed_files(body, deleted)
+    if renames:
+        deleted = _find_renamed_files(body, deleted)
     linked = _find_links(body, kept)
     later = {id(change) for change in linked}
     first = [change for change in body if id(change) not in later]
@@ -37,19 +42,26 @@ def arrange(
 def _mark_scratch(changes: Sequence[Change], is_scratch: Callable[[str], bool]) -> None:
     """Scratch is not applied: so what other steps need is none of it."""
     needed: Set[str] = set()
+    removed: Set[str] = set()
     shown: List[Change] = []
     for change in changes:
         step = change.step
         if is_scratch(step.path) and (step.old_path is None or is_scratch(step.old_path)):
             shown.append(change)
-        elif step.change != "delete":
+            continue
+        if step.before.type == "directory" and step.after.type != "directory":
+            removed.add(step.path)
+        if step.change != "delete":
             above = step.path.rpartition("/")[0]
             while above and above not in needed:
                 needed.add(above)
                 above = above.rpartition("/")[0]
     for change in shown:
-        if change.step.path not in needed or change.step.change == "metadata":
-            change.step = replace(change.step, scratch=True)
+        step = change.step
+        if removed and not removed.isdisjoint(lineage(step.path)):
+            continue  # its directory goes only with what is in it
+        if step.path not in needed or step.change == "metadata":
+            change.step = replace(step, scratch=True)
 
 
 def _find_renamed_files(body: Sequence[Change], deleted: Sequence[Change]) -> Sequence[Change]:

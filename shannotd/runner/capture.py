@@ -1,20 +1,33 @@
 """From the upper layers of a sandbox's overlays to the steps of a plan.
 
-What was before always comes from the host's own tree, never through an overlay. The layers
-must not change meanwhile: the sandbox is frozen or gone.
+What was before always comes from the host's own tree, never through an overlay, or from what
+was recorded at a barrier before (see delta.py). The layers must not change meanwhile: the sandbox
+is frozen or gone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
+from typing import AbstractSet, Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from shannotd.runner import filesystem, moves, scratch, tree
 from shannotd.runner.arrange import arrange
 from shannotd.runner.compare import SHOWN_BYTES, Change, Comparer, Content
+from shannotd.runner.delta import (
+    CLOCK_LAG_NS,
+    History,
+    Version,
+    can_be_checked,
+    follow,
+    gone,
+    lineage,
+    overlapping,
+    version,
+)
 from shannotd.runner.filesystem import Descent
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.host import Host
@@ -35,13 +48,14 @@ from shannotd.runner.plan import (
     FileStep,
     Identity,
     StepNote,
+    TreeSummary,
 )
 from shannotd.runner.tree import Entry, MountInside
 
 __all__ = ["Content", "Layer", "Recorded", "capture"]
 
-# File times come from a clock that lags up to a tick (10 ms at HZ=100) behind the precise one.
-_CLOCK_LAG_NS = 20_000_000
+# What is left of a directory in which earlier deltas made everything, when that is gone.
+_EMPTY_TREE = TreeSummary(0, 0, hashlib.sha256().hexdigest())
 
 Step = Union[FileStep, BlockedStep]
 
@@ -49,12 +63,16 @@ Step = Union[FileStep, BlockedStep]
 @dataclass(frozen=True)
 class Recorded:
     """The steps in the order in which they are to be applied, what to show beside each, and
-    the contents that they need. Close it when the contents have been read."""
+    the contents that they need. Close it when the contents have been read.
+
+    `history` is the one that the next capture of the same session is to go by.
+    """
 
     steps: Tuple[Step, ...]
     notes: Tuple[StepNote, ...]
     contents: Dict[str, Content]
     opened: Opened
+    history: History
 
     def __enter__(self) -> Recorded:
         return self
@@ -74,18 +92,24 @@ def capture(
     scratch: Sequence[str],
     identity: Identity,
     limits: Mapping[str, Any],
+    history: Optional[History] = None,
+    keep_scratch: bool = False,
 ) -> Recorded:
     """What the script did to the host's files, seen through `layers`.
 
     `started_ns` is when the script began (time.time_ns): older times on what it made were set
     on purpose. `scratch` are glob patterns (see scratch.py). `identity` will apply the plan:
-    what it cannot read is not hashed. Of `limits`, `steps` and `written_bytes` are used.
+    what it cannot read is not hashed. Of `limits`, `steps` and `written_bytes` are used. With the
+    `history` of earlier captures it is what was done since the last of them. `keep_scratch` has
+    the contents of scratch come along.
 
     :raises RunnerError: `capture_failed` or `limit_exceeded`.
     """
     opened = Opened()
     try:
-        return _Capture(layers, started_ns, scratch, identity, limits, opened).run()
+        found = history or History()
+        work = _Capture(layers, started_ns, scratch, identity, limits, opened, found)
+        return work.run(keep_scratch)
     except BaseException:
         opened.close()
         raise
@@ -100,17 +124,26 @@ class _Capture:
         identity: Identity,
         limits: Mapping[str, Any],
         opened: Opened,
+        history: History,
     ) -> None:
         self._layers = sorted(layers, key=lambda layer: layer.mountpoint)
         self._mountpoints = frozenset(layer.mountpoint for layer in layers)
-        self._earliest_ns = started_ns - _CLOCK_LAG_NS
+        self._earliest_ns = started_ns - CLOCK_LAG_NS
         self._now_ns = time.time_ns()
         self._is_scratch = scratch.matcher(patterns)
         self._identity = identity
         self._limit: Optional[int] = limits.get("steps")
         self._opened = opened
-        self._comparer = Comparer(self._promised, started_ns, limits.get("written_bytes"))
+        self._history = history
+        written = limits.get("written_bytes")
+        self._comparer = Comparer(self._promised, started_ns, written, history)
         self._moved: Dict[str, Folder] = {}
+        # Old path to new of each layer's renamed directories; what is no part of host's trees.
+        self._places: Dict[str, Dict[str, str]] = {}
+        self._excluded: AbstractSet[str] = frozenset()
+        # Where the script has something, and the versions of its files.
+        self._present: Set[str] = set(self._mountpoints)
+        self._versions: Dict[str, Version] = {}
         self._placed: Set[str] = set()
         self._head: List[Change] = []
         self._body: List[Change] = []
@@ -121,7 +154,8 @@ class _Capture:
         self._layer: Layer
         self._mount = 0
 
-    def run(self) -> Recorded:
+    def run(self, keep_scratch: bool) -> Recorded:
+        """Look at all layers."""
         for layer in self._layers:
             self._layer = layer
             path = layer.mountpoint
@@ -129,8 +163,9 @@ class _Capture:
                 root = read_layer(layer, self._mountpoints, self._opened, self._limit)
                 moved = moves.find_sources(layer, root)
                 self._moved = moved
+                self._excluded = moved.keys() | self._history.known.keys()
                 self._placed = set()
-                if moved:
+                if self._moves_are_new(root):
                     self._move(root)
                 self._walk(root)
             except MountInside as error:
@@ -138,22 +173,100 @@ class _Capture:
             except OSError as error:
                 name = error.filename if isinstance(error.filename, str) else path
                 raise failed_by(error, name) from error
-        return self._recorded()
+        self._find_gone()
+        return self._recorded(keep_scratch)
 
-    def _recorded(self) -> Recorded:
+    def _recorded(self, keep_scratch: bool) -> Recorded:
         ordered = arrange(
-            self._head, self._body, self._deleted, self._kept_inodes, self._is_scratch
+            self._head,
+            self._body,
+            self._deleted,
+            self._kept_inodes,
+            self._is_scratch,
+            renames=not self._history.begun,
         )
         contents: Dict[str, Content] = {}
         for change in ordered:
             step = change.step
-            if change.content is not None and not step.scratch and step.link_to is None:
+            wanted = keep_scratch or not step.scratch
+            if change.content is not None and wanted and step.link_to is None:
                 contents.setdefault(change.content.sha256, change.content)
         steps: List[Step] = [change.step for change in ordered]
         notes = [change.note for change in ordered]
-        steps.extend(self._blocked)
-        notes.extend(StepNote() for _ in self._blocked)
-        return Recorded(tuple(steps), tuple(notes), contents, self._opened)
+        blocked = [step for step in self._blocked if step not in self._history.blocked]
+        steps.extend(blocked)
+        notes.extend(StepNote() for _ in blocked)
+        history = follow(
+            self._history,
+            steps,
+            data={change.step.path: change.data for change in ordered if change.data is not None},
+            moved=self._places,
+            versions=self._versions,
+            captured_ns=self._now_ns,
+        )
+        return Recorded(tuple(steps), tuple(notes), contents, self._opened, history)
+
+    # What earlier deltas made.
+
+    def _known(self, path: str) -> Optional[Entry]:
+        """What an earlier delta leaves at `path`, None where it is the host's that counts.
+
+        :raises RunnerError: `capture_failed`: nobody could tell that it is there.
+        """
+        known = self._history.known.get(path)
+        if known is None:
+            return None
+        if not can_be_checked(known.state, self._identity.uid):
+            raise failed(path, "it changed on both sides of a command, and cannot be read")
+        return Entry(known.state, data=known.data)
+
+    def _known_whole(self, path: str) -> Optional[Entry]:
+        """The same, a directory with the tree of what is the host's own in it."""
+        found = self._known(path)
+        if found is None or found.state.type != "directory":
+            return found
+        for folder in self._moved.values():
+            if path.startswith(folder.path + "/"):
+                raise failed(path, "its directory was renamed, and it changed around a command")
+        summary: Optional[TreeSummary] = _EMPTY_TREE
+        if not self._history.is_cut(path) and self._kind(path) == "directory":
+            summary = self._state(path).tree
+        return replace(found, state=replace(found.state, tree=summary))
+
+    def _find_gone(self) -> None:
+        """What earlier deltas made and the script then removed leaves no mark in any layer."""
+        turned = {
+            change.step.path
+            for change in self._body
+            if change.step.before.type == "directory" and change.step.after.type != "directory"
+        }
+        first: List[Change] = []
+        last: List[Change] = []
+        for path in gone(self._history, self._present):
+            before = self._known_whole(path)
+            assert before is not None
+            note = self._comparer.deleted(path, before)
+            change = Change(FileStep("delete", path, before.state, ABSENT), note, 0)
+            inside = turned and not turned.isdisjoint(lineage(path))
+            self._add(first if inside else last, change)
+        self._head[:0] = first
+        self._deleted[:0] = last
+
+    def _moves_are_new(self, root: Folder) -> bool:
+        """Whether the renamed directories of a layer are to be told, as they were not before.
+
+        :raises RunnerError: `capture_failed`: some were, or deltas changed something in them.
+        """
+        places = {source: folder.path for source, folder in self._moved.items()}
+        before = self._history.moved.get(root.path, {})
+        self._places[root.path] = places
+        if not self._history.begun or places == before:
+            return not self._history.begun and bool(places)
+        changed = sorted({*places.items()} ^ {*before.items()})[0]
+        both = [*places, *places.values()]
+        if before or overlapping(self._history, both) is not None:
+            raise failed(changed[1], "a directory was renamed on both sides of a command")
+        return True
 
     # Directories that were renamed.
 
@@ -208,7 +321,7 @@ class _Capture:
         looked = os.open(name, filesystem.O_DIRECTORY_PATH, dir_fd=directory)
         try:
             summary = tree.summarise(
-                looked, source, identity=self._identity, excluded=self._moved.keys()
+                looked, source, identity=self._identity, excluded=self._excluded
             )
         finally:
             os.close(looked)
@@ -254,6 +367,9 @@ class _Capture:
                 after = replace(after, uid=owner[0], gid=owner[1])
         if root.xattrs:
             after = replace(after, xattrs={**before.xattrs, **root.xattrs})
+        known = self._known(root.path)
+        if known is not None:
+            before = known.state
         if before != after:
             self._change("metadata", root.path, before, after)
 
@@ -262,6 +378,8 @@ class _Capture:
 
         False where nothing in it can be the script's.
         """
+        self._present.add(folder.path)
+        known = self._known(folder.path)
         if folder.redirect is not None:
             assert folder.source is not None
             descriptor = filesystem.open_directory(folder.source)
@@ -269,7 +387,7 @@ class _Capture:
             before = tree.describe(
                 descriptor, filesystem.status(descriptor), identity=self._identity
             ).state
-            self._compare_directory(folder, before)
+            self._compare_directory(folder, before if known is None else known.state)
             return True
         current = host.current
         before = ABSENT
@@ -277,6 +395,13 @@ class _Capture:
             before = tree.entry(
                 current, folder.name, identity=self._identity, keep=SHOWN_BYTES
             ).state
+        if known is not None:
+            hosts = before.type == "directory" and folder.path not in self._history.cut
+            before = known.state
+            if before.type == "directory" and not hosts:
+                host.jump(None)
+                self._compare_directory(folder, before)
+                return True
         if before.type == "directory":
             assert current is not None
             descriptor = os.open(folder.name, filesystem.O_DIRECTORY_PATH, dir_fd=current)
@@ -360,6 +485,10 @@ class _Capture:
         if source is None or source in self._moved:
             return
         path = folder.below(name)
+        if path in self._history.known:
+            return  # see _find_gone
+        if source != path and self._history.below(path):
+            raise failed(path, "its directory was renamed, and it changed around a command")
         before = self._whole(host, name, source)
         if before.status is None:
             return
@@ -373,9 +502,15 @@ class _Capture:
     ) -> None:
         path = folder.below(name)
         kind = tree.file_type(status.st_mode)
-        before = tree.NOTHING
-        if host is not None and folder.source_below(name) not in self._moved:
-            before = self._before(folder, host, name, kind)
+        self._present.add(path)
+        if kind == "file" and self._history.unchanged(path, version(status)):
+            self._unchanged(path, status)
+            return
+        before = self._known_whole(path)
+        if before is None:
+            before = tree.NOTHING
+            if host is not None and folder.source_below(name) not in self._moved:
+                before = self._before(folder, host, name, kind)
         if kind == "file":
             self._regular(folder, upper, host, name, status, before)
         elif kind == "symlink":
@@ -394,15 +529,20 @@ class _Capture:
         else:
             self._special(path, kind, status, before)
 
+    def _unchanged(self, path: str, status: os.stat_result) -> None:
+        """A file that is as it was at the last barrier."""
+        self._versions[path] = version(status)
+        if status.st_nlink > 1:
+            self._kept_inodes.setdefault((status.st_dev, status.st_ino), path)
+
     def _same_link(
         self, path: str, before: Entry, after: FileState, status: os.stat_result
     ) -> None:
         """A symlink to the same target: at most its owner or time is another."""
-        assert before.status is not None
-        was = replace(before.state, links=None)
-        if status.st_mtime_ns != before.status.mtime_ns:
-            was = replace(was, mtime_ns=before.status.mtime_ns)
-            after = replace(after, mtime_ns=status.st_mtime_ns)
+        known = self._history.known.get(path)
+        old_ns, new_ns = self._comparer.times(before, known, status.st_mtime_ns)
+        was = replace(before.state, links=None, mtime_ns=old_ns)
+        after = replace(after, mtime_ns=new_ns)
         if was != after:
             self._change("metadata", path, was, after)
 
@@ -411,6 +551,9 @@ class _Capture:
         assert source is not None
         before = tree.entry(host, name, identity=self._identity, keep=SHOWN_BYTES)
         if before.state.type == "directory":
+            path = folder.below(name)
+            if source != path and self._history.below(path):
+                raise failed(path, "its directory was renamed, and it changed around a command")
             return self._whole(host, name, source)
         return before
 
@@ -454,18 +597,30 @@ class _Capture:
                 path,
                 xattrs,
                 before,
+                self._history.known.get(path),
                 host,
                 self._mount,
             )
         finally:
             os.close(descriptor)
+        self._versions[path] = version(status)
         inode = (status.st_dev, status.st_ino) if status.st_nlink > 1 else None
+        if change is not None and change.step.change == "metadata" and self._is_told(inode, path):
+            return
         if change is not None and change.step.change != "metadata":
             change.inode = inode
         elif inode is not None:
             self._kept_inodes.setdefault(inode, path)
         if change is not None:
             self._add(self._body, change)
+
+    def _is_told(self, inode: Optional[Tuple[int, int]], path: str) -> bool:
+        """Whether metadata of a file were told under another name that it had before, too."""
+        other = None if inode is None else self._kept_inodes.get(inode)
+        if other is None or self._is_scratch(other) != self._is_scratch(path):
+            return False
+        one, two = self._history.versions.get(other), self._history.versions.get(path)
+        return one is not None and two is not None and one[:2] == two[:2] == inode
 
     def _promised(self, mtime_ns: int) -> bool:
         return mtime_ns < self._earliest_ns or mtime_ns > self._now_ns
@@ -480,7 +635,7 @@ class _Capture:
 
     def _check_limit(self) -> None:
         count = len(self._head) + len(self._body) + len(self._deleted) + len(self._blocked)
-        if self._limit is not None and count > self._limit:
+        if self._limit is not None and self._history.steps + count > self._limit:
             raise RunnerError("limit_exceeded", name="steps", limit=self._limit)
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Callable, Dict, Optional, Tuple
 
 from shannotd.runner import diff, filesystem, tree
-from shannotd.runner.diff import Budget, Difference
+from shannotd.runner.delta import History, Known
+from shannotd.runner.diff import Difference
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.layer import USER, Layer, failed
 from shannotd.runner.plan import ABSENT, FileState, FileStep, StepNote, TreeSummary
@@ -28,7 +29,8 @@ _SAMPLE_BYTES = 65536
 class Content:
     """Bytes that a step needs: `size` bytes from `offset` of a file in the upper layer.
 
-    `data` holds them where they are few.
+    `data` holds them where they are few, `copy` is a descriptor of a copy of just them, where
+    the file may have changed meanwhile.
     """
 
     sha256: str
@@ -37,9 +39,12 @@ class Content:
     layer: Layer
     relative: str
     data: Optional[bytes] = None
+    copy: Optional[int] = None
 
     def open(self) -> int:
         """A readable descriptor of the file, positioned at `offset`; the caller's."""
+        if self.copy is not None:
+            return os.open(filesystem.by_descriptor(self.copy), os.O_RDONLY | os.O_CLOEXEC)
         descriptor = filesystem.open_below(self.layer.upper, self.relative, filesystem.O_READ)
         os.lseek(descriptor, self.offset, os.SEEK_SET)
         return descriptor
@@ -60,7 +65,8 @@ class Change:
     """A step that is found but not yet in its place among the others.
 
     `mount` is that of the path on the host, `mtime_ns` the time of the file that appeared or
-    went, `inode` that of a file with several names in the upper layer.
+    went, `inode` that of a file with several names in the upper layer, `data` all that is in
+    the file now, where it is little.
     """
 
     step: FileStep
@@ -69,6 +75,7 @@ class Change:
     content: Optional[Content] = None
     mtime_ns: Optional[int] = None
     inode: Optional[Tuple[int, int]] = None
+    data: Optional[bytes] = None
 
 
 @dataclass(frozen=True)
@@ -87,15 +94,19 @@ class Comparer:
     """Compares files; keeps what the diffs may still cost."""
 
     def __init__(
-        self, promised: Callable[[int], bool], started_ns: int, written_bytes: Optional[int]
+        self,
+        promised: Callable[[int], bool],
+        started_ns: int,
+        written_bytes: Optional[int],
+        history: History,
     ) -> None:
         """`promised` tells whether a modification time was set on purpose; `started_ns` is when
         the script began, `written_bytes` its limit."""
         self._promised = promised
         self._written_bytes = written_bytes
         self._started_ns = started_ns
-        self._budget = Budget()
-        self._kept = 0
+        self._budget = history.budget
+        self._kept = history.kept_bytes
         self._looked = 0
 
     def file(
@@ -107,12 +118,14 @@ class Comparer:
         path: str,
         xattrs: Dict[str, str],
         before: Entry,
+        known: Optional[Known],
         host: Optional[int],
         mount: int,
     ) -> Optional[Change]:
         """The change at `path`, None where there is none.
 
-        `descriptor` reads the file in the upper layer; `host` is the host's directory.
+        `descriptor` reads the file in the upper layer; `host` is the host's directory. `before`
+        is of an earlier delta where that is `known`.
         """
         self._looked += status.st_size
         limit = self._written_bytes
@@ -132,27 +145,22 @@ class Comparer:
             xattrs=xattrs,
             mtime_ns=status.st_mtime_ns if self._promised(status.st_mtime_ns) else None,
         )
-        content = Content(
-            read.sha256,
-            status.st_size,
-            0,
-            layer,
-            relative,
-            self._keep(read.data),
-        )
+        kept = self._keep(read.data)
+        content = Content(read.sha256, status.st_size, 0, layer, relative, kept)
         if was.type != "file":
             change = "create" if was is ABSENT or was.type == "absent" else "modify"
             note = self._note(None, path, b"", read.data, descriptor)
             step = FileStep(change, path, was, after)
-            return Change(step, note, mount, content, status.st_mtime_ns)
+            return Change(step, note, mount, content, status.st_mtime_ns, data=kept)
         if layer.prefix == USER:
             # Such attributes of the host's file are hidden by the mount, not removed.
-            kept = {name: value for name, value in was.xattrs.items() if name.startswith(USER)}
-            after = replace(after, xattrs={**kept, **after.xattrs})
+            hidden = {name: value for name, value in was.xattrs.items() if name.startswith(USER)}
+            after = replace(after, xattrs={**hidden, **after.xattrs})
         kept_prefix = self._prefix_kept(read, before, descriptor, host, path)
         if kept_prefix and status.st_size == old_size:
-            found = self._metadata(path, was, after, before, status.st_mtime_ns)
-            return None if found is None else Change(found, StepNote(), mount)
+            times = self.times(before, known, status.st_mtime_ns)
+            found = _metadata(path, was, after, times)
+            return None if found is None else Change(found, StepNote(), mount, data=kept)
         if kept_prefix and old_size > 0 and read.suffix is not None:
             return self._append(path, was, after, read, content, mount)
         if before.status is not None and before.status.ctime_ns > self._started_ns:
@@ -162,7 +170,8 @@ class Comparer:
             note = self._note(path, path, None, None, descriptor)
         else:
             note = self._note(path, path, before.data, read.data, descriptor)
-        return Change(FileStep("modify", path, was, after), note, mount, content)
+        step = FileStep("modify", path, was, after)
+        return Change(step, note, mount, content, data=kept)
 
     def _keep(self, data: Optional[bytes]) -> Optional[bytes]:
         if data is None or len(data) > KEPT_BYTES or self._kept + len(data) > KEPT_TOTAL_BYTES:
@@ -191,17 +200,21 @@ class Comparer:
         size = before.state.size or 0
         return _same_content(host, path.rpartition("/")[2], descriptor, size)
 
-    def _metadata(
-        self, path: str, was: FileState, after: FileState, before: Entry, mtime_ns: int
-    ) -> Optional[FileStep]:
+    def times(
+        self, before: Entry, known: Optional[Known], mtime_ns: int
+    ) -> Tuple[Optional[int], Optional[int]]:
+        """The times to record of a file that is the same but may have another time: old, new.
+
+        When an earlier delta is applied, the files that it makes get the time of that moment,
+        unless it promised another: nobody can tell it beforehand.
+        """
+        if known is not None:
+            told = known.mtime_ns is not None or self._promised(mtime_ns)
+            return None, mtime_ns if told and mtime_ns != known.mtime_ns else None
         assert before.status is not None
-        after = replace(
-            after, sha256=was.sha256, fingerprint=was.fingerprint, mtime_ns=None, links=was.links
-        )
-        if mtime_ns != before.status.mtime_ns:
-            was = replace(was, mtime_ns=before.status.mtime_ns)
-            after = replace(after, mtime_ns=mtime_ns)
-        return None if was == after else FileStep("metadata", path, was, after)
+        if mtime_ns == before.status.mtime_ns:
+            return None, None
+        return before.status.mtime_ns, mtime_ns
 
     def _append(
         self,
@@ -214,7 +227,8 @@ class Comparer:
     ) -> Change:
         assert was.size is not None and after.size is not None and read.suffix is not None
         added = after.size - was.size
-        data = None if content.data is None else content.data[was.size :]
+        whole = content.data
+        data = None if whole is None else whole[was.size :]
         if data is None and added <= KEPT_BYTES:
             data = replace(content, offset=was.size, size=added).read()
         content = replace(content, sha256=read.suffix, size=added, offset=was.size, data=data)
@@ -226,7 +240,7 @@ class Comparer:
             note = _shown(found)
         summary = TreeSummary(1, added, read.suffix)
         step = FileStep("append", path, was, after, appended=summary)
-        return Change(step, note, mount, content)
+        return Change(step, note, mount, content, data=whole)
 
     def _note(
         self,
@@ -242,6 +256,20 @@ class Comparer:
         if before == after:
             return StepNote()
         return _shown(diff.difference(old_path, path, before, after, self._budget))
+
+
+def _metadata(
+    path: str, was: FileState, after: FileState, times: Tuple[Optional[int], Optional[int]]
+) -> Optional[FileStep]:
+    was = replace(was, mtime_ns=times[0])
+    after = replace(
+        after,
+        sha256=was.sha256,
+        fingerprint=was.fingerprint,
+        mtime_ns=times[1],
+        links=was.links,
+    )
+    return None if was == after else FileStep("metadata", path, was, after)
 
 
 def _shown(found: Difference) -> StepNote:

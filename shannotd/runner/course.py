@@ -16,7 +16,7 @@ class Course:
     def __init__(self) -> None:
         # A path after the steps so far, and where it was before all of them (None: nowhere).
         self._known: Dict[str, Optional[str]] = {}
-        # Where on the untouched host everything was that a step has moved.
+        # Where on the untouched host everything was that a step has moved or deleted.
         self.moved: Set[str] = set()
 
     def before(self, path: str) -> Optional[str]:
@@ -40,6 +40,10 @@ class Course:
             assert step.old_path is not None
             self._rename(step.old_path, step.path, directory=step.before.type == "directory")
         elif step.change != "metadata":
+            if step.change == "delete":
+                was = self.before(step.path)
+                if was is not None:
+                    self.moved.add(was)
             self._known[step.path] = None
 
     def _rename(self, old: str, new: str, *, directory: bool) -> None:

@@ -1,0 +1,127 @@
+"""Scripts in several phases on one overlay, recorded after each: what barriers see."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from shannotd.runner import kernel
+from shannotd.runner.capture import Layer, capture
+from shannotd.runner.delta import History
+from shannotd.runner.plan import Identity
+from tests.runner import overlays
+from tests.runner.overlays import Recording
+
+# An operation on paths below a directory: its name and its arguments.
+Operation = tuple[object, ...]
+Phase = Sequence[Operation]
+OLD_NS = 1_500_000_000 * 10**9
+
+
+def perform(top: str, operations: Phase) -> None:
+    """Do `operations` below `top`; what cannot be done is left out."""
+    for name, *arguments in operations:
+        try:
+            _DOES[str(name)](top, *arguments)
+        except OSError:
+            pass
+
+
+def _write(top: str, path: str, text: str) -> None:
+    with open(f"{top}/{path}", "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _append(top: str, path: str, text: str) -> None:
+    with open(f"{top}/{path}", "a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _replace(top: str, path: str, text: str) -> None:
+    _write(top, "temporary", text)
+    try:
+        os.rename(f"{top}/temporary", f"{top}/{path}")
+    except OSError:
+        os.unlink(f"{top}/temporary")
+
+
+def _rename(top: str, old: str, new: str) -> None:
+    os.rename(f"{top}/{old}", f"{top}/{new}")
+
+
+def _rename_file(top: str, old: str, new: str) -> None:
+    if not os.path.isdir(f"{top}/{old}"):
+        os.rename(f"{top}/{old}", f"{top}/{new}")
+
+
+def _remove(top: str, path: str) -> None:
+    if os.path.isdir(f"{top}/{path}") and not os.path.islink(f"{top}/{path}"):
+        shutil.rmtree(f"{top}/{path}")
+    else:
+        os.unlink(f"{top}/{path}")
+
+
+def _age(top: str, path: str) -> None:
+    os.utime(f"{top}/{path}", ns=(OLD_NS, OLD_NS), follow_symlinks=False)
+
+
+_DOES: dict[str, Callable[..., None]] = {
+    "write": _write,
+    "append": _append,
+    "replace": _replace,
+    "rename": _rename,
+    "rename-file": _rename_file,
+    "remove": _remove,
+    "age": _age,
+    "mkdir": lambda top, path: os.mkdir(f"{top}/{path}"),
+    "chmod": lambda top, path, mode: os.chmod(f"{top}/{path}", mode),
+    "symlink": lambda top, path, target: os.symlink(target, f"{top}/{path}"),
+    "link": lambda top, old, new: os.link(f"{top}/{old}", f"{top}/{new}"),
+    "attribute": lambda top, path, value: os.setxattr(f"{top}/{path}", "user.test", value.encode()),
+}
+
+
+def record_phases(
+    top: Path, phases: Sequence[Phase], account: Identity, *, scratch: Sequence[str] = ()
+) -> list[Recording]:
+    """Do `phases` on an overlay over `top`/host; what was recorded after each."""
+    return overlays.in_child(lambda: _record(top, phases, account, scratch))
+
+
+def _record(
+    top: Path, phases: Sequence[Phase], account: Identity, scratch: Sequence[str]
+) -> list[Recording]:
+    host, layers = top / "host", top / "layers"
+    kernel.unshare(kernel.CLONE_NEWNS)
+    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.mount("tmpfs", str(layers), "tmpfs", 0, "mode=755")
+    for name in ("upper", "work", "merged"):
+        (layers / name).mkdir()
+    (layers / "upper").chmod(stat.S_IMODE(host.stat().st_mode))
+    options = f"lowerdir={host},upperdir={layers}/upper,workdir={layers}/work,"
+    options += "redirect_dir=on,metacopy=off"
+    kernel.mount("overlay", f"{layers}/merged", "overlay", 0, options)
+    started_ns = time.time_ns()
+    upper = os.open(layers / "upper", os.O_RDONLY | os.O_DIRECTORY)
+    mode = stat.S_IMODE(host.stat().st_mode)
+    layer = Layer(str(host), upper, "trusted.overlay.", root_mode=mode)
+    history = History()
+    recordings = []
+    for phase in phases:
+        perform(f"{layers}/merged", phase)
+        with capture(
+            [layer],
+            started_ns=started_ns,
+            scratch=scratch,
+            identity=account,
+            limits=overlays.LIMITS,
+            history=history,
+        ) as recorded:
+            contents = {sha256: content.read() for sha256, content in recorded.contents.items()}
+        recordings.append(Recording(recorded.steps, recorded.notes, contents))
+        history = recorded.history
+    return recordings
