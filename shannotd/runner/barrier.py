@@ -112,6 +112,7 @@ class Recorder:
             limits=self._request["limits"],
             history=self._history,
             keep_scratch=keep_scratch,
+            shims=self._warm.blueprint.shims,
         )
 
     # Contents.

@@ -20,6 +20,7 @@ from shannotd.runner.compare import SHOWN_BYTES, Change, Comparer, Content
 from shannotd.runner.delta import (
     CLOCK_LAG_NS,
     History,
+    Known,
     Version,
     can_be_checked,
     follow,
@@ -50,6 +51,8 @@ from shannotd.runner.plan import (
     StepNote,
     TreeSummary,
 )
+from shannotd.runner.shim_copies import Copies, Found
+from shannotd.runner.shims import Shims
 from shannotd.runner.tree import Entry, MountInside
 
 __all__ = ["Content", "Layer", "Recorded", "capture"]
@@ -94,6 +97,7 @@ def capture(
     limits: Mapping[str, Any],
     history: Optional[History] = None,
     keep_scratch: bool = False,
+    shims: Optional[Shims] = None,
 ) -> Recorded:
     """What the script did to the host's files, seen through `layers`.
 
@@ -101,14 +105,16 @@ def capture(
     on purpose. `scratch` are glob patterns (see scratch.py). `identity` will apply the plan:
     what it cannot read is not hashed. Of `limits`, `steps` and `written_bytes` are used. With the
     `history` of earlier captures it is what was done since the last of them. `keep_scratch` has
-    the contents of scratch come along.
+    the contents of scratch come along. What came of the sandbox's `shims` shows as what came of
+    their programs.
 
     :raises RunnerError: `capture_failed` or `limit_exceeded`.
     """
     opened = Opened()
     try:
         found = history or History()
-        work = _Capture(layers, started_ns, scratch, identity, limits, opened, found)
+        copies = Copies(shims, opened, () if keep_scratch else scratch, limits)
+        work = _Capture(layers, started_ns, scratch, identity, limits, opened, found, copies)
         return work.run(keep_scratch)
     except BaseException:
         opened.close()
@@ -125,6 +131,7 @@ class _Capture:
         limits: Mapping[str, Any],
         opened: Opened,
         history: History,
+        copies: Copies,
     ) -> None:
         self._layers = sorted(layers, key=lambda layer: layer.mountpoint)
         self._mountpoints = frozenset(layer.mountpoint for layer in layers)
@@ -137,6 +144,7 @@ class _Capture:
         self._history = history
         written = limits.get("written_bytes")
         self._comparer = Comparer(self._promised, started_ns, written, history)
+        self._copies = copies
         self._moved: Dict[str, Folder] = {}
         # Old path to new of each layer's renamed directories; what is no part of host's trees.
         self._places: Dict[str, Dict[str, str]] = {}
@@ -589,18 +597,10 @@ class _Capture:
         descriptor = self._opened.open(self._layer, upper, name, relative, flags)
         try:
             xattrs = script_xattrs(self._layer, descriptor)
-            change = self._comparer.file(
-                self._layer,
-                relative,
-                descriptor,
-                status,
-                path,
-                xattrs,
-                before,
-                self._history.known.get(path),
-                host,
-                self._mount,
-            )
+            found = Found(self._layer, relative, descriptor, status, xattrs)
+            with self._copies.original(found, path, before.state) as one:
+                known = self._history.known.get(path)
+                change = None if one is None else self._compare(one, path, before, known, host)
         finally:
             os.close(descriptor)
         self._versions[path] = version(status)
@@ -613,6 +613,22 @@ class _Capture:
             self._kept_inodes.setdefault(inode, path)
         if change is not None:
             self._add(self._body, change)
+
+    def _compare(
+        self, found: Found, path: str, before: Entry, known: Optional[Known], host: Optional[int]
+    ) -> Optional[Change]:
+        return self._comparer.file(
+            found.layer,
+            found.relative,
+            found.descriptor,
+            found.status,
+            path,
+            found.xattrs,
+            before,
+            known,
+            host,
+            self._mount,
+        )
 
     def _is_told(self, inode: Optional[Tuple[int, int]], path: str) -> bool:
         """Whether metadata of a file were told under another name that it had before, too."""

@@ -12,7 +12,7 @@ import signal
 import socket
 from typing import List, NoReturn, Tuple
 
-from shannotd.runner import kernel, sandbox, script
+from shannotd.runner import caller, kernel, sandbox, script
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 
 
@@ -45,13 +45,15 @@ def _serve(channel: Channel, plan: sandbox.Blueprint, program: bytes, size: int)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     child, report, listener = _prepare_child(program, plan.builder == sandbox.PRIVILEGED)
     sandbox.seal_proc()
-    channel.send({"event": "ready", "covered": covered}, descriptors=(stage, processes, listener))
+    with caller.listen() as calls:
+        ready = (stage, processes, listener, calls.fileno())
+        channel.send({"event": "ready", "covered": covered}, descriptors=ready)
     os.close(processes)
     os.close(listener)
     _rehearse(channel, report)
-    sandbox.refresh(plan.overlays, covered)  # the less is cached, the quicker is the next one
+    sandbox.refresh(plan, covered)  # the less is cached, the quicker is the next one
     channel.receive()  # a job is about to come
-    sandbox.refresh(plan.overlays, covered)
+    sandbox.refresh(plan, covered)
     job, payload, outputs = channel.receive()
     with report:
         # It has enough to do until the sandbox is as the job wants it.
@@ -61,7 +63,7 @@ def _serve(channel: Channel, plan: sandbox.Blueprint, program: bytes, size: int)
         limits = job["limits"]
         kernel.resize_tmpfs(stage, limits["written_bytes"], sandbox.inodes(limits["steps"]))
         os.close(stage)
-        sandbox.mask(job["hide"])
+        sandbox.mask(sandbox.everywhere(job["hide"], plan))
         size = job["script_size"]
         sandbox.place_script(job["name"], payload[:size], payload[size:])
         try:

@@ -81,10 +81,12 @@ class Opened:
     """Modes in upper layers that were widened so that their owner can read them.
 
     A script may take away its own right to read; without privileges the runner has no more
-    rights than the script. Closing it gives the modes back.
+    rights than the script. Closing it gives the modes back, and closes what was to be kept open
+    as long.
     """
 
     def __init__(self) -> None:
+        self._kept: List[int] = []
         self._changed: List[Tuple[int, str, int]] = []
 
     def open(self, layer: Layer, directory: int, name: str, relative: str, flags: int) -> int:
@@ -105,8 +107,15 @@ class Opened:
         finally:
             os.close(looked)
 
+    def keep(self, descriptor: int) -> int:
+        """Have `descriptor` closed at the end."""
+        self._kept.append(descriptor)
+        return descriptor
+
     def close(self) -> None:
         """Give every widened mode back, the deepest first."""
+        while self._kept:
+            os.close(self._kept.pop())
         while self._changed:
             upper, relative, mode = self._changed.pop()
             looked = filesystem.open_below(upper, relative, filesystem.O_PATH)

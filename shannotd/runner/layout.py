@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass
 from typing import Dict, List, Sequence, Tuple
 
-from shannotd.runner import kernel
+from shannotd.runner import kernel, shims
 from shannotd.runner.mounts import (
     PROTECTED,
     STAGE,
@@ -139,16 +139,18 @@ def common_operations(index: int, user: bool) -> Tuple[List[Operation], Overlay]
 
 
 def privileged_operations(
-    mounts: Sequence[HostMount],
+    mounts: Sequence[HostMount], shimmed: Sequence[str] = ()
 ) -> Tuple[List[Operation], List[Overlay], List[str]]:
     """One overlay with trusted xattrs for each of the host's mounts.
 
-    Returns the operations in order, the overlays among them, and the paths of mounts that
-    cannot be lower directories and appear empty.
+    Those have shims in which one of the directories `shimmed` lies. Returns the operations in
+    order, the overlays among them, and the paths of mounts that cannot be lower directories and
+    appear empty.
     """
     operations: List[Operation] = []
     overlays: List[Overlay] = []
     empty: List[str] = []
+    with_shims = {_mount_of(directory, mounts) for directory in shimmed}
     for mount in mounts:
         if mount.filesystem in VIRTUAL:
             empty.append(mount.path)
@@ -165,6 +167,7 @@ def privileged_operations(
                 root_mode=stat.S_IMODE(status.st_mode),
                 root_owner=(status.st_uid, status.st_gid),
                 optional=mount.path != "/",
+                shimmed=mount.path in with_shims,
             )
             overlays.append(overlay)
             operations.append(overlay)
@@ -172,14 +175,21 @@ def privileged_operations(
     return operations + fresh, [*overlays, run], empty
 
 
+def _mount_of(path: str, mounts: Sequence[HostMount]) -> str:
+    """Where that of `mounts` is in which `path` lies."""
+    above = (m.path for m in mounts if f"{path}/".startswith(m.path.rstrip("/") + "/"))
+    return max(above, key=len)
+
+
 def one_uid_operations(
-    mounts: Sequence[HostMount], extra: Sequence[str]
+    mounts: Sequence[HostMount], extra: Sequence[str], shimmed: Sequence[str] = ()
 ) -> Tuple[List[Operation], List[Overlay], List[str]]:
     """One userxattr overlay for each directory without mounts below it.
 
     `extra` are directories of other owners that this uid may write: a child made in one would
     need a copy-up of the directory to an owner that is not mapped (EOVERFLOW), so each gets
-    an overlay whose root is the runner's own. Returns as `privileged_operations`.
+    an overlay whose root is the runner's own. So does each of `shimmed`, which have shims: the
+    tree of these is the runner's own as well. Returns as `privileged_operations`.
     """
     by_path = {mount.path: mount for mount in mounts}
     barriers = set(by_path) | set(FRESH)
@@ -190,7 +200,8 @@ def one_uid_operations(
     def add(path: str, lower: str, *, optional: bool = False) -> None:
         owner = (os.geteuid(), os.getegid())
         mode = effective_mode(path)
-        overlay = Overlay(path, lower, len(overlays), True, mode, owner, optional)
+        index = len(overlays)
+        overlay = Overlay(path, lower, index, True, mode, owner, optional, path in shimmed)
         overlays.append(overlay)
         operations.append(overlay)
 
@@ -213,7 +224,7 @@ def one_uid_operations(
     operations.extend(Empty(path) for path in empty)
     operations.extend(File(mount.path) for mount in mounts if not mount.is_directory)
     own = {overlay.path for overlay in overlays}
-    for path in sorted(extra):
+    for path in sorted({*extra, *shimmed}):
         if path not in own and path not in empty:
             add(path, path, optional=True)
     fresh, run = common_operations(len(overlays), user=True)
@@ -237,11 +248,7 @@ def effective_mode(path: str) -> int:
     mode = stat.S_IMODE(status.st_mode)
     if status.st_uid == os.geteuid():
         return mode
-    mode &= ~0o6700
-    for bit, right in ((os.R_OK, 0o400), (os.W_OK, 0o200), (os.X_OK, 0o100)):
-        if os.access(path, bit):
-            mode |= right
-    return mode
+    return shims.own_rights(path, mode)
 
 
 def writable_directories_of_others(mounts: Sequence[HostMount], also: Sequence[str]) -> List[str]:

@@ -15,7 +15,7 @@ import socket
 import sys
 from typing import Dict, List, Optional, Sequence
 
-from shannotd.runner import cgroups, doctor, sandbox
+from shannotd.runner import cgroups, doctor, sandbox, shims
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.identity import machine
 from shannotd.runner.pool import Pool
@@ -130,9 +130,14 @@ class Runner:
             self._apply(descriptors[0])
             return {}
         if operation == "pool":
-            self._pool.expect([str(pattern) for pattern in request["hide"]])
+            self._pool.expect(
+                [str(pattern) for pattern in request["hide"]],
+                [str(name) for name in request.get("shims", ())],
+            )
             self._pool.resize(max(0, int(request["size"])))
             return {"ready": self._pool.ready}
+        if operation == "programs":
+            return {"names": shims.programs()}
         if operation == "hello":
             return {
                 "version": PROTOCOL,

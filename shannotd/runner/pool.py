@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import time
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 
@@ -28,7 +28,7 @@ class Pool:
         self._ready: List[int] = []
         self._zygote: Optional[subprocess.Popen[bytes]] = None
         self._requests: Optional[socket.socket] = None
-        self._expected: List[str] = []
+        self._expected: Tuple[List[str], List[str]] = ([], [])
         self._lost_at = -RESPAWN_SECONDS
         self.empty: List[str] = []
         self.failure: Optional[Header] = None
@@ -87,14 +87,26 @@ class Pool:
         while len(self._waiting) < size:
             self._spawn()
 
-    def expect(self, hide: List[str]) -> None:
-        """Have new sandboxes prepared for jobs that `hide` these patterns, as most will."""
-        if hide != self._expected and self._requests is not None:
-            self._expected = hide
+    def expect(self, hide: List[str], shims: List[str]) -> None:
+        """Have new sandboxes prepared for jobs that `hide` these patterns, as most will, and that
+        ask about the programs named in `shims`."""
+        if (hide, shims) != self._expected and self._requests is not None:
+            if shims != self._expected[1]:
+                self._drop()
+            self._expected = (hide, shims)
+            message = json.dumps({"hide": hide, "shims": shims}).encode("ascii")
             try:
-                self._requests.send(json.dumps(hide).encode("ascii"))
+                with os.fdopen(os.memfd_create("expected"), "wb") as file:
+                    file.write(message)  # It may be larger than a datagram.
+                    file.flush()
+                    socket.send_fds(self._requests, [b"expect"], [file.fileno()])
             except OSError:
                 pass  # The next spawn says that the zygote ended.
+
+    def _drop(self) -> None:
+        """Keep none of those that are there; the next `resize` makes others."""
+        while self._waiting:
+            self._forget(next(iter(self._waiting)))
 
     def serve(self, descriptor: int) -> None:
         """Read what the waiting supervisor at `descriptor` has to say."""

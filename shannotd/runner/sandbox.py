@@ -14,6 +14,8 @@ from typing import List, Optional, Sequence, Tuple
 
 from shannotd.runner import kernel, layout, mounts
 from shannotd.runner.frames import RunnerError
+from shannotd.runner.shim_mounts import RealDirectory, fill, put_on_stage
+from shannotd.runner.shims import REAL, Shims
 
 PRIVILEGED = "privileged"
 ONE_UID = "one-uid"
@@ -38,13 +40,18 @@ SCRIPT_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What one sandbox will look like, and the versions of what it copies from the host."""
+    """What one sandbox will look like, and the versions of what it copies from the host.
+
+    `real` are the host's own PATH directories where shims stand in their place.
+    """
 
     builder: str
     operations: Tuple[mounts.Operation, ...]
     overlays: Tuple[mounts.Overlay, ...]
     empty: Tuple[str, ...]
     copied: Tuple[Tuple[object, ...], ...]
+    shims: Optional[Shims] = None
+    real: Tuple[RealDirectory, ...] = ()
 
 
 def choose_builder() -> str:
@@ -86,19 +93,29 @@ class MountWatch:
         self._file.close()
 
 
-def blueprint(builder: str, also_writable: Sequence[str] = ()) -> Blueprint:
+def blueprint(
+    builder: str, also_writable: Sequence[str] = (), shims: Optional[Shims] = None
+) -> Blueprint:
     """The sandbox of this host as it is now.
 
     `also_writable` are directories to be looked at for an overlay of their own (one-uid).
     """
     visible = layout.visible_mounts(read_mountinfo())
+    shimmed = shims.directories if shims is not None else ()
     if builder == PRIVILEGED:
-        operations, overlays, empty = layout.privileged_operations(visible)
+        operations, overlays, empty = layout.privileged_operations(visible, shimmed)
     else:
         extra = layout.writable_directories_of_others(visible, also_writable)
-        operations, overlays, empty = layout.one_uid_operations(visible, extra)
-    copied = mounts.copied(operations)
-    return Blueprint(builder, tuple(operations), tuple(overlays), tuple(empty), copied)
+        operations, overlays, empty = layout.one_uid_operations(visible, extra, shimmed)
+    return Blueprint(
+        builder,
+        tuple(operations),
+        tuple(overlays),
+        tuple(empty),
+        mounts.copied(operations),
+        shims,
+        tuple(RealDirectory(path, builder == ONE_UID) for path in shimmed),
+    )
 
 
 def build(plan: Blueprint, size: int) -> Tuple[int, int, List[str]]:
@@ -118,20 +135,27 @@ def build(plan: Blueprint, size: int) -> Tuple[int, int, List[str]]:
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
         _raise_loopback()
         kernel.sethostname("sandbox" if not os.uname().nodename else os.uname().nodename)
+        shelf = os.open(plan.shims.path, os.O_PATH | os.O_CLOEXEC) if plan.shims else None
         kernel.mount("shannot", mounts.STAGE, "tmpfs", mounts.PROTECTED, stage_options)
         for name in ("upper", "work", "skeleton", "root"):
             os.mkdir(f"{mounts.STAGE}/{name}")
+        if shelf is not None:
+            put_on_stage(shelf)
         stage = os.open(mounts.STAGE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         for operation in plan.operations:
             step = operation
             _execute(operation, covered)
+        step = "the script's place"
+        _prepare_script_directory()
+        if shelf is not None:
+            step = "the shims"
+            fill(shelf, plan.real)
+            os.close(shelf)
         step = "entering the root"
         os.chdir(mounts.ROOT)
         kernel.pivot_root(".", ".")
         kernel.unmount(".")
         os.chdir("/")
-        step = "the script's place"
-        _prepare_script_directory()
         processes = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise unavailable(step, error) from error
@@ -228,7 +252,7 @@ def seal_proc() -> None:
         raise unavailable("/proc", error) from error
 
 
-def refresh(overlays: Sequence[mounts.Overlay], covered: Sequence[str]) -> None:
+def refresh(plan: Blueprint, covered: Sequence[str]) -> None:
     """Drop what the overlays cached of the host while the sandbox was warm.
 
     A remount shrinks the superblock's dentry cache; without it a name that was absent stays
@@ -237,13 +261,24 @@ def refresh(overlays: Sequence[mounts.Overlay], covered: Sequence[str]) -> None:
     :raises RunnerError: an overlay could not be remounted.
     """
     flags = kernel.MS_REMOUNT | mounts.PROTECTED
-    for overlay in overlays:
-        if overlay.path in covered:
-            continue
+    places = [(overlay.path, flags) for overlay in plan.overlays if overlay.path not in covered]
+    places += [(directory.place, flags | kernel.MS_RDONLY) for directory in plan.real]
+    for path, wanted in places:
         try:
-            kernel.mount(None, overlay.path, None, flags)
+            kernel.mount(None, path, None, wanted)
         except OSError as error:
-            raise unavailable(overlay, error) from error
+            raise unavailable(path, error) from error
+
+
+def everywhere(hidden: Sequence[str], plan: Blueprint) -> List[str]:
+    """The paths `hidden`, and those where the same is once more."""
+    again = [
+        REAL + (path if path.startswith(directory.path) else directory.path)
+        for path in hidden
+        for directory in plan.real
+        if f"{path}/".startswith(directory.path + "/") or directory.path.startswith(path + "/")
+    ]
+    return [*hidden, *again]
 
 
 def mask(paths: Sequence[str], empty: str = _HIDDEN_FILE) -> None:
@@ -266,11 +301,13 @@ def mask(paths: Sequence[str], empty: str = _HIDDEN_FILE) -> None:
 def _prepare_script_directory() -> None:
     """Mount the place of the submitted bytes, with the empty file that covers hidden ones."""
     size = f"mode=755,size={SCRIPT_BYTES}"
-    kernel.mount("shannot", SCRIPT_DIRECTORY, "tmpfs", mounts.PROTECTED, size)
-    os.close(os.open(_HIDDEN_FILE, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o000))
+    place = mounts.ROOT + SCRIPT_DIRECTORY
+    kernel.mount("shannot", place, "tmpfs", mounts.PROTECTED, size)
+    hidden = mounts.ROOT + _HIDDEN_FILE
+    os.close(os.open(hidden, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o000))
     for name in ("script", "input"):
-        os.mkdir(f"{SCRIPT_DIRECTORY}/{name}")
-        os.chmod(f"{SCRIPT_DIRECTORY}/{name}", 0o755)
+        os.mkdir(f"{place}/{name}")
+        os.chmod(f"{place}/{name}", 0o755)
 
 
 def place_script(name: str, script: bytes, stdin: bytes) -> None:

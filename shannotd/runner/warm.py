@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from shannotd.runner import cgroups, identity, kernel, sandbox
+from shannotd.runner import cgroups, identity, kernel, sandbox, shims
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.init import main as init_main
 from shannotd.runner.plan import Identity
@@ -23,7 +23,10 @@ Account = Optional[Tuple[Identity, Dict[str, str]]]
 
 @dataclass(frozen=True)
 class Settings:
-    """What every supervisor of a runner shares."""
+    """What every supervisor of a runner shares.
+
+    `hide` and `shims` are what most jobs have: patterns, and the names of programs with a shim.
+    """
 
     builder: str
     program: bytes
@@ -32,11 +35,16 @@ class Settings:
     floor: identity.Floor
     hide: Tuple[str, ...] = ()
     cgroup_base: Optional[cgroups.Base] = None
+    shims: Tuple[str, ...] = ()
 
 
 @dataclass
 class Warm:
-    """A sandbox that waits for its job; owns its descriptors, its cgroup and its init."""
+    """A sandbox that waits for its job; owns its descriptors, its cgroup and its init.
+
+    `listener` is that of its filter, `calls` the socket on which its shims call; its pid namespace
+    is the inode `pid_namespace`.
+    """
 
     init: int
     channel: Channel
@@ -44,6 +52,8 @@ class Warm:
     stage: int
     processes: int
     listener: int
+    calls: socket.socket
+    pid_namespace: int
     namespaces: Tuple[int, ...]
     built_at: float
     mounts: sandbox.MountWatch
@@ -83,8 +93,11 @@ class Warm:
         """Let go of it; its init is reaped."""
         self.channel.close()
         self.mounts.close()
+        self.calls.close()
         for descriptor in (self.stage, self.processes, self.listener, *self.namespaces):
             os.close(descriptor)
+        if self.blueprint.shims is not None:
+            self.blueprint.shims.close()
         if self.cgroup is not None:
             self.cgroup.remove()
 
@@ -111,8 +124,9 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
     :raises RunnerError: `sandbox_unavailable`.
     """
     mounts = sandbox.MountWatch()
+    held = shims.shims(settings.state, settings.shims)
     try:
-        blueprint = sandbox.blueprint(settings.builder, also_writable)
+        blueprint = sandbox.blueprint(settings.builder, also_writable, held)
         ours, theirs = socket.socketpair()
         flags = sandbox.NAMESPACES
         if settings.builder == sandbox.ONE_UID:
@@ -133,6 +147,7 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
     namespaces: List[int] = []
     try:
         namespaces += _namespaces(pid)
+        pid_namespace = os.stat(f"/proc/{pid}/ns/pid").st_ino
         if settings.builder == sandbox.ONE_UID:
             write_own_map(pid)
         channel.send({"op": "mapped"})
@@ -147,6 +162,8 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
             os.close(descriptor)
         if cgroup is not None:
             cgroup.remove()
+        if held is not None:
+            held.close()
         if isinstance(error, OSError):
             raise sandbox.unavailable("mapping the own uid", error) from error
         if isinstance(error, Closed):
@@ -155,7 +172,7 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         raise
     covered = tuple(event["covered"])
     blueprint = replace(blueprint, empty=blueprint.empty + covered)
-    stage, processes, listener = descriptors
+    stage, processes, listener, calls = descriptors
     return Warm(
         init=pid,
         channel=channel,
@@ -163,6 +180,8 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         stage=stage,
         processes=processes,
         listener=listener,
+        calls=socket.socket(fileno=calls),
+        pid_namespace=pid_namespace,
         namespaces=tuple(namespaces),
         built_at=time.monotonic(),
         mounts=mounts,

@@ -3,12 +3,13 @@
 Single-threaded, without secrets, with no descriptor but its control channel. It is started
 isolated, by path: `python3 -s zygote.py FD STATE HIDDEN...`, in a clean environment, by the
 host's own python3, so that scripts find the host's modules. A message on the channel carries one
-end of a supervisor's control channel, or is the list of patterns that most jobs hide.
+end of a supervisor's control channel, or a file that says what most jobs hide and which shims
+they have.
 """
 
 import sys
 
-_MAX_REQUEST_BYTES = 1 << 20
+_MAX_REQUEST_BYTES = 64
 _FRESH = (frozenset(sys.modules), [path for path in sys.path[1:] if path])
 
 
@@ -57,8 +58,13 @@ def main() -> None:
         message, descriptors, _, _ = socket.recv_fds(requests, _MAX_REQUEST_BYTES, 1)
         if not message:
             os._exit(0)
-        if not descriptors:
-            settings = dataclasses.replace(settings, hide=tuple(json.loads(message)))
+        if message == b"expect":
+            with open(descriptors[0], "rb") as file:
+                file.seek(0)
+                expected = json.load(file)
+            settings = dataclasses.replace(
+                settings, hide=tuple(expected["hide"]), shims=tuple(expected["shims"])
+            )
             continue
         if os.fork() == 0:
             os.dup2(descriptors[0], 3)
