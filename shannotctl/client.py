@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from shannotctl import protocol
 from shannotctl.location import Location, find_socket
-from shannotctl.protocol import Call, Changed, Event, Output, StepApplied
+from shannotctl.protocol import Call, Changed, CommandPrinted, Decided, Event, Output, StepApplied
 from shannotd.wire.errors import DaemonUnreachable, ShannotError, error_from_wire
 from shannotd.wire.model import (
     FINAL_STATES,
@@ -43,8 +43,10 @@ __all__ = [
     "AuditVerdict",
     "Changed",
     "Client",
+    "CommandPrinted",
     "DaemonStatus",
     "DaemonUnreachable",
+    "Decided",
     "Event",
     "Explanation",
     "Output",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from shannotctl.protocol import Changed, Event, Output, plan_of
+from collections.abc import Mapping
+
+from shannotctl.protocol import Changed, CommandPrinted, Decided, Event, Output, plan_of
 from shannotd.wire.decode import encode
 from shannotd.wire.errors import ShannotError
-from shannotd.wire.model import FileState, Plan, Session, Step
+from shannotd.wire.model import CommandInput, CommandOutput, FileState, Plan, Session, Step
 
 Object = dict[str, object]
 
 
-def session_object(session: Session) -> Object:
+def session_object(session: Session, contents: Mapping[str, bytes] | None = None) -> Object:
     """One session with its plan and outputs.
 
+    :param contents: those of the plan's commands, by SHA-256, as far as they are there.
     :raises BadFrame: the daemon sent a plan that is none.
     """
     plan = plan_of(session)
@@ -22,16 +25,17 @@ def session_object(session: Session) -> Object:
         "digest": session.digest if plan is None else plan.digest,
         "stdout": _text(session.stdout),
         "stderr": _text(session.stderr),
-        "plan": None if plan is None else plan_object(plan),
+        "plan": None if plan is None else plan_object(plan, contents or {}),
+        "programs": [encode(program) for program in session.programs],
     }
 
 
 def list_object(session: Session) -> Object:
     """One session as in lists and events: the same keys, but no plan and no outputs."""
-    return {**_summary(session), "stdout": None, "stderr": None, "plan": None}
+    return {**_summary(session), "stdout": None, "stderr": None, "plan": None, "programs": None}
 
 
-def plan_object(plan: Plan) -> Object:
+def plan_object(plan: Plan, contents: Mapping[str, bytes]) -> Object:
     """The plan with its steps in order and the digest computed from what was received."""
     return {
         "digest": plan.digest,
@@ -41,11 +45,11 @@ def plan_object(plan: Plan) -> Object:
         "identity": encode(plan.identity),
         "policy_version": plan.policy_version,
         "on_failure": plan.on_failure,
-        "steps": [step_object(step) for step in plan.steps],
+        "steps": [step_object(step, contents) for step in plan.steps],
     }
 
 
-def step_object(step: Step) -> Object:
+def step_object(step: Step, contents: Mapping[str, bytes]) -> Object:
     """One step; which keys there are depends on its kind."""
     common: Object = {
         "kind": step.kind,
@@ -58,10 +62,20 @@ def step_object(step: Step) -> Object:
             **common,
             "argv": list(step.argv),
             "program": step.program,
+            "program_sha256": step.program_sha256,
             "cwd": step.cwd,
+            "environment": dict(step.environment),
+            "changed": list(step.changed),
             "decision": step.decision,
             "rule": step.rule,
+            "stdin": _content(step.stdin, contents),
+            "exit_status": step.exit_status,
             "assumed": step.assumed,
+            "stdout": _content(step.stdout, contents),
+            "stderr": _content(step.stderr, contents),
+            "seconds": step.seconds,
+            "output_bytes": step.output_bytes,
+            "undo": encode(step.undo),
             "result": encode(step.result),
         }
     if step.kind == "blocked":
@@ -95,6 +109,23 @@ def event_object(event: Event) -> Object:
         return {
             "event": "output",
             "id": event.id,
+            "stream": event.stream,
+            "data": _text(event.data),
+        }
+    if isinstance(event, Decided):
+        return {
+            "event": "command",
+            "id": event.id,
+            "command": event.command,
+            "decision": event.decision,
+            "rule": event.rule,
+            "reason": event.reason,
+        }
+    if isinstance(event, CommandPrinted):
+        return {
+            "event": "command_output",
+            "id": event.id,
+            "index": event.step,
             "stream": event.stream,
             "data": _text(event.data),
         }
@@ -135,6 +166,16 @@ def _summary(session: Session) -> Object:
 
 def _state(state: FileState | None) -> object:
     return None if state is None else encode(state)
+
+
+def _content(part: CommandInput | CommandOutput | None, contents: Mapping[str, bytes]) -> object:
+    if part is None:
+        return None
+    data = b"" if part.size == 0 else contents.get(part.sha256)
+    described: Object = {"sha256": part.sha256, "size": part.size}
+    if isinstance(part, CommandOutput):
+        described["truncated"] = part.truncated
+    return {**described, "text": None if data is None else _text(data)}
 
 
 def _text(data: bytes) -> str:

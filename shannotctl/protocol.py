@@ -63,7 +63,26 @@ class StepApplied(NamedTuple):
     applied: str
 
 
-Event = Output | Changed | StepApplied
+class Decided(NamedTuple):
+    """Policy said what becomes of a program that a script calls; `command` is its argv as text."""
+
+    id: str
+    command: str
+    decision: str
+    rule: str
+    reason: str
+
+
+class CommandPrinted(NamedTuple):
+    """A piece of what the command of step number `step` (from 0) prints while it is applied."""
+
+    id: str
+    step: int
+    stream: str
+    data: bytes
+
+
+Event = Output | Changed | StepApplied | Decided | CommandPrinted
 
 
 class BlobPiece(NamedTuple):
@@ -144,6 +163,21 @@ def read_event(notification: Notification) -> Event | None:
                 _field(notification.params, "id", str),
                 _field(notification.params, "index", int),
                 _field(notification.params, "applied", str),
+            )
+        if notification.method == "session.command":
+            return Decided(
+                _field(notification.params, "id", str),
+                _field(notification.params, "command", str),
+                _field(notification.params, "decision", str),
+                _field(notification.params, "rule", str),
+                _field(notification.params, "reason", str),
+            )
+        if notification.method == "session.command_output":
+            return CommandPrinted(
+                _field(notification.params, "id", str),
+                _field(notification.params, "index", int),
+                _field(notification.params, "stream", str),
+                _field(notification.params, "data", bytes),
             )
     except ValueError as error:
         raise BadFrame(reason=str(error)) from None

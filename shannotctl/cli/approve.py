@@ -9,9 +9,12 @@ from shannotctl.cli.arguments import session_id
 from shannotctl.cli.console import Console
 from shannotctl.cli.outcome import PENDING, session_status
 from shannotctl.client import Client, Event, Plan, Session, State, StepApplied
+from shannotctl.contents import command_contents
 from shannotctl.protocol import plan_of
 from shannotctl.render.amounts import number
+from shannotctl.render.command import View, warning_lines
 from shannotctl.render.plan import highest_risk
+from shannotctl.render.printed import PrintedLines
 from shannotctl.render.session import session_lines, steps_text
 from shannotd.wire.errors import BadFrame, DigestMismatch, UsageError, WrongState
 from shannotd.wire.model import Risk
@@ -44,7 +47,8 @@ def approve(id: str, yes: bool, digest: str | None, comment: str) -> int:
         if digest is not None and digest.lower() != plan.digest:
             raise DigestMismatch(id=session.id, digest=plan.digest)
         if interactive:
-            console.print(session_lines(session, console.out_style))
+            view = View(contents=command_contents(client, session))
+            console.print(session_lines(session, console.out_style, view))
             console.print([""])
         if not yes and not _confirmed(console, session, plan):
             console.say(
@@ -69,6 +73,7 @@ def _pending_plan(session: Session) -> Plan:
 def _confirmed(console: Console, session: Session, plan: Plan) -> bool:
     # Said once more: of a long plan its beginning has left the screen.
     console.note([f"{steps_text(session)}; risk {highest_risk(plan).value}"])
+    console.note(warning_lines(plan, console.error_style))
     if highest_risk(plan) is Risk.DANGER:
         answer = console.ask(f"This plan is dangerous. Type `{DANGER_WORDS}` to apply it: ")
         return answer == DANGER_WORDS
@@ -78,7 +83,12 @@ def _confirmed(console: Console, session: Session, plan: Plan) -> bool:
 def _apply(client: Client, console: Console, session: Session, plan: Plan, comment: str) -> Session:
     """Approve what was displayed, and follow it to its end."""
 
+    printed = PrintedLines()
+
     def follow(event: Event) -> None:
+        lines = list(printed.lines(event, console.error_style))
+        if lines:
+            console.note(lines)
         if isinstance(event, StepApplied):
             console.progress(f"step {event.step + 1} of {len(plan.steps)}: {event.applied}")
 

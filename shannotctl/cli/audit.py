@@ -76,7 +76,7 @@ def verify(as_json: bool) -> int:
 
 def _line(record: AuditRecord) -> str:
     from shannotctl.render.amounts import moment
-    from shannotctl.render.plan import quoted
+    from shannotctl.render.command import quoted
     from shannotd.wire.text import visible
 
     who = "-" if record.uid is None else f"uid {record.uid}"

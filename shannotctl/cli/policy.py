@@ -46,7 +46,7 @@ def explain(profile: str | None, cwd: str | None, as_json: bool, command: tuple[
 
 
 def _lines(found: Explanation) -> Iterator[tuple[str, str]]:
-    from shannotctl.render.plan import quoted
+    from shannotctl.render.command import quoted
 
     verdict = found.verdict
     yield "command", " ".join(quoted(word) for word in found.call.argv)

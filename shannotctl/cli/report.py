@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from shannotctl.cli.console import Console
 from shannotctl.protocol import plan_of
+from shannotctl.render.command import View
 from shannotctl.render.plan import plan_lines
 from shannotctl.render.session import ending_text, steps_text
 from shannotctl.render.style import Style
@@ -13,20 +14,24 @@ from shannotd.wire.model import Session, State
 from shannotd.wire.text import visible
 
 
-def dry_run_ended(console: Console, session: Session) -> None:
-    """The plan and how to approve it, or why there is none."""
+def dry_run_ended(console: Console, session: Session, contents: Mapping[str, bytes]) -> None:
+    """The plan and how to approve it, or why there is none.
+
+    :param contents: those of the plan's commands, by SHA-256.
+    """
     if session.state is State.PENDING:
-        console.note(pending_lines(session, console.error_style, console.error_is_terminal))
+        view = View(contents=contents) if console.error_is_terminal else None
+        console.note(pending_lines(session, console.error_style, view))
     else:
         ended(console, session)
 
 
-def pending_lines(session: Session, style: Style, with_plan: bool) -> Iterator[str]:
-    """A pending session: on a terminal its whole plan, else what it amounts to."""
+def pending_lines(session: Session, style: Style, view: View | None) -> Iterator[str]:
+    """A pending session: its whole plan where there is a `view` of it, and what it amounts to."""
     identifier = visible(session.id)
     plan = plan_of(session)
-    if with_plan and plan is not None:
-        yield from plan_lines(plan, style)
+    if view is not None and plan is not None:
+        yield from plan_lines(plan, style, view)
         yield ""
     if session.exit_code or session.signal is not None:
         yield f"shannotctl: the script failed in the dry run: {ending_text(session)}"

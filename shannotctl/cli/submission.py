@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 
 from shannotctl.cli.console import Console
 from shannotctl.client import Client, Event, Output, Session, State, StepApplied
+from shannotctl.contents import command_contents
 from shannotd.wire.errors import ShannotError, WrongState
 from shannotd.wire.model import FINAL_STATES, Submission
 
@@ -39,7 +41,7 @@ class SubmissionRun:
             if wait and session.state not in FINAL_STATES:
                 session = self._await_end(session)
             if self._as_json:
-                self._print_json(session)
+                self._print_json(session, command_contents(client, session))
             return session
 
     def _print(self, output: Output) -> None:
@@ -62,7 +64,9 @@ class SubmissionRun:
             return
         from shannotctl.cli import report
 
-        report.dry_run_ended(self._console, session)
+        shown = session.state is State.PENDING and self._console.error_is_terminal
+        contents = command_contents(self._client, session) if shown else {}
+        report.dry_run_ended(self._console, session, contents)
 
     def _await_end(self, session: Session) -> Session:
         self._doing = f"waiting for a decision on {session.id}"
@@ -70,7 +74,7 @@ class SubmissionRun:
         if not self._as_json:
             self._client.subscribe(session.id)
         try:
-            self._client.wait(session.id, on_event=self._follow)
+            self._client.wait(session.id, on_event=self._follower())
         except KeyboardInterrupt:
             if self._as_json:
                 self._print_json(session)
@@ -82,9 +86,19 @@ class SubmissionRun:
             report.ended(self._console, ended)
         return ended
 
-    def _follow(self, event: Event) -> None:
-        if isinstance(event, StepApplied):
-            self._console.progress(f"applied step {event.step + 1}")
+    def _follower(self) -> Callable[[Event], None]:
+        from shannotctl.render.printed import PrintedLines
+
+        console, printed = self._console, PrintedLines()
+
+        def follow(event: Event) -> None:
+            lines = list(printed.lines(event, console.error_style))
+            if lines:
+                console.note(lines)
+            if isinstance(event, StepApplied):
+                console.progress(f"applied step {event.step + 1}")
+
+        return follow
 
     def _show_progress(self) -> None:
         seconds = time.monotonic() - self._started
@@ -112,9 +126,9 @@ class SubmissionRun:
 
             report.ended(self._console, session)
 
-    def _print_json(self, session: Session) -> None:
+    def _print_json(self, session: Session, contents: Mapping[str, bytes] | None = None) -> None:
         import json
 
         from shannotctl.json_view import session_object
 
-        self._console.print([json.dumps(session_object(session))])
+        self._console.print([json.dumps(session_object(session, contents))])

@@ -6,7 +6,7 @@ import click
 
 from shannotctl.cli.console import Console
 from shannotctl.cli.failure import json_option
-from shannotctl.client import Changed, Client, Event, StepApplied
+from shannotctl.client import Changed, Client, Decided, Event, StepApplied
 
 
 @click.command()
@@ -15,14 +15,20 @@ from shannotctl.client import Changed, Client, Event, StepApplied
 def watch(id: str | None, as_json: bool) -> int:
     """Print a line whenever a session changes; ends with Ctrl-C, or with the session ID."""
     from shannotctl.render.layout import hanging
+    from shannotctl.render.printed import PrintedLines
 
     console = Console()
+    printed = PrintedLines(named=True)
     with Client() as client:
         for event in client.watch(id):
-            line = _as_json(event) if as_json else _as_text(event)
-            if line is not None:
-                console.print([line] if as_json else hanging(line, console.out_style))
-                console.flush()
+            if as_json:
+                console.print([_as_json(event)])
+            else:
+                console.print(printed.lines(event, console.out_style))
+                line = _as_text(event)
+                if line is not None:
+                    console.print(hanging(line, console.out_style))
+            console.flush()
     return 0
 
 
@@ -42,4 +48,9 @@ def _as_text(event: Event) -> str | None:
         return change_line(event.session)
     if isinstance(event, StepApplied):
         return f"{visible(event.id)} step {event.step + 1} {visible(event.applied)}"
+    if isinstance(event, Decided):
+        return (
+            f"{visible(event.id)} {visible(event.decision)}: {visible(event.command)}"
+            f" (rule {visible(event.rule)})"
+        )
     return None

@@ -86,12 +86,14 @@ def block(data: bytes, style: Style, *, indent: str = "    ") -> Iterator[str]:
         yield style.paint(f"{indent}  (no newline at the end)", "faint")
 
 
-def labelled(label: str, text: str, style: Style, *, indent: str = "  ") -> Iterator[str]:
+def labelled(
+    label: str, text: str, style: Style, *, indent: str = "  ", role: str = "faint"
+) -> Iterator[str]:
     """`label  text`, the text escaped and folded under itself."""
     start = f"{indent}{label:<10} "
     room = None if style.width is None else style.width - len(start)
     for number, piece in enumerate(fold(visible(text), room, at_blanks=True)):
-        yield (style.paint(start, "faint") if number == 0 else " " * len(start)) + piece
+        yield (style.paint(start, role) if number == 0 else " " * len(start)) + piece
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], style: Style) -> Iterator[str]:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from shannotctl.render.amounts import duration, mode, number, size
+from shannotctl.render.amounts import mode, number, size
+from shannotctl.render.command import (
+    View,
+    command_details,
+    command_kind,
+    command_line,
+    folded,
+    quoted,
+    times_line,
+    warning_lines,
+)
 from shannotctl.render.layout import TAB_ARROW, fold, in_gutter, labelled
 from shannotctl.render.style import Style
 from shannotd.wire.model import FileState, Plan, Risk, Step
 from shannotd.wire.text import visible
 
+WITH_DIFFS = View()
 _DIFF_ROLES = {"+": "added", "-": "removed", "@": "hunk"}
 
 
-def plan_lines(plan: Plan, style: Style, *, diffs: bool = True) -> Iterator[str]:
-    """The whole plan: its digest, its steps in order, scratch folded with a count."""
+def plan_lines(plan: Plan, style: Style, view: View = WITH_DIFFS) -> Iterator[str]:
+    """The whole plan: its digest, its warnings, its steps in order, scratch folded with a count."""
     shown = [step for step in plan.steps if not step.scratch]
     yield style.paint("Plan", "title") + f": {summary(plan)}"
     yield from labelled("digest", plan.digest, style)
@@ -28,10 +39,10 @@ def plan_lines(plan: Plan, style: Style, *, diffs: bool = True) -> Iterator[str]
     )
     if plan.on_failure != "keep":
         yield from labelled("on failure", plan.on_failure, style)
-    for index, step in enumerate(plan.steps, start=1):
-        if not step.scratch:
-            yield ""
-            yield from step_lines(index, step, style, diffs=diffs)
+    yield from warning_lines(plan, style)
+    for step, indexes in folded(plan.steps):
+        yield ""
+        yield from _step_lines(indexes, step, identity.name, style, view)
     if len(shown) < len(plan.steps):
         yield ""
         yield from scratch_lines(plan, style)
@@ -42,7 +53,7 @@ def summary(plan: Plan) -> str:
     shown = [step for step in plan.steps if not step.scratch]
     kinds: dict[str, int] = {}
     for step in shown:
-        kind = (step.change or "change") if step.kind == "file" else step.kind
+        kind = _kind(step)
         kinds[kind] = kinds.get(kind, 0) + 1
     text = number(len(shown), "step")
     if kinds:
@@ -62,15 +73,24 @@ def highest_risk(plan: Plan) -> Risk:
     )
 
 
-def step_lines(index: int, step: Step, style: Style, *, diffs: bool = True) -> Iterator[str]:
+def _kind(step: Step) -> str:
+    if step.kind == "file":
+        return step.change or "change"
+    return command_kind(step) if step.kind == "command" else step.kind
+
+
+def _step_lines(
+    indexes: Sequence[int], step: Step, identity: str, style: Style, view: View
+) -> Iterator[str]:
     """One step: a line with what and where, then everything that it changes."""
-    yield from _heading(index, step, style)
+    yield from _heading(indexes[0] + 1, step, style)
+    yield from times_line(indexes, style)
     if step.reason:
         yield from _detail("why", step.reason, style)
     if step.kind == "file":
-        yield from _file_details(step, style, diffs)
+        yield from _file_details(step, style, view.diffs)
     elif step.kind == "command":
-        yield from _command_details(step, style)
+        yield from command_details(step, identity, view, style)
     if step.applied is not None:
         yield from _detail("applied", step.applied, style)
 
@@ -91,7 +111,7 @@ def _heading(index: int, step: Step, style: Style) -> Iterator[str]:
     start = f"{index:>3}. {style.risk(step.risk)}  "
     plain = f"{index:>3}. {step.risk.value}  "
     if step.kind == "command":
-        what = f"run {_command(step)}"
+        what = command_line(step)
     elif step.kind == "blocked":
         times = "" if step.count == 1 else f", {step.count:,} times"
         what = f"blocked: {visible(step.what or '?')} {visible(step.target or '')}{times}"
@@ -207,36 +227,6 @@ def _modified(state: FileState) -> str | None:
 
 def _xattr(name: str, value: str | None) -> str | None:
     return None if value is None else f"{name}={value}"
-
-
-def _command_details(step: Step, style: Style) -> Iterator[str]:
-    yield from _detail("program", step.program or "?", style)
-    yield from _detail("in", step.cwd or "?", style)
-    if step.decision is not None:
-        rule = f" (rule {step.rule})" if step.rule else ""
-        yield from _detail("decision", f"{step.decision}{rule}", style)
-    if step.assumed:
-        yield from _detail("assumed", "the script went on as if it had succeeded", style)
-    if step.result is not None:
-        result = step.result
-        yield from _detail(
-            "result", f"exit status {result.exit_status} after {duration(result.duration)}", style
-        )
-        for output in (result.stdout, result.stderr):
-            for line in output.removesuffix("\n").split("\n") if output else ():
-                yield from in_gutter(line, style, indent="       ")
-
-
-def _command(step: Step) -> str:
-    return " ".join(quoted(word) for word in step.argv) or "?"
-
-
-def quoted(word: str) -> str:
-    """One argument so that its ends are seen: in quotes where it is not plain."""
-    safe = visible(word)
-    if word and word == safe and all(c.isalnum() or c in "@%+=:,./-_" for c in word):
-        return word
-    return "'" + safe.replace("'", "'\\''") + "'"
 
 
 def _detail(label: str, text: str, style: Style) -> Iterator[str]:

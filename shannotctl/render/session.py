@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from shannotctl.protocol import plan_of
 from shannotctl.render.amounts import duration, moment, number, size
+from shannotctl.render.command import View, argv_text, program_lines
 from shannotctl.render.layout import block, in_gutter, labelled, table
-from shannotctl.render.plan import plan_lines, quoted
+from shannotctl.render.plan import WITH_DIFFS, plan_lines
 from shannotctl.render.style import Style
 from shannotd.wire.model import ScriptKind, Session, State, StepCounts
 from shannotd.wire.text import visible
@@ -20,7 +21,7 @@ _KINDS = {
 }
 
 
-def session_lines(session: Session, style: Style, *, diffs: bool = True) -> Iterator[str]:
+def session_lines(session: Session, style: Style, view: View = WITH_DIFFS) -> Iterator[str]:
     """Everything that a reviewer needs to know of a session, its plan last.
 
     :raises BadFrame: the daemon sent a plan that is none.
@@ -28,9 +29,12 @@ def session_lines(session: Session, style: Style, *, diffs: bool = True) -> Iter
     plan = plan_of(session)
     yield from header_lines(session, style)
     yield from output_lines(session, style)
+    if session.programs:
+        yield ""
+        yield from program_lines(session.programs, style, whole=view.whole)
     if plan is not None:
         yield ""
-        yield from plan_lines(plan, style, diffs=diffs)
+        yield from plan_lines(plan, style, view)
 
 
 def header_lines(session: Session, style: Style) -> Iterator[str]:
@@ -41,9 +45,9 @@ def header_lines(session: Session, style: Style) -> Iterator[str]:
     yield from labelled("name", session.name or "(none)", style)
     what = _KINDS[session.kind]
     if session.kind is ScriptKind.COMMAND:
-        what += " " + " ".join(quoted(argument) for argument in session.arguments)
+        what += " " + argv_text(session.arguments)
     elif session.arguments:
-        what += ", arguments " + " ".join(quoted(argument) for argument in session.arguments)
+        what += ", arguments " + argv_text(session.arguments)
     yield from labelled("what", what, style)
     yield from labelled("in", session.cwd, style)
     yield from labelled(
@@ -112,6 +116,8 @@ def counts_text(counts: StepCounts) -> str:
             ("metadata", counts.metadata),
             ("rename", counts.rename),
             ("command", counts.command),
+            ("observed", counts.observed),
+            ("denied", counts.denied),
             ("blocked", counts.blocked),
             ("scratch", counts.scratch),
         )
@@ -161,6 +167,8 @@ def steps_text(session: Session) -> str:
         + counts.metadata
         + counts.rename
         + counts.command
+        + counts.observed
+        + counts.denied
         + counts.blocked
     )
     return f"{number(total, 'step')}: {counts_text(counts)}"

@@ -10,15 +10,18 @@ import jsonschema
 import pytest
 
 from shannotctl.json_view import error_object, event_object, list_object, session_object
-from shannotctl.protocol import Changed, Output, StepApplied
+from shannotctl.protocol import Changed, CommandPrinted, Decided, Output, StepApplied
 from shannotd.wire.errors import NotFound
 from shannotd.wire.model import (
+    CommandInput,
+    CommandOutput,
     CommandResult,
     Failure,
     FileState,
     Plan,
     Risk,
     Session,
+    StartedProgram,
     State,
     Step,
     TreeSummary,
@@ -49,12 +52,35 @@ STEPS = (
         "command",
         argv=("systemctl", "reload", "nginx"),
         program="/usr/bin/systemctl",
+        program_sha256="e" * 64,
         cwd="/",
+        environment={"LANG": "C\udcff", "PATH": "/usr/bin"},
+        changed=("LANG",),
         decision="review",
         rule="services",
+        exit_status=0,
+        stdin=CommandInput("1" * 64, 4),
         assumed=True,
+        seconds=300.0,
+        output_bytes=4096,
+        undo=("systemctl", "stop", "nginx"),
         risk=Risk.CAUTION,
-        result=CommandResult(0, "", "", 0.2),
+        result=CommandResult(0, "", "", 0.2, truncated=("stdout",)),
+    ),
+    Step(
+        "command",
+        argv=("ps",),
+        program="/usr/bin/ps",
+        decision="observe",
+        exit_status=1,
+        stdout=CommandOutput("2" * 64, 9, truncated=True),
+        stderr=CommandOutput("3" * 64, 0),
+    ),
+    Step(
+        "command",
+        argv=(),
+        decision="deny",
+        result=CommandResult(None, "", "", 0.2, signal=9, stopped="seconds"),
     ),
     Step("blocked", what="connect", target="192.0.2.1:80", count=3, risk=Risk.UNKNOWN),
 )
@@ -71,6 +97,7 @@ def check(value: object) -> Any:
     [
         session(*STEPS),
         session(stdout=b"2\n", stderr=b"\xff"),
+        session(programs=(StartedProgram(("ls", "\udcff"), 2), StartedProgram((), 7, cut=True))),
         session(state=State.RUNNING, exit_code=None, duration=None),
         session(
             *STEPS[:1],
@@ -98,7 +125,25 @@ def test_every_step_is_there_in_order() -> None:
     assert steps[4]["old_path"] == "/etc/a\udcff"
     assert steps[6]["binary"] is True and steps[6]["diff"] is None
     assert steps[10]["result"]["exit_status"] == 0
-    assert steps[11]["count"] == 3
+    assert steps[13]["count"] == 3
+
+
+def test_commands_are_there_with_all_that_the_digest_covers() -> None:
+    contents = {"1" * 64: b"in\xff\n"}
+    steps = check(session_object(session(*STEPS), contents))["plan"]["steps"]
+    reviewed, observed, denied = steps[10:13]
+    assert reviewed["argv"] == ["systemctl", "reload", "nginx"]
+    assert (reviewed["program"], reviewed["program_sha256"]) == ("/usr/bin/systemctl", "e" * 64)
+    assert reviewed["environment"] == {"LANG": "C\udcff", "PATH": "/usr/bin"}
+    assert (reviewed["changed"], reviewed["cwd"]) == (["LANG"], "/")
+    assert (reviewed["decision"], reviewed["rule"]) == ("review", "services")
+    assert (reviewed["exit_status"], reviewed["assumed"]) == (0, True)
+    assert reviewed["stdin"] == {"sha256": "1" * 64, "size": 4, "text": "in\udcff\n"}
+    assert reviewed["undo"] == ["systemctl", "stop", "nginx"]
+    assert reviewed["result"]["truncated"] == ["stdout"]
+    assert observed["stdout"] == {"sha256": "2" * 64, "size": 9, "truncated": True, "text": None}
+    assert observed["stderr"]["text"] == ""
+    assert denied["decision"] == "deny" and denied["result"]["signal"] == 9
 
 
 @pytest.mark.P2
@@ -127,4 +172,8 @@ def test_errors_and_events() -> None:
     }
     assert event_object(Output(ID, "stdout", b"x"))["data"] == "x"
     assert event_object(StepApplied(ID, 2, "done"))["index"] == 2
+    printed = event_object(CommandPrinted(ID, 2, "stderr", b"\xff"))
+    assert (printed["event"], printed["index"], printed["data"]) == ("command_output", 2, "\udcff")
+    decided = event_object(Decided(ID, "rm x", "deny", "rule", "why"))
+    assert (decided["event"], decided["decision"], decided["rule"]) == ("command", "deny", "rule")
     assert event_object(Changed(bare(session())))["event"] == "changed"

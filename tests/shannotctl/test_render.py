@@ -8,8 +8,9 @@ import unicodedata
 
 import pytest
 
+from shannotctl.render.command import View, quoted
 from shannotctl.render.layout import block, display_width, expand_tabs, fold, hanging, table
-from shannotctl.render.plan import changes, plan_lines, quoted, summary
+from shannotctl.render.plan import changes, plan_lines, summary
 from shannotctl.render.session import change_line, list_lines, session_lines
 from shannotctl.render.style import PLAIN, Style
 from shannotd.wire.model import (
@@ -193,7 +194,7 @@ def test_nothing_is_cut() -> None:
 def test_a_diff_that_is_left_out_is_told() -> None:
     plan = session(file_step("modify", "/etc/x")).plan
     assert plan is not None
-    shown = "\n".join(plan_lines(plan, Style(), diffs=False))
+    shown = "\n".join(plan_lines(plan, Style(), View(diffs=False)))
     assert "5 lines not shown (--diff)" in shown
     assert "+new" not in shown
 

@@ -65,7 +65,8 @@ def canonical(*steps: Step, session: str = ID) -> bytes:
     value: Any = encode(plan)
     del value["digest"]
     for step in value["steps"]:
-        for name in _NOTES:
+        # Of a command, policy's risk and reason are in the plan itself.
+        for name in _NOTES - ({"risk", "reason"} if step["kind"] == "command" else set()):
             del step[name]
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
@@ -116,6 +117,9 @@ def session(*steps: Step, **changes: Any) -> Session:
                 create=sum(step.change == "create" for step in shown),
                 modify=sum(step.change == "modify" for step in shown),
                 delete=sum(step.change == "delete" for step in shown),
+                command=sum(step.runs for step in shown),
+                observed=sum(step.decision == "observe" for step in shown),
+                denied=sum(step.decision == "deny" for step in shown),
                 scratch=len(steps) - len(shown),
             ),
         )
@@ -125,5 +129,12 @@ def session(*steps: Step, **changes: Any) -> Session:
 def bare(full: Session, **changes: Any) -> Session:
     """`full` as lists and events carry it."""
     return replace(
-        full, plan_canonical=None, notes=(), script=b"", stdout=b"", stderr=b"", **changes
+        full,
+        plan_canonical=None,
+        notes=(),
+        programs=(),
+        script=b"",
+        stdout=b"",
+        stderr=b"",
+        **changes,
     )
