@@ -72,6 +72,7 @@ class Runner:
             for channel in self._jobs.values():
                 channel.close()
             self._sweep()
+            shims.remove(self._state)
 
     def _loop(self) -> None:
         while True:
@@ -132,7 +133,7 @@ class Runner:
         if operation == "pool":
             self._pool.expect(
                 [str(pattern) for pattern in request["hide"]],
-                [str(name) for name in request.get("shims", ())],
+                [str(name) for name in request["shims"]],
             )
             self._pool.resize(max(0, int(request["size"])))
             return {"ready": self._pool.ready}

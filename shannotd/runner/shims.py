@@ -18,6 +18,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Collection, Dict, FrozenSet, Iterator, List, Optional, Sequence, Tuple
@@ -40,6 +41,7 @@ _MODULE = "shim_program"
 _FORMAT = "1"
 _LINK = "shims"
 _MEMORY = "/dev/shm"
+_END_SECONDS = 2.0
 _EXECUTABLE = 0o111
 
 Witness = Tuple[Tuple[object, ...], ...]
@@ -155,13 +157,16 @@ def shims(state: str, names: Collection[str]) -> Optional[Shims]:
 
 
 def remove(state: str) -> None:
-    """Remove every tree of the runner's directory `state` that no sandbox uses."""
+    """Remove the trees of the runner's directory `state`; the last sandboxes are just ending."""
     base = _existing(os.path.join(state, _LINK))
     if base is None:
         return
+    until = time.monotonic() + _END_SECONDS
     try:
         with _alone(base):
-            _remove_others(base)
+            while os.listdir(base) and time.monotonic() < until:
+                _remove_others(base)
+                time.sleep(0.01)
         os.rmdir(base)
         os.unlink(os.path.join(state, _LINK))
     except OSError:

@@ -55,6 +55,8 @@ def answer(channel):
         frames = asked["answers"].get(os.path.basename(call["path"]), [])
         for header, payload in frames:
             try:
+                if header["event"] == "wait":
+                    channel.receive()
                 channel.send(header, payload.encode("latin-1"))
             except Closed:
                 call["lost"] = True
@@ -182,6 +184,11 @@ def ending(exit_code: int | None = 0, signal: int | None = None) -> tuple[dict[s
 def running(path: str) -> tuple[dict[str, Any], str]:
     """An answer: what is to run instead, inside."""
     return {"event": "exec", "path": path}, ""
+
+
+def waiting() -> tuple[dict[str, Any], str]:
+    """No answer until the shim is gone."""
+    return {"event": "wait"}, ""
 
 
 def shimmed(
