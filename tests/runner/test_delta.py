@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from shannotd.runner.delta import CLOCK_LAG_NS, History, Version, can_be_checked
 from shannotd.runner.frames import RunnerError
+from shannotd.runner.plan import ABSENT, FileState
+from shannotd.runner.tree import HASHED_BYTES
 from tests.runner import overlays
-from tests.runner.overlays import Recording
+from tests.runner.overlays import Recording, file_steps
 from tests.support.accounts import is_root
 from tests.support.phases import Phase, perform, record_phases
 
@@ -101,3 +105,70 @@ def test_renamed_directories_are_told_exactly_or_not_at_all(wanted: list[Phase])
     except RunnerError as error:
         assert error.code == "capture_failed"
         assert any(step[0] == "rename" for phase in wanted for step in phase)
+
+
+# What a version tells, and what cannot be told again.
+
+FILE = FileState("file", 0o644, 0, 0, 3, "f" * 64)
+
+
+def test_a_file_that_changed_just_before_a_barrier_is_looked_at_again() -> None:
+    found = Version(1, 2, 3, 4, 10**9)
+    history = History(versions={"/f": found}, captured_ns=10**9 + CLOCK_LAG_NS + 1)
+    assert history.unchanged("/f", found)
+    assert not history.unchanged("/f", found._replace(ctime_ns=10**9 - 1))
+    assert not history.unchanged("/g", found)
+    assert not replace(history, captured_ns=10**9 + CLOCK_LAG_NS).unchanged("/f", found)
+
+
+@pytest.mark.parametrize(
+    ("state", "uid", "told"),
+    [
+        (FILE, 1000, True),
+        (ABSENT, 1000, True),
+        (replace(FILE, mode=0o200, uid=1000), 1000, False),
+        (replace(FILE, mode=0o200, uid=1000), 0, True),
+        (replace(FILE, sha256=None, fingerprint="1:2:3:4"), 0, False),
+        (replace(FILE, size=HASHED_BYTES + 1), 0, False),
+    ],
+)
+def test_what_a_later_batch_could_not_check_is_not_recorded(
+    state: FileState, uid: int, told: bool
+) -> None:
+    assert can_be_checked(state, uid) is told
+
+
+@roots
+def test_a_directory_renamed_after_a_barrier_changed_it_is_refused() -> None:
+    with pytest.raises(RunnerError) as raised:
+        check([[("write", "d/a", "changed")], [("rename", "d", "new")]])
+    assert raised.value.code == "capture_failed"
+    assert "renamed" in raised.value.details["reason"]
+
+
+@roots
+def test_renamed_directories_stay_where_they_are_over_barriers() -> None:
+    first, second, third = check(
+        [[("rename", "d", "new")], [("write", "new/a", "x")], [("remove", "new/b")]]
+    )
+    assert [step.change for step in file_steps(first)] == ["rename"]
+    assert [step.change for step in file_steps(second)] == ["modify"]
+    assert [step.change for step in file_steps(third)] == ["delete"]
+
+
+@roots
+def test_what_was_told_once_is_not_told_again() -> None:
+    steps = [("write", "a", "x"), ("link", "b", "twin"), ("chmod", "d", 0o700), ("remove", "d/b")]
+    recordings = check([steps, [], [("age", "b")]])
+    assert recordings[1].steps == ()
+    (step,) = file_steps(recordings[2])
+    assert step.change == "metadata"
+
+
+@roots
+def test_appends_stay_appends() -> None:
+    recordings = check([[("append", "a", "two\n")], [("append", "a", "three\n")]])
+    for recording in recordings:
+        (step,) = file_steps(recording)
+        assert step.change == "append"
+    assert "+three" in (recordings[1].notes[0].diff or "")
