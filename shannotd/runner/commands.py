@@ -30,6 +30,14 @@ from shannotd.runner.workspace import stale
 # A daemon that takes nothing for so long is taken for gone: its command must go on.
 _PATIENCE_SECONDS = 30
 _COPY_BYTES = 1 << 20
+_NOT_STARTED: Header = {
+    "exit_status": None,
+    "signal": None,
+    "stopped": "not_started",
+    "duration": 0.0,
+    "truncated": [],
+    "left": 0,
+}
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -63,7 +71,11 @@ def run_command(
         if not orders.may_start(index):
             raise command_failed(index, step, "was cancelled before it began")
         # Once more: only now is just before it runs.
-        program = held(_open_program(index, step))
+        try:
+            program = held(_open_program(index, step))
+        except RunnerError:
+            orders.send({"event": "command", "index": index, **_NOT_STARTED})
+            raise
         start = Start(
             program,
             None if _runs_by_descriptor(program) else step.program,
@@ -212,6 +224,7 @@ def _follow(index: int, step: CommandStep, keeper: Channel, orders: Orders) -> H
                 reason = "lost the process that watched over it and may still run"
                 raise command_failed(index, step, reason) from None
             if event["event"] == "not_started":
+                listener.tell({"event": "command", **_NOT_STARTED})
                 reason = f"could not be started ({os.strerror(event['errno'])})"
                 raise command_failed(index, step, reason)
             if event["event"] == "ended":

@@ -14,11 +14,12 @@ import time
 from dataclasses import replace
 
 from shannotd.sessions.access import Caller, require_approver
-from shannotd.sessions.execute import Approved, apply
+from shannotd.sessions.execute import Approved, Execution
 from shannotd.sessions.machine import transition
 from shannotd.sessions.manager import failure_of
 from shannotd.sessions.plans import mark_applied
-from shannotd.sessions.records import NOTES, PLAN, Content, Entry, Record
+from shannotd.sessions.progress import Progress
+from shannotd.sessions.records import NOTES, PLAN, Entry, Record
 from shannotd.sessions.registry import Live, Registry
 from shannotd.sessions.runner import Runner
 from shannotd.wire.errors import (
@@ -141,20 +142,23 @@ class Approvals:
         async with self._applying:
             if live.session.state is not State.APPROVED:  # cancelled while it waited for its turn
                 return
-            applied: dict[int, str] = {}
+            progress: Progress | None = None
             notes = b""
             error: ShannotError | None
             try:
                 plan, notes = await self._load(live)
+                progress = Progress(self._registry, live, plan)
+                execution = Execution(self._runner, plan, progress)
+                live.job = execution
                 await self._begin(live)
-                error = await self._apply(live, plan, applied)
+                error = await execution.run()
             except ShannotError as failure:
                 error = failure
             except Exception as failure:
                 log.exception("session %s", live.session.id)
                 error = ShannotError(reason=type(failure).__name__)
             if live.session.state in (State.APPROVED, State.EXECUTING):
-                await self._end(live, error, notes, applied)
+                await self._end(live, error, notes, progress)
 
     async def _load(self, live: Live) -> tuple[Approved, bytes]:
         """The plan as it was stored, if that is still what was approved."""
@@ -172,24 +176,17 @@ class Approvals:
         self._registry.adopt(live, replace(live.record, session=session), uid=None, stored=True)
         await self._store.commit(Entry(live.record))
 
-    async def _apply(
-        self, live: Live, plan: Approved, applied: dict[int, str]
-    ) -> ShannotError | None:
-        async def fetch(wanted: list[str]) -> list[Content]:
-            return await self._store.contents(plan.session, wanted)
-
-        def on_step(index: int, outcome: str) -> None:
-            applied[index] = outcome
-            self._registry.events.stepped(live.session, index, outcome)
-
-        return await apply(self._runner, plan, fetch, on_step)
-
     async def _end(
-        self, live: Live, error: ShannotError | None, notes: bytes, applied: dict[int, str]
+        self, live: Live, error: ShannotError | None, notes: bytes, progress: Progress | None
     ) -> None:
         contents: dict[str, bytes] = {}
-        if applied and notes:
-            contents[NOTES] = await self._store.run(lambda: mark_applied(notes, applied))
+        if progress is not None:
+            progress.close()
+            applied, results = progress.applied, progress.results
+            if notes and (applied or results):
+                contents[NOTES] = await self._store.run(
+                    lambda: mark_applied(notes, applied, results)
+                )
         if error is None:
             state = State.EXECUTED
         else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from shannotd.wire.decode import encode
-from shannotd.wire.model import Session
+from shannotd.wire.model import Session, Verdict
 from shannotd.wire.rpc import Notification, pack
 
 
@@ -34,12 +34,17 @@ class Changed(Event):
 
 @dataclass(frozen=True)
 class Output(Event):
-    """The script wrote something."""
+    """The script wrote something, or a command that is applied."""
 
 
 @dataclass(frozen=True)
 class Stepped(Event):
     """A step of the session's plan was applied, or was not."""
+
+
+@dataclass(frozen=True)
+class Decided(Event):
+    """Policy said what becomes of a program that the script called."""
 
 
 Listener = Callable[[Event], None]
@@ -73,6 +78,33 @@ class Events:
             self._tell(
                 Output(session.id, session.submitter, Notification("session.output", params))
             )
+
+    def decided(self, session: Session, command: str, verdict: Verdict) -> None:
+        """Tell what becomes of `command` of the script of `session`."""
+        if self._listeners:
+            params: dict[str, object] = {
+                "id": session.id,
+                "command": command,
+                "decision": verdict.decision.value,
+                "rule": verdict.rule,
+                "reason": verdict.reason,
+                "risk": verdict.risk.value,
+            }
+            self._tell(
+                Decided(session.id, session.submitter, Notification("session.command", params))
+            )
+
+    def command_output(self, session: Session, index: int, stream: str, data: bytes) -> None:
+        """Tell of output of the command that is step `index` of the plan of `session`."""
+        if self._listeners:
+            params: dict[str, object] = {
+                "id": session.id,
+                "index": index,
+                "stream": stream,
+                "data": data,
+            }
+            message = Notification("session.command_output", params)
+            self._tell(Output(session.id, session.submitter, message))
 
     def stepped(self, session: Session, index: int, applied: str) -> None:
         """Tell what became of step `index` of the plan of `session`."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from shannotd.sessions.channel import Channel, ChannelClosed
+from shannotd.sessions.channel import Channel, ChannelClosed, Frame
 from shannotd.sessions.records import Content
 from shannotd.sessions.runner import Job, Runner, RunnerGone
 from shannotd.wire.errors import RunnerLost, ShannotError, error_from_wire
 
 _APPLIED = ("done", "failed", "stale", "skipped")
-
-# From SHA-256s to the contents of the first few of them, at least one.
-Fetch = Callable[[list[str]], Awaitable[list[Content]]]
-OnStep = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -28,52 +27,136 @@ class Approved:
     canonical: bytes
 
 
-async def apply(
-    runner: Runner, plan: Approved, fetch: Fetch, on_step: OnStep
-) -> ShannotError | None:
-    """Apply `plan`; None when all of it was applied, else what stopped it.
+class Progress(Protocol):
+    """Where an apply gets its contents from and tells how far it is; steps are by index."""
 
-    :param fetch: gets contents of the session.
-    :param on_step: is told what became of each step: its index and done, failed, stale or skipped.
-    :raises RunnerLost: the runner ended before it said how it went.
-    """
-    try:
-        job = await runner.apply_job()
-    except RunnerGone as error:
-        raise RunnerLost(id=plan.session, reason=str(error)) from None
-    try:
-        return await _drive(job.channel, plan, fetch, on_step)
-    except ChannelClosed as error:
-        await _raise_refusal(job)
-        raise RunnerLost(id=plan.session, reason=str(error)) from None
-    finally:
-        job.channel.close()
+    async def contents(self, wanted: list[str]) -> list[Content]:
+        """The contents of the first few of these SHA-256s, at least one if there is one."""
+
+    async def starting(self, index: int) -> None:
+        """A command is about to run; it does not if this raises a ShannotError."""
+
+    def output(self, index: int, stream: str, data: bytes) -> None:
+        """A command wrote `data` to `stream` (stdout or stderr)."""
+
+    def ended(self, index: int, ending: Mapping[str, Any]) -> None:
+        """A command has ended, or was not started after all.
+
+        :raises ValueError: the runner told something else.
+        """
+
+    def stepped(self, index: int, outcome: str) -> None:
+        """What became of a step: done, failed, stale or skipped."""
 
 
-async def _drive(
-    channel: Channel, plan: Approved, fetch: Fetch, on_step: OnStep
-) -> ShannotError | None:
-    await channel.send(
-        {"op": "apply", "session": plan.session, "digest": plan.digest, "seal": plan.seal},
-        plan.canonical,
-    )
-    failure: ShannotError | None = None
-    while True:
-        header, _, descriptors = await channel.receive()
-        for descriptor in descriptors:
-            os.close(descriptor)
-        event = header.get("event")
+class Execution:
+    """Drives one apply from the hand-over of the plan to its end."""
+
+    def __init__(self, runner: Runner, plan: Approved, progress: Progress) -> None:
+        self._runner = runner
+        self._plan = plan
+        self._progress = progress
+        self._channel: Channel | None = None
+        self._cancelled = False
+        self._cancelling: asyncio.Task[None] | None = None
+        self._command: int | None = None  # the one that runs
+        self._failure: ShannotError | None = None
+
+    async def run(self) -> ShannotError | None:
+        """Apply the plan; None when all of it was applied, else what stopped it.
+
+        :raises RunnerLost: the runner ended before it said how it went.
+        """
+        try:
+            job = await self._runner.apply_job()
+        except RunnerGone as error:
+            raise self._lost(str(error)) from None
+        try:
+            return await self._drive(job.channel)
+        except ChannelClosed as error:
+            await _raise_refusal(job)
+            raise self._lost(str(error)) from None
+        finally:
+            self._channel = None
+            job.channel.close()
+
+    def cancel(self) -> None:
+        """Have nothing done after the step at hand, and a command that runs ended."""
+        if not self._cancelled:
+            self._cancelled = True
+            if self._channel is not None:
+                self._send_cancel(self._channel)
+
+    async def _drive(self, channel: Channel) -> ShannotError | None:
+        plan = self._plan
+        await channel.send(
+            {"op": "apply", "session": plan.session, "digest": plan.digest, "seal": plan.seal},
+            plan.canonical,
+        )
+        self._channel = channel
+        if self._cancelled:
+            self._send_cancel(channel)
+        while True:
+            frame = await channel.receive()
+            for descriptor in frame.descriptors:
+                os.close(descriptor)
+            if frame.header.get("event") == "end":
+                return self._failure
+            await self._take(channel, frame)
+
+    async def _take(self, channel: Channel, frame: Frame) -> None:
+        header = frame.header
+        event, index = header.get("event"), header.get("index")
         if event == "need":
-            await _send_contents(channel, plan.session, header.get("sha256"), fetch)
-        elif event == "step":
-            index, applied = header.get("index"), header.get("applied")
-            if type(index) is not int or applied not in _APPLIED:
-                raise RunnerLost(id=plan.session, reason="it reported a step that is none")
-            on_step(index, applied)
+            await _send_contents(
+                channel, self._plan.session, header.get("sha256"), self._progress.contents
+            )
         elif event == "error":
-            failure = error_from_wire(header)
-        elif event == "end":
-            return failure
+            self._failure = self._failure or error_from_wire(header)
+        elif type(index) is not int:
+            raise self._lost("it reported a step that is none")
+        elif event == "step" and header.get("applied") in _APPLIED:
+            self._progress.stepped(index, header["applied"])
+        elif event == "command_starting":
+            await self._start_command(channel, index)
+        elif event == "command_output" and index == self._command:
+            stream = "stderr" if header.get("stream") == "stderr" else "stdout"
+            self._progress.output(index, stream, bytes(frame.payload))
+        elif event == "command" and index == self._command:
+            self._end_command(index, header)
+        else:
+            raise self._lost("it reported what cannot be")
+
+    async def _start_command(self, channel: Channel, index: int) -> None:
+        """Let a command run, unless its start cannot be logged, or somebody has said no."""
+        try:
+            await self._progress.starting(index)
+        except ShannotError as error:
+            self._failure = error
+            self.cancel()
+        if not self._cancelled:
+            self._command = index
+            await channel.send({"op": "go"})
+
+    def _end_command(self, index: int, ending: Mapping[str, Any]) -> None:
+        try:
+            self._progress.ended(index, ending)
+        except ValueError as error:
+            raise self._lost(f"it reported an ending that is none ({error})") from None
+        self._command = None
+
+    def _send_cancel(self, channel: Channel) -> None:
+        async def send() -> None:
+            with contextlib.suppress(ChannelClosed):
+                await channel.send({"op": "cancel"})
+
+        self._cancelling = asyncio.get_running_loop().create_task(send())
+
+    def _lost(self, reason: str) -> RunnerLost:
+        if self._command is not None:
+            number = self._command + 1
+            reason += f"; the command of step {number} was running, what it did is not known"
+        return RunnerLost(id=self._plan.session, reason=reason)
 
 
 async def _raise_refusal(job: Job) -> None:
@@ -84,7 +167,12 @@ async def _raise_refusal(job: Job) -> None:
             raise error
 
 
-async def _send_contents(channel: Channel, session: str, wanted: object, fetch: Fetch) -> None:
+async def _send_contents(
+    channel: Channel,
+    session: str,
+    wanted: object,
+    fetch: Callable[[list[str]], Awaitable[list[Content]]],
+) -> None:
     """Send the contents that the runner asks for: small ones in batches, large ones as files."""
     if not isinstance(wanted, list) or not all(isinstance(name, str) for name in wanted):
         raise RunnerLost(id=session, reason="it asked for contents that cannot be named")

@@ -13,7 +13,7 @@ from dataclasses import replace
 from shannotd.sessions.access import Caller, require_stopper
 from shannotd.sessions.machine import transition
 from shannotd.sessions.records import Entry
-from shannotd.sessions.registry import Registry
+from shannotd.sessions.registry import Live, Registry
 from shannotd.wire.errors import NotFound, StoreFull, WrongState
 from shannotd.wire.model import State
 
@@ -34,11 +34,16 @@ class Refusals:
         await self._stop(caller, identifier, State.REJECTED, "rejected", **decision)
 
     async def cancel(self, caller: Caller, identifier: str) -> None:
-        """End a session that runs, or waits for a decision or for its turn. Waits for no log.
+        """End a session that runs, is applied, or waits for a decision or for its turn.
+
+        Waits for no log. An apply ends after the step at hand, as a failure that says so.
 
         :raises NotAllowed, WrongState: it was not cancelled.
         """
         live = self._registry.current(identifier)
+        if live is not None and live.session.state is State.EXECUTING:
+            await self._stop_applying(caller, live)
+            return
         if live is None or live.session.state is not State.RUNNING:
             await self._stop(caller, identifier, State.CANCELLED, "cancelled")
             return
@@ -47,6 +52,17 @@ class Refusals:
         stored = await asyncio.shield(live.ended)
         if stored.record.session.state is State.PENDING:
             await self._stop(caller, identifier, State.CANCELLED, "cancelled")
+
+    async def _stop_applying(self, caller: Caller, live: Live) -> None:
+        require_stopper(caller, live.session, "cancel sessions of others")
+        self._registry.journal.note(
+            "session.cancel_requested", uid=caller.uid, session=live.session.id, urgent=True
+        )
+        live.cancel(uid=caller.uid, reason="cancelled on request")
+        await live.over.wait()
+        session = live.session
+        if session.state is State.EXECUTED:  # the step at hand was the last one
+            raise WrongState(id=session.id, state=session.state.value, action="cancelled")
 
     async def _stop(
         self, caller: Caller, identifier: str, state: State, action: str, **changes: object

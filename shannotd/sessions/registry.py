@@ -13,8 +13,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Protocol
 
-from shannotd.sessions.dryrun import DryRun
 from shannotd.sessions.events import Events
 from shannotd.sessions.journal import Journal
 from shannotd.sessions.machine import is_due, transition
@@ -25,6 +25,13 @@ from shannotd.wire.model import FINAL_STATES, Session, State
 _TIMER_SECONDS = 3600.0  # the longest sleep of the timer: the wall clock may be set meanwhile
 
 
+class Job(Protocol):
+    """What the runner does for a session: its dry run or its apply."""
+
+    def cancel(self) -> None:
+        """Have it end soon."""
+
+
 class Live:
     """One session that is not over. Contents are here only while the dry run goes on."""
 
@@ -33,11 +40,13 @@ class Live:
         self.script = script
         self.stdout = bytearray()
         self.stderr = bytearray()
-        self.job: DryRun | None = None
+        self.job: Job | None = None
         self.cancel_reason: str | None = None
         self.cancelled_by: int | None = None
         self.deciding = asyncio.Lock()
+        # Of the dry run, and of the session as a whole.
         self.ended: asyncio.Future[Stored] = asyncio.get_running_loop().create_future()
+        self.over = asyncio.Event()
 
     @property
     def session(self) -> Session:
@@ -49,7 +58,7 @@ class Live:
         return {SCRIPT: self.script, STDOUT: bytes(self.stdout), STDERR: bytes(self.stderr)}
 
     def cancel(self, *, uid: int | None, reason: str) -> None:
-        """Have the dry run end; of several reasons the first holds."""
+        """Have the dry run or the apply end; of several reasons the first holds."""
         if self.cancel_reason is None:
             self.cancel_reason, self.cancelled_by = reason, uid
         if self.job is not None:
@@ -124,6 +133,7 @@ class Registry:
             )
             if after.state in FINAL_STATES:
                 self._lives.pop(after.id, None)
+                live.over.set()
             self._watch_expiry(after)
         if not stored:
             self.store.defer(Entry(record))

@@ -17,7 +17,8 @@ Methods (params -> result). A session id may be any unique prefix of 4 character
 - `sessions.get` {id} -> Session with plan, notes, script and outputs
 - `sessions.approve` {id, digest, comment?} -> Session (state `approved` or later)
 - `sessions.reject` {id, reason?} -> Session
-- `sessions.cancel` {id} -> Session
+- `sessions.cancel` {id} -> Session. Of a plan that is being applied nothing after the step at
+  hand is done, and a command that runs is ended; the session is `failed` then
 - `sessions.watch` {id?} -> {} and from then on notifications, for every session that the
   caller may see or for the one named
 - `sessions.wait` {id, states: [str], timeout?: float} -> Session, when it is in one of the states
@@ -33,6 +34,10 @@ Notifications:
 
 - `session.changed` Session (without plan and outputs), after every change of state
 - `session.output` {id, stream: "stdout" | "stderr", data: bytes}
+- `session.command_output` {id, index: int, stream, data: bytes}: of a command while a plan is
+  applied
+- `session.command` {id, command, decision, rule, reason, risk}: policy decided on a program that
+  the script called
 - `session.step` {id, index: int, applied: str} while a plan is applied
 """
 

@@ -15,7 +15,14 @@ import pytest
 from shannotd.server.peers import current_groups
 from shannotd.sessions.access import ALL_ROLES, Role, require_approver, require_stopper
 from shannotd.sessions.access import Caller as Account
-from shannotd.wire.errors import DigestMismatch, NotAllowed, NotFound, StoreFull, WrongState
+from shannotd.wire.errors import (
+    DigestMismatch,
+    NotAllowed,
+    NotFound,
+    StoreFull,
+    WrongState,
+    error_from_wire,
+)
 from shannotd.wire.model import Session, State
 from tests.support.accounts import is_root, temporary_account
 from tests.support.service import (
@@ -245,13 +252,13 @@ async def test_plans_are_applied_one_at_a_time_and_one_that_waits_can_be_cancell
             await caller.call("sessions.approve", id=pending["id"], digest=pending["digest"])
         waiting = await caller.call("sessions.get", id=second["id"])
         assert waiting["state"] == "approved"
-        with pytest.raises(WrongState):
-            await caller.call("sessions.cancel", id=first["id"])
+        too_late = caller.send("sessions.cancel", id=first["id"])
         cancelled = await caller.call("sessions.cancel", id=second["id"])
         assert cancelled["state"] == "cancelled"
-        (tmp_path / "slow.go").write_bytes(b"")
+        await asyncio.to_thread((tmp_path / "slow.go").write_bytes, b"")
         ended = await caller.call("sessions.wait", id=first["id"], states=[])
         assert ended["state"] == "executed"
+        assert isinstance(error_from_wire((await too_late).error), WrongState)
         assert (await caller.call("sessions.get", id=second["id"]))["state"] == "cancelled"
 
 

@@ -5,6 +5,7 @@ a list of a name and its argument:
 
     ["output", "text"], ["stderr", "text"]
     ["files", ["/path", ...]]      contents and a plan that creates these files
+    ["command", "text"]            a command of the plan
     ["many", 10000]                the same for so many files
     ["exited", {...}]              with other values than those of a script that went well
     ["send", {...}]                any event
@@ -16,6 +17,10 @@ a list of a name and its argument:
 
 At apply, a path that holds `stale`, `failed` or `die` ends that way; one that holds `slow`
 waits until the file of that path with `.go` behind it can be opened (a FIFO).
+
+A command of which the text is `fail` fails, `die` ends the runner, `hang` waits for a cancel,
+`flood` prints 300,000 bytes on each stream, `strange` is told to have ended as none ends, `other`
+asks to start a step that is none. Others print their text.
 """
 
 from __future__ import annotations
@@ -49,6 +54,8 @@ def main() -> None:
                     "host": "test",
                     "limits": [],
                 }
+            elif request["op"] == "programs":
+                answer = {"names": []}
             elif request["op"] == "pool":
                 answer = {"ready": request["size"]}
             elif os.environ.get("SCRIPTED_REFUSAL"):
@@ -97,6 +104,8 @@ def run(job: Channel) -> None:
         elif name == "files":
             steps += [created(path, content_of(path)) for path in argument]
             send_contents(job, [content_of(path) for path in argument])
+        elif name == "command":
+            steps.append(called(argument))
         elif name == "many":
             paths = [f"/many/{number}" for number in range(argument)]
             steps += [created(path, content_of(path)) for path in paths]
@@ -135,6 +144,26 @@ def created(path: str, content: bytes) -> dict[str, Any]:
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     return {"kind": "file", "change": "create", "path": path, "before": ABSENT, "after": state}
+
+
+def called(text: str) -> dict[str, Any]:
+    """The step that runs a command."""
+    return {
+        "kind": "command",
+        "decision": "review",
+        "program": "/usr/bin/tool",
+        "program_sha256": "0" * 64,
+        "argv": ["tool", text],
+        "cwd": "/",
+        "environment": {},
+        "changed": [],
+        "exit_status": 0,
+        "rule": "test",
+        "reason": "test",
+        "risk": "caution",
+        "seconds": 300.0,
+        "output_bytes": 1 << 20,
+    }
 
 
 def send_contents(job: Channel, contents: list[bytes]) -> None:
@@ -188,11 +217,21 @@ def apply(job: Channel) -> None:
     assert request["digest"] == hashlib.sha256(canonical).hexdigest()
     assert request["seal"] == "seal of " + request["session"]
     steps = json.loads(canonical)["steps"]
-    wanted = {step["after"]["sha256"] for step in steps}
+    wanted = {step["after"]["sha256"] for step in steps if step["kind"] == "file"}
     job.send({"event": "need", "sha256": sorted(wanted)})
     while wanted:
-        wanted -= received(*job.receive())
+        frame = job.receive()
+        if frame[0] != {"op": "cancel"}:
+            wanted -= received(*frame)
     for index, step in enumerate(steps):
+        if step["kind"] == "command":
+            if not ran(job, index, step["argv"][1]):
+                job.send({"event": "step", "index": index, "applied": "failed"})
+                details = {"step": index, "command": "tool", "ending": "failed", "expected": 0}
+                job.send({"event": "error", "code": "command_failed", "details": details})
+                break
+            job.send({"event": "step", "index": index, "applied": "done"})
+            continue
         path = step["path"]
         if "slow" in path:
             with open(path + ".go", "rb") as gate:
@@ -207,6 +246,33 @@ def apply(job: Channel) -> None:
                 return
         job.send({"event": "step", "index": index, "applied": "done"})
     job.send({"event": "end"})
+
+
+def ran(job: Channel, index: int, text: str) -> bool:
+    """Run a command that is none; whether it went well."""
+    job.send({"event": "command_starting", "index": 99 if text == "other" else index})
+    if job.receive()[0] != {"op": "go"}:
+        return False
+    output = {"event": "command_output", "index": index}
+    if text == "flood":
+        for stream in ("stdout", "stderr"):
+            job.send({**output, "stream": stream}, stream[3:4].encode() * 300_000)
+    else:
+        job.send({**output, "stream": "stdout"}, text.encode())
+        job.send({**output, "stream": "stderr"}, b"\xff")
+    if text == "die":
+        os._exit(1)
+    ended = {"event": "command", "index": index, "exit_status": 0, "signal": None, "stopped": None}
+    ended = {**ended, "duration": 0.5, "truncated": [], "left": 0}
+    if text == "hang":
+        assert job.receive()[0] == {"op": "cancel"}
+        ended.update(exit_status=None, signal=15, stopped="cancelled")
+    elif text == "fail":
+        ended.update(exit_status=3)
+    elif text == "strange":
+        ended.update(exit_status="0")
+    job.send(ended)
+    return text not in ("hang", "fail")
 
 
 def received(header: dict[str, Any], payload: bytes, descriptors: list[int]) -> set[str]:
