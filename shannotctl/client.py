@@ -88,6 +88,7 @@ class Client:
         self._conversation = protocol.Conversation()
         self._answers: dict[int, Response] = {}
         self._watching = False
+        self._answered_at = 0  # how many events were queued when the last answer came
         self._events: deque[Event] = deque()
         self._sent = False  # the last request, as a whole
         self.last_session: str | None = None
@@ -252,7 +253,9 @@ class Client:
             session = self.get(id)
             # What was queued before the answer is not newer than the answer.
             self._events = deque(
-                queued for queued in self._events if not isinstance(queued, Changed)
+                event
+                for position, event in enumerate(self._events)
+                if position >= self._answered_at or not isinstance(event, Changed)
             )
             yield Changed(session)
             if session.state in FINAL_STATES:
@@ -345,6 +348,7 @@ class Client:
                     self.close()
                     raise error_from_wire(message.error)
                 self._answers[message.id] = message
+                self._answered_at = len(self._events)
             elif isinstance(message, Notification):
                 event = protocol.read_event(message)
                 if event is None:
