@@ -22,6 +22,8 @@ import sdnotify
 
 from shannotd.audit.log import AuditLog
 from shannotd.config import Config, load
+from shannotd.policy.commands import shimmed
+from shannotd.policy.profiles import Profile
 from shannotd.server.admission import Limits, raise_descriptor_limit, total_connections
 from shannotd.server.listener import (
     EMBEDDED_MODE,
@@ -135,7 +137,12 @@ class Service:
         :raises ShannotError: one cannot be started.
         """
         launch = self._options.launch or self._launch()
-        self._runner = Runner(launch, pool_size=self._config.daemon.pool_size, hide=self._hidden())
+        self._runner = Runner(
+            launch,
+            pool_size=self._config.daemon.pool_size,
+            hide=self._most_sessions().hide,
+            shims=self._shims,
+        )
         starting = asyncio.ensure_future(self._start_runner())
         self._background.add(starting)
         starting.add_done_callback(self._background.discard)
@@ -197,9 +204,12 @@ class Service:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def _hidden(self) -> tuple[str, ...]:
-        """What most sessions hide."""
-        return self._config.profiles[self._config.daemon.default_profile].hide
+    def _most_sessions(self) -> Profile:
+        """The profile that most sessions have."""
+        return self._config.profiles[self._config.daemon.default_profile]
+
+    def _shims(self, programs: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(shimmed(self._most_sessions(), programs)))
 
     async def reload(self) -> None:
         """Read the configuration again and use it for what comes; a broken one changes nothing."""
@@ -211,7 +221,9 @@ class Service:
         else:
             self._roles = self._make_roles()
             self._sessions.configure(self._config)
-            await self._runner.resize_pool(self._config.daemon.pool_size, self._hidden())
+            await self._runner.resize_pool(
+                self._config.daemon.pool_size, self._most_sessions().hide
+            )
             log.info("the configuration was read again")
         self._notify("READY=1")
 

@@ -10,7 +10,7 @@ import os
 import stat
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Set, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
 from shannotd.runner.capture import Recorded, Step, capture
 from shannotd.runner.compare import Content
@@ -89,12 +89,16 @@ class Recorder:
             self._history = replace(self._history, versions={})
         return Delta(recorded.steps, recorded.notes, held)
 
-    def finish(self) -> Delta:
+    def finish(self, starting: Callable[[], object] = lambda: None) -> Delta:
         """What was changed since the last barrier, when nothing of the sandbox runs any more.
+
+        `starting` is called before what may take its time.
 
         :raises RunnerError: `capture_failed` or `limit_exceeded`.
         """
         layers = self._held.enter_context(self._layers())
+        if layers:
+            starting()
         recorded = self._capture(layers, keep_scratch=self._history.begun)
         self._held.enter_context(recorded)
         contents = self._new(recorded.contents)

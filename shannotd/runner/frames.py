@@ -8,24 +8,35 @@ Control connection (daemon -> runner main), one answer per request, in order:
 
     {op: "hello"}                      -> {builder, limits: [str], version, uid, host}
     {op: "run", fds: 1}   + job end    -> {}   (hands the job channel to a warm sandbox)
+    {op: "programs"}                   -> {names: [str]}   (of all programs on the host's PATH)
     {op: "apply", fds: 1} + job end    -> {}   (hands the job channel to a new apply process)
-    {op: "pool", size: int, hide: [glob]} -> {ready: int}   what most jobs will hide
+    {op: "pool", size: int, hide: [glob], shims: [name]} -> {ready: int}
+                                          what most jobs will hide, and the programs of the
+                                          directories on PATH whose calls are asked about
     an error                           -> {error: {code, details}}
 
 A job channel is a socket pair of its own; the daemon keeps one end.
 
-Dry run. The daemon sends one frame, then may send {op: "cancel"}:
+Dry run. The daemon sends one frame, then may send {op: "cancel"} and answers each `decide`:
 
     {op: "run", session, kind: "python"|"file"|"shell"|"command", name, path: str|null,
      arguments: [str], script_size: int, stdin_size: int, cwd, run_as: str|null,
      environment: {str: str},
      limits: {wall_seconds, output_bytes, written_bytes, processes, memory_bytes, open_files,
-              steps},
-     hide: [glob], scratch: [glob], policy_version, on_failure}   payload: script + stdin
+              steps, calls},
+     hide: [glob], scratch: [glob], shims: [name]|null, deny: [name], policy_version, on_failure}
+                         (without `shims` as the pool has them)   payload: script + stdin
+    {op: "verdict", call: int, decision: "contain"|"observe"|"review"|"deny", rule, reason, risk,
+     observation: {program, argv, net, sockets, as_root, seconds, output_bytes}|null,
+     recording: {exit_status, stdout, stdin, undo, seconds}|null}
 
 and receives, in order, ending with `end` or a closed channel (= the runner was lost):
 
     {event: "output", stream: "stdout"|"stderr"}                      payload: bytes
+    {event: "decide", call: int, path, program, argv: [str], cwd, as_root: bool, start: bool}
+                                 (what becomes of this call of a program? `start`: it has no shim
+                                  and goes on inside unless it is denied; `deny` names these)
+    {event: "programs", programs: [{argv, count, cut}]}               (what was started inside)
     {event: "exited", exit_code: int|null, signal: int|null,
      stopped: null|"cancelled"|"wall_seconds"|"output_bytes"|"processes"|"memory_bytes",
      duration, stdout_dropped: int, stderr_dropped: int, leftover: int}
@@ -39,14 +50,29 @@ and receives, in order, ending with `end` or a closed channel (= the runner was 
 `notes` is a JSON list with one object per step: {diff: str|null, binary, too_large}.
 `seal` proves to the runner, at apply, that it recorded this digest for this session.
 
+A call. A shim connects to `calls` in the sandbox's own directory and sends one frame with its
+standard descriptors; it waits for the last of the answers:
+
+    {op: "call", fds: 3, path, argv: [str], cwd, environment: {str: str}}
+    <- {event: "output", stream: "stdout"|"stderr"}                   payload: bytes
+    <- {event: "exit", exit_code: int|null, signal: int|null}         (it ends like that)
+    <- {event: "exec", path}                                          (it becomes this program)
+
 Apply. The daemon sends one frame and then answers each `need`:
 
     {op: "apply", session, digest, seal}                              payload: canonical
     <- {event: "need", sha256: [..]}
     {op: "blobs", blobs: [[sha256, size], ...]} payload / {op: "blob", sha256, size, fds: 1}
+    <- {event: "command_starting", index}      (it is run when {op: "go"} is the answer)
+    <- {event: "command_output", index, stream: "stdout"|"stderr"}    payload: bytes
+    <- {event: "command", index, exit_status: int|null, signal: int|null,
+        stopped: null|"seconds"|"output_bytes"|"cancelled"|"not_started",
+        duration, truncated: [stream], left: int}       (`left`: processes that it left behind)
     <- {event: "step", index, applied: "done"|"failed"|"stale"|"skipped"}
     <- {event: "error", code: "stale"|"apply_failed"|..., details}    (what stopped it)
     <- {event: "end"}
+
+At any time {op: "cancel"} ends a command that runs; nothing after the step at hand is done.
 """
 
 from __future__ import annotations
@@ -117,7 +143,7 @@ class Channel:
         """
         if descriptors:
             header = {**header, "fds": len(descriptors)}
-        self._held += _head(header, payload)
+        self._held += encode(header, payload)
         self.flush(payload, descriptors)
 
     def hold(self, header: Header, payload: bytes = b"") -> None:
@@ -125,7 +151,7 @@ class Channel:
 
         :raises Closed: the other end is gone.
         """
-        self._held += _head(header, payload)
+        self._held += encode(header, payload)
         if len(payload) + len(self._held) > _JOINED_BYTES:
             self.flush(payload)
         else:
@@ -172,7 +198,7 @@ class Channel:
         header_size, payload_size = LENGTHS.unpack(lengths)
         if header_size > MAX_HEADER_BYTES or payload_size > MAX_PAYLOAD_BYTES:
             raise Closed(f"a frame of {header_size} + {payload_size} bytes")
-        header = _parse(self._take(header_size))
+        header = parse_header(self._take(header_size))
         payload = self._take(payload_size)
         count = header.get("fds", 0)
         if not isinstance(count, int) or not 0 <= count <= len(self._descriptors):
@@ -196,9 +222,7 @@ class Channel:
                 raise Closed from error
             for level, kind, content in ancillary:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    rights = array.array("i")
-                    rights.frombytes(content[: len(content) - len(content) % rights.itemsize])
-                    self._descriptors.extend(rights)
+                    self._descriptors.extend(passed_descriptors(content))
             if not data:
                 raise Closed
             self._buffer += data
@@ -207,12 +231,24 @@ class Channel:
         return taken
 
 
-def _head(header: Header, payload: bytes) -> bytes:
+def passed_descriptors(content: bytes) -> List[int]:
+    """The descriptors in an SCM_RIGHTS message."""
+    rights = array.array("i")
+    rights.frombytes(content[: len(content) - len(content) % rights.itemsize])
+    return list(rights)
+
+
+def encode(header: Header, payload: bytes) -> bytes:
+    """A frame up to its payload."""
     encoded = json.dumps(header, separators=(",", ":")).encode("ascii")
     return LENGTHS.pack(len(encoded), len(payload)) + encoded
 
 
-def _parse(encoded: bytes) -> Header:
+def parse_header(encoded: bytes) -> Header:
+    """The header in `encoded`.
+
+    :raises Closed: there is none.
+    """
     try:
         header: Optional[Header] = json.loads(encoded)
     except ValueError as error:

@@ -6,26 +6,26 @@ and the seal by which this runner will know it again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
-import stat
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from shannotd.runner import plan as plans
-from shannotd.runner.capture import Content, Layer, capture
+from shannotd.runner.barrier import Delta, Recorder
+from shannotd.runner.compare import Content
 from shannotd.runner.frames import MAX_PAYLOAD_BYTES, Channel, Header, RunnerError
 from shannotd.runner.identity import machine
+from shannotd.runner.needed import apply_named, contents_of
 from shannotd.runner.permission import first_refusal
 
 if TYPE_CHECKING:
-    from shannotd.runner.mounts import Overlay
     from shannotd.runner.warm import Settings, Warm
 
 INLINE_BYTES = 256 * 1024
 BATCH_BYTES = 4 * 1024 * 1024
-_OVERLAY_NAMES = ("trusted.overlay.", "user.overlay.")
 
 
 def key(state: str) -> bytes:
@@ -65,80 +65,117 @@ def _read_key(path: str) -> bytes:
         return file.read()
 
 
-def record(
-    job: Channel,
-    request: Header,
-    who: plans.Identity,
-    warm: Warm,
-    blocked: Sequence[plans.BlockedStep],
-    started_ns: int,
-    settings: Settings,
-) -> None:
-    """Capture the sandbox's effects and send them as a plan.
+# What of all inputs and outputs of a session's commands is kept.
+KEPT_BYTES = 64 * 1024 * 1024
 
-    :raises RunnerError: `capture_failed`, `limit_exceeded` or `not_permitted`.
+
+class Record:
+    """What becomes of one session, in order: the script's changes, and the commands among them.
+
+    Owns the contents of all of it until it is closed.
     """
-    prefix = "user.overlay." if settings.builder == "one-uid" else "trusted.overlay."
-    layers: List[Layer] = []
-    try:
-        for overlay in warm.blueprint.overlays:
-            if overlay.path in warm.blueprint.empty:
-                continue
-            layer = _open_layer(overlay, warm.stage, prefix)
-            if layer is not None:
-                layers.append(layer)
-        if layers:
-            job.flush()  # this may take its time
-        recorded = capture(
-            layers,
-            started_ns=started_ns,
-            scratch=request["scratch"],
-            identity=who,
-            limits=request["limits"],
+
+    def __init__(
+        self, request: Header, who: plans.Identity, warm: Warm, started_ns: int, settings: Settings
+    ) -> None:
+        self._request = request
+        self._who = who
+        self._settings = settings
+        self._changes = Recorder(warm, request, who, settings, started_ns)
+        self._steps: List[object] = []
+        self._notes: List[plans.StepNote] = []
+        self._contents: Dict[str, Union[Content, Kept]] = {}
+        self._kept_bytes = 0
+
+    def __enter__(self) -> Record:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the contents."""
+        self._changes.close()
+
+    def keep(self, content: bytes) -> Tuple[str, int]:
+        """Keep what a command is given; its hash and size.
+
+        :raises RunnerError: `limit_exceeded`: it is too much in all.
+        """
+        sha256 = hashlib.sha256(content).hexdigest()
+        if sha256 not in self._contents:
+            self._kept_bytes += len(content)
+            if self._kept_bytes > KEPT_BYTES:
+                raise RunnerError("limit_exceeded", name="input_bytes", limit=KEPT_BYTES)
+            self._contents[sha256] = Kept(content)
+        return sha256, len(content)
+
+    def keep_output(self, content: bytes, truncated: bool) -> Optional[plans.Output]:
+        """Keep what a command printed, as far as there is room; None for nothing."""
+        room = max(0, KEPT_BYTES // 2 - self._kept_bytes)
+        if len(content) > room:
+            content, truncated = content[:room], True
+        if not content and not truncated:
+            return None
+        return plans.Output(*self.keep(content), truncated)
+
+    def add(self, step: plans.CommandStep) -> None:
+        """A command that changes nothing comes next; the same denied again is no other."""
+        if step.decision == "deny" and self._steps and self._steps[-1] == step:
+            return
+        self._steps.append(step)
+        self._notes.append(plans.StepNote())
+
+    def barrier(self, step: plans.CommandStep) -> None:
+        """A command comes next that will run: what the script has changed so far is before it.
+
+        :raises RunnerError: `capture_failed` or `limit_exceeded`.
+        """
+        self._take(self._changes.barrier())
+        self.add(step)
+
+    def send(self, job: Channel, blocked: Sequence[plans.BlockedStep]) -> None:
+        """Take what is left and send all as a plan; nothing of the sandbox runs any more.
+
+        :raises RunnerError: `capture_failed`, `limit_exceeded` or `not_permitted`.
+        """
+        self._take(self._changes.finish(starting=job.flush))
+        steps = (*apply_named(self._steps, self._request["scratch"]), *blocked)
+        notes = [*self._notes, *(plans.StepNote() for _ in blocked)]
+        wanted = contents_of(steps)
+        _send_contents(
+            job, {sha256: one for sha256, one in self._contents.items() if sha256 in wanted}
         )
-        _send_contents(job, recorded.contents)
-        steps = (*recorded.steps, *blocked)
-        notes = [*recorded.notes, *(plans.StepNote() for _ in blocked)]
-        _send_plan(job, request, who, steps, notes, settings)
-        _check_permission(job, steps, who)
-    finally:
-        for layer in layers:
-            os.close(layer.upper)
+        _send_plan(job, self._request, self._who, steps, notes, self._settings)
+        _check_permission(job, steps, self._who)
+
+    def _take(self, delta: Delta) -> None:
+        self._steps.extend(delta.steps)
+        self._notes.extend(delta.notes)
+        for sha256, content in delta.contents.items():
+            self._contents.setdefault(sha256, content)
 
 
-def _open_layer(overlay: Overlay, stage: int, prefix: str) -> Optional[Layer]:
-    """The upper layer of `overlay` as capture wants it; None where the script left no trace.
+class Kept:
+    """A content in memory."""
 
-    An ordinary runner owns the upper directory yet may lack the right to read it (the host's
-    mode is mirrored there); nobody uses the layer any more, so the right is added.
-    """
-    name = f"upper/{overlay.index}"
-    mode = stat.S_IMODE(os.stat(name, dir_fd=stage, follow_symlinks=False).st_mode)
-    expected = overlay.root_mode
-    if os.geteuid() != 0 and mode & 0o700 != 0o700:
-        if mode != expected:
-            reason = "the script changed its mode so that it cannot be read"
-            raise RunnerError("capture_failed", path=overlay.path, reason=reason)
-        expected = mode | 0o700
-        os.chmod(name, expected, dir_fd=stage)
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-    upper = os.open(name, flags, dir_fd=stage)
-    if _is_untouched(upper, expected, overlay):
-        os.close(upper)
-        return None
-    return Layer(overlay.path, upper, prefix, expected, overlay.root_owner)
+    offset = 0
 
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.size = len(content)
 
-def _is_untouched(upper: int, mode: int, overlay: Overlay) -> bool:
-    """Whether nothing was ever copied up into the layer, and its root is as it was made.
+    def read(self) -> bytes:
+        """All of it."""
+        return self._content
 
-    Any change below needs an entry in the root.
-    """
-    status = os.fstat(upper)
-    found = (stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
-    if found != (mode, overlay.root_owner) or os.listdir(upper):
-        return False
-    return not any(not name.startswith(_OVERLAY_NAMES) for name in os.listxattr(upper))
+    def open(self) -> int:
+        """A readable descriptor of it; the caller's."""
+        descriptor = os.memfd_create("content", os.MFD_CLOEXEC)
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(self._content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return descriptor
 
 
 def _check_permission(job: Channel, steps: Sequence[object], who: plans.Identity) -> None:
@@ -151,7 +188,7 @@ def _check_permission(job: Channel, steps: Sequence[object], who: plans.Identity
         )
 
 
-def _send_contents(job: Channel, contents: Dict[str, Content]) -> None:
+def _send_contents(job: Channel, contents: Mapping[str, Union[Content, Kept]]) -> None:
     """Small contents many to a frame, large ones as a descriptor each."""
     batch: List[List[object]] = []
     parts: List[bytes] = []

@@ -14,7 +14,7 @@ from shannotd.runner import plan as plans
 from shannotd.runner.capture import Layer, capture
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.order import order_of
-from shannotd.runner.record import record
+from shannotd.runner.record import Record
 from shannotd.runner.warm import Settings, Warm, build
 
 _LIMITS = {
@@ -57,7 +57,8 @@ def _rehearse(warm: Warm, settings: Settings) -> None:
     ours, theirs = socket.socketpair()
     with Channel(ours) as job, Channel(theirs) as daemon:
         _capture_nothing(warm, nobody)
-        record(job, request, nobody, warm, [], 0, settings)
+        with Record(request, nobody, warm, 0, settings) as record:
+            record.send(job, [])
         job.send({"event": "end"})
         daemon.receive()
     warm.channel.receive()  # they have rehearsed

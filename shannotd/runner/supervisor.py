@@ -12,13 +12,19 @@ import os
 import select
 import socket
 import time
-from typing import NoReturn, Optional
+from dataclasses import replace
+from typing import NoReturn, Optional, Tuple
 
 from shannotd.runner import identity, mounts, sandbox
+from shannotd.runner.call import Desk
+from shannotd.runner.decisions import Decisions
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
+from shannotd.runner.loop import Loop
 from shannotd.runner.order import order_of
-from shannotd.runner.record import record
+from shannotd.runner.record import Record
 from shannotd.runner.rehearsal import build_rehearsed
+from shannotd.runner.resolution import Programs
+from shannotd.runner.shims import DIRECTORIES
 from shannotd.runner.warm import Settings, Warm
 from shannotd.runner.watch import Watch
 
@@ -62,11 +68,12 @@ def _serve(control: Channel, settings: Settings) -> None:
             request, payload, _ = job.receive()
             # A daemon that hangs must not keep a script alive beyond its limits.
             job.limit_sending(DAEMON_SECONDS)
+            settings = _for_job(settings, request)
             try:
                 if warm is None:
                     # What was missing a moment ago may be there now.
                     warm = build_rehearsed(settings)
-                elif _outdated(warm, request):
+                elif _outdated(warm, request, settings):
                     warm.discard()
                     warm = None
                     warm = build_rehearsed(settings, [str(request["cwd"])])
@@ -87,8 +94,20 @@ def _await_close(job: Channel) -> None:
     poll.poll(CLOSE_SECONDS * 1000)
 
 
-def _outdated(warm: Warm, request: Header) -> bool:
-    """Whether mounts came or went since `warm` was built, it is too old, or lacks a place."""
+def _for_job(settings: Settings, request: Header) -> Settings:
+    """The settings with the shims that the job wants, where it says so."""
+    wanted = request.get("shims")
+    return settings if wanted is None else replace(settings, shims=tuple(wanted))
+
+
+def _outdated(warm: Warm, request: Header, settings: Settings) -> bool:
+    """Whether mounts or programs came or went since `warm` was built, it is too old, has other
+    shims, or lacks a place."""
+    held = warm.blueprint.shims
+    if frozenset(settings.shims) != (frozenset() if held is None else held.names):
+        return True
+    if held is not None and held.outdated():
+        return True
     if time.monotonic() - warm.built_at > MAX_AGE_SECONDS:
         return True
     if warm.blueprint.builder == sandbox.ONE_UID and _needs_own_overlay(warm, str(request["cwd"])):
@@ -119,18 +138,37 @@ def _run(
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
     order = order_of(request, who, account, settings)
-    started_ns = time.time_ns()
+    record = Record(request, who, warm, time.time_ns(), settings)
     try:
         warm.channel.send(order, payload, (out_write, err_write))
     except Closed:
         pass  # The loop below finds out why.
     os.close(out_write)
     os.close(err_write)
-    watch = Watch(warm, control, job, request["limits"], out_read, err_read)
+    desk = Desk(
+        loop=Loop(),
+        decisions=Decisions(job, as_root=who.uid == 0),
+        record=record,
+        programs=Programs(DIRECTORIES, who),
+        settings=settings,
+        identity=who,
+        environment=order["environment"],
+        outputs=frozenset(map(_inode, (out_read, err_read))),
+        proc_device=os.fstat(warm.processes).st_dev,
+        hide=tuple(request["hide"]),
+    )
+    watch = Watch(warm, control, job, request, desk, {out_read: "stdout", err_read: "stderr"})
     try:
         ending = watch.follow()
+        job.hold({"event": "programs", "programs": watch.programs()})
         job.hold({"event": "exited", **ending})
         if ending["stopped"] is None:
-            record(job, request, who, warm, watch.blocked(), started_ns, settings)
+            record.send(job, watch.blocked())
     finally:
         watch.close()
+        record.close()
+
+
+def _inode(descriptor: int) -> Tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import select
 import time
+from functools import partial
 from typing import Dict, List, Optional
 
+from shannotd.runner.call import DENIED, Desk
+from shannotd.runner.calls import Calls
+from shannotd.runner.decisions import Verdict
+from shannotd.runner.executions import Execution
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.notifier import Notifier
-from shannotd.runner.plan import BlockedStep
+from shannotd.runner.plan import BlockedStep, CommandStep
 from shannotd.runner.warm import Warm, kill
 
 CHUNK = 65536
@@ -27,25 +32,37 @@ class Watch:
         warm: Warm,
         control: Channel,
         job: Channel,
-        limits: Dict[str, float],
-        stdout: int,
-        stderr: int,
+        request: Header,
+        desk: Desk,
+        streams: Dict[int, str],
     ) -> None:
+        """`streams` are what the script prints to, this one's to close."""
         self._warm = warm
-        self._control = control
         self._job = job
-        self._limits = limits
-        self._streams = {stdout: "stdout", stderr: "stderr"}
+        self._limits = request["limits"]
+        self._desk = desk
+        self._streams = streams
         self._sent = {"stdout": 0, "stderr": 0}
         self._dropped = {"stdout": 0, "stderr": 0}
-        self._notifier = Notifier(warm.listener, warm.processes)
+        self._notifier = Notifier(
+            warm.listener, warm.processes, request["deny"], self._on_denied_name
+        )
+        self._calls = Calls(warm.calls, warm.pid_namespace, desk, self._limits["calls"])
+        self._alive = True
         self._stopped: Optional[str] = None
         self._ending: Header = {"exit_code": None, "signal": None, "leftover": 0}
         self._failure: Optional[RunnerError] = None
         self._daemon_gone = False
+        for descriptor in streams:
+            desk.loop.add(descriptor, partial(self._on_stream, descriptor))
+        desk.loop.add(warm.channel.fileno(), self._on_init)
+        desk.loop.add(warm.listener, self._on_notification)
+        desk.loop.add(job.fileno(), self._on_daemon)
+        desk.loop.add(control.fileno(), partial(self._on_runner, control.fileno()))
 
     def close(self) -> None:
         """Close what is still open."""
+        self._calls.close()
         for descriptor in self._streams:
             os.close(descriptor)
         self._streams = {}
@@ -54,51 +71,28 @@ class Watch:
         """The blocked attempts, as steps."""
         return self._notifier.steps()
 
+    def programs(self) -> List[Dict[str, object]]:
+        """The programs that were started inside."""
+        return self._notifier.executions()
+
     def follow(self) -> Header:
         """Serve the script until nothing of it is left; how it ended.
 
-        :raises RunnerError: it could not be started.
+        :raises RunnerError: it could not be started, or something of it not be recorded.
         :raises Closed: the daemon or the runner is gone (everything is dead by then).
         """
         started = time.monotonic()
         deadline = started + self._limits["wall_seconds"]
-        poll = select.poll()
-        for descriptor in (
-            *self._streams,
-            self._warm.channel.fileno(),
-            self._warm.listener,
-            self._job.fileno(),
-            self._control.fileno(),
-        ):
-            poll.register(descriptor, select.POLLIN)
         if self._job.pending():
-            self._read_daemon(poll)
-        alive = True
+            self._on_daemon(0)
         tick_at = started + TICK_SECONDS
-        while alive or self._streams:
-            wait = min(deadline, tick_at) - time.monotonic()
-            ready = poll.poll(max(0, wait * 1000))
-            for descriptor, event in ready:
-                if descriptor in self._streams:
-                    self._read_stream(poll, descriptor)
-                elif alive and descriptor == self._warm.channel.fileno():
-                    alive = self._read_init(poll)
-                elif descriptor == self._warm.listener:
-                    if event & select.POLLIN:
-                        self._notifier.answer()
-                    else:  # Nobody is left who runs under the filter.
-                        poll.unregister(descriptor)
-                elif descriptor == self._job.fileno():
-                    self._read_daemon(poll)
-                elif descriptor == self._control.fileno():
-                    self._daemon_gone = True
-                    poll.unregister(descriptor)
-                    self._stop("cancelled")
-            if alive and time.monotonic() >= deadline:
+        while self._alive or self._streams:
+            self._turn(min(deadline, tick_at) - time.monotonic())
+            if self._alive and time.monotonic() >= deadline:
                 self._stop("wall_seconds")
                 deadline = float("inf")
             if time.monotonic() >= tick_at:
-                if alive:
+                if self._alive:
                     self._count_processes()
                 self._flush_output()
                 tick_at = time.monotonic() + TICK_SECONDS
@@ -118,15 +112,26 @@ class Watch:
             "stderr_dropped": self._dropped["stderr"],
         }
 
+    def _turn(self, seconds: float) -> None:
+        try:
+            self._desk.loop.turn(seconds)
+        except Closed:
+            self._lose_daemon()
+        except RunnerError as error:  # of a call that cannot be served as it must be
+            self._failure = self._failure or error
+            kill(self._warm.init)
+        if self._calls.exceeded:
+            self._stop("calls")
+
     def _stop(self, why: str) -> None:
         if self._stopped is None:
             self._stopped = why
         kill(self._warm.init)
 
-    def _read_stream(self, poll: select.poll, descriptor: int) -> None:
+    def _on_stream(self, descriptor: int, _: int) -> None:
         data = os.read(descriptor, CHUNK)
         if not data:
-            poll.unregister(descriptor)
+            self._desk.loop.remove(descriptor)
             os.close(descriptor)
             del self._streams[descriptor]
             return
@@ -150,32 +155,69 @@ class Watch:
             except Closed:
                 self._lose_daemon()
 
-    def _read_init(self, poll: select.poll) -> bool:
-        """One message of the sandbox's init; False when it has ended."""
+    def _on_init(self, _: int) -> None:
+        """What the sandbox's init says, or its end: nothing of the sandbox is left then."""
         try:
-            event, _, _ = self._warm.channel.receive()
+            self._take_message()
+            while self._warm.channel.pending():
+                self._take_message()
         except Closed:
-            poll.unregister(self._warm.channel.fileno())
+            self._alive = False
+            self._desk.loop.remove(self._warm.channel.fileno())
+            # They hold what the script printed to.
+            self._calls.close()
             if self._ending["exit_code"] is None and self._ending["signal"] is None:
                 reason = "the sandbox's first process was killed"
                 lost = RunnerError("runner_lost", session="", reason=reason)
                 self._failure = self._failure or lost
-            return False
+
+    def _take_message(self) -> None:
+        event, _, _ = self._warm.channel.receive()
         if event["event"] == "error":
             self._failure = RunnerError(event["code"], **event["details"])
         elif event["event"] == "exited":
             self._ending = {name: event[name] for name in ("exit_code", "signal", "leftover")}
-        return self._read_init(poll) if self._warm.channel.pending() else True
 
-    def _read_daemon(self, poll: select.poll) -> None:
+    def _on_notification(self, events: int) -> None:
+        if events & select.POLLIN:
+            self._notifier.answer()
+        else:  # Nobody is left who runs under the filter.
+            self._desk.loop.remove(self._warm.listener)
+
+    def _on_denied_name(self, identifier: int, execution: Execution) -> None:
+        """A program is started of which policy may say that it never runs."""
+        program = os.path.realpath(execution.path)
+
+        def decided(verdict: Verdict) -> None:
+            denied = verdict.decision == "deny"
+            self._notifier.decided(identifier, allowed=not denied)
+            if denied:
+                self._desk.record.add(_denied(execution, program, verdict))
+
+        self._desk.decisions.ask(
+            execution.path, program, execution.argv, execution.cwd, decided, start=True
+        )
+
+    def _on_daemon(self, _: int) -> None:
         try:
-            request, _, _ = self._job.receive()
+            self._obey()
+            while self._job.pending():
+                self._obey()
         except Closed:
-            poll.unregister(self._job.fileno())
+            self._desk.loop.remove(self._job.fileno())
             self._lose_daemon()
-            return
+
+    def _obey(self) -> None:
+        request, _, _ = self._job.receive()
         if request.get("op") == "cancel":
             self._stop("cancelled")
+        elif request.get("op") == "verdict":
+            self._desk.decisions.answer(request)
+
+    def _on_runner(self, descriptor: int, _: int) -> None:
+        self._daemon_gone = True
+        self._desk.loop.remove(descriptor)
+        self._stop("cancelled")
 
     def _lose_daemon(self) -> None:
         self._daemon_gone = True
@@ -204,3 +246,19 @@ class Watch:
             return
         if count > self._limits["processes"] + 1:
             self._stop("processes")
+
+
+def _denied(execution: Execution, program: str, verdict: Verdict) -> CommandStep:
+    return CommandStep(
+        decision="deny",
+        program=program,
+        program_sha256="",
+        argv=execution.argv,
+        cwd=execution.cwd,
+        environment={},
+        changed=(),
+        exit_status=DENIED,
+        rule=verdict.rule,
+        reason=verdict.reason,
+        risk=verdict.risk,
+    )

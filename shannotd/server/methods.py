@@ -15,7 +15,7 @@ from shannotd.server.peers import account_name, current_groups
 from shannotd.server.roles import Roles
 from shannotd.sessions.access import Caller, Role
 from shannotd.sessions.approval import Approvals
-from shannotd.sessions.events import Event, Output, change_of
+from shannotd.sessions.events import Decided, Event, Output, change_of
 from shannotd.sessions.lookup import Lookup
 from shannotd.sessions.manager import Sessions
 from shannotd.sessions.plans import whole_session
@@ -262,10 +262,10 @@ class Methods:
             identifier = await self._lookup.find(caller, params.id)
             client.listen(lambda event: event.session == identifier)
         else:
-            # The output of every session would drown who watches them all.
+            # The output and the calls of every session would drown who watches them all.
             client.listen(
                 lambda event: (
-                    not isinstance(event, Output)
+                    not isinstance(event, Output | Decided)
                     and (caller.sees_all or event.submitter == caller.uid)
                 )
             )

@@ -6,15 +6,19 @@ import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from shannotd.policy.commands import deny_names
 from shannotd.policy.profiles import Profile
 from shannotd.sessions.channel import Channel, ChannelClosed, Frame
 from shannotd.sessions.runner import Job, Runner, RunnerGone
+from shannotd.sessions.shims import Shims
+from shannotd.wire.decode import decode, encode
 from shannotd.wire.errors import RunnerLost, ShannotError, error_from_wire
-from shannotd.wire.model import Submission
+from shannotd.wire.model import ProgramCall, Submission, Verdict
 
 CANCEL_SECONDS = 5.0  # what a cancelled sandbox gets to end before its channel is closed
+MAX_CALLS = 10_000  # of programs that policy is asked about, in one session
 _OVERTIME_SECONDS = 30.0  # after the wall time, before a silent sandbox counts as lost
 _OUTPUT_SLACK_BYTES = 65536
 
@@ -44,7 +48,8 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a script ended. `stopped` names the limit that ended it, or is `cancelled`."""
+    """How a script ended. `stopped` names the limit that ended it, or is `cancelled`; `programs`
+    are those that it started, as the runner told them."""
 
     exit_code: int | None = None
     signal: int | None = None
@@ -53,6 +58,7 @@ class Outcome:
     stdout_dropped: int = 0
     stderr_dropped: int = 0
     plan: Recorded | None = None
+    programs: object = ()
 
 
 class Sink(Protocol):
@@ -67,12 +73,16 @@ class Sink(Protocol):
     async def keep_large(self, sha256: str, size: int, descriptor: int) -> None:
         """Keep a content that is read from `descriptor`, which stays the caller's."""
 
+    async def decide(self, call: ProgramCall, *, start: bool) -> Verdict:
+        """What becomes of a call of a program; `start`: inside, unless it is denied."""
+
 
 class DryRun:
     """Drives one job channel from the request to its end."""
 
-    def __init__(self, runner: Runner, order: Order, sink: Sink) -> None:
+    def __init__(self, runner: Runner, order: Order, sink: Sink, shims: Shims) -> None:
         self._runner = runner
+        self._shims = shims
         self._order = order
         self._sink = sink
         self._channel: Channel | None = None
@@ -81,6 +91,7 @@ class DryRun:
         self._exited: Mapping[str, Any] | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._received = {"stdout": 0, "stderr": 0}
+        self._programs: object = ()
 
     async def run(self) -> Outcome:
         """Run it to its end.
@@ -120,7 +131,8 @@ class DryRun:
         if self._cancelled:
             return self._outcome(stopped="cancelled", plan=None)
         submission = self._order.submission
-        await channel.send(_run_header(self._order), submission.script + submission.stdin)
+        header = {**_run_header(self._order), "shims": self._own_shims()}
+        await channel.send(header, submission.script + submission.stdin)
         overtime = self._order.wall_seconds + _OVERTIME_SECONDS
         silence = asyncio.get_running_loop().call_later(overtime, channel.close)
         self._timers.append(silence)
@@ -131,6 +143,10 @@ class DryRun:
             event = frame.header.get("event")
             if event == "output":
                 self._take_output(frame)
+            elif event == "decide":
+                await self._decide(channel, frame.header)
+            elif event == "programs":
+                self._programs = frame.header.get("programs", ())
             elif event == "exited":
                 self._exited = frame.header
                 silence.cancel()
@@ -150,6 +166,12 @@ class DryRun:
             raise self._lost("it ended the session without an exit status")
         return self._outcome(stopped=stopped, plan=plan if stopped is None else None)
 
+    def _own_shims(self) -> list[str] | None:
+        """The programs that have a shim; None for those that a warm sandbox has anyway."""
+        runner, order = self._runner, self._order
+        wanted = self._shims.of(order.profile, order.policy_version, runner.programs)
+        return None if wanted == runner.pool_shims else list(wanted)
+
     def _take_output(self, frame: Frame) -> None:
         stream = "stderr" if frame.header.get("stream") == "stderr" else "stdout"
         self._received[stream] += len(frame.payload)
@@ -157,6 +179,16 @@ class DryRun:
         if self._received[stream] > limit:
             raise self._lost(f"it sent more than the {limit} bytes of output that it may")
         self._sink.output(stream, bytes(frame.payload))
+
+    async def _decide(self, channel: Channel, header: Mapping[str, Any]) -> None:
+        """Answer what becomes of a call of a program."""
+        try:
+            call = decode(ProgramCall, header, "decide")
+        except ValueError as error:
+            raise self._lost(f"it asked about a call that is none ({error})") from error
+        verdict = await self._sink.decide(call, start=header.get("start") is True)
+        answer = cast(dict[str, Any], encode(verdict))
+        await channel.send({"op": "verdict", "call": header.get("call"), **answer})
 
     async def _take_contents(self, frame: Frame) -> None:
         header = frame.header
@@ -209,6 +241,7 @@ class DryRun:
             stdout_dropped=_number(self._exited_value("stdout_dropped")) or 0,
             stderr_dropped=_number(self._exited_value("stderr_dropped")) or 0,
             plan=plan,
+            programs=self._programs,
         )
 
     def _exited_value(self, name: str) -> Any:
@@ -248,8 +281,10 @@ def _run_header(order: Order) -> dict[str, object]:
             "memory_bytes": limits.memory_bytes,
             "open_files": limits.open_files,
             "steps": limits.steps,
+            "calls": MAX_CALLS,
         },
         "hide": list(profile.hide),
+        "deny": sorted(deny_names(profile)),
         "scratch": list(profile.scratch),
         "policy_version": order.policy_version,
         "on_failure": profile.on_failure,

@@ -16,13 +16,15 @@ from dataclasses import dataclass, replace
 from shannotd.config import Config
 from shannotd.policy.profiles import Profile, policy_version
 from shannotd.sessions.access import Caller, Role
-from shannotd.sessions.dryrun import BlobList, DryRun, Order, Outcome
+from shannotd.sessions.decisions import Decisions
+from shannotd.sessions.dryrun import MAX_CALLS, BlobList, DryRun, Order, Outcome
 from shannotd.sessions.machine import transition
 from shannotd.sessions.plans import LARGE_BYTES, Judged, judge
 from shannotd.sessions.quota import Quota
 from shannotd.sessions.records import NOTES, PLAN, Entry, Record, Stored
 from shannotd.sessions.registry import Live, Registry
 from shannotd.sessions.runner import Runner
+from shannotd.sessions.shims import Shims
 from shannotd.sessions.submission import check_submission, display_name
 from shannotd.wire.errors import (
     DaemonStopping,
@@ -33,7 +35,7 @@ from shannotd.wire.errors import (
     ShannotError,
     StoreFull,
 )
-from shannotd.wire.model import Failure, Session, State, Submission
+from shannotd.wire.model import Failure, ProgramCall, Session, State, Submission, Verdict
 from shannotd.wire.text import visible
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ class Sessions:
         self._runner = runner
         self._store = registry.store
         self._journal = registry.journal
+        self._shims = Shims()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.configure(config)
@@ -134,7 +137,9 @@ class Sessions:
         )
         live = Live(Record(session), submission.script)
         order = Order(session.id, submission, policy.profile, policy.version, wall_seconds)
-        live.job = DryRun(self._runner, order, _Sink(self.registry, live))
+        live.job = DryRun(
+            self._runner, order, _Sink(self.registry, live, policy.profile), self._shims
+        )
         self.registry.add(live)
         self._store.defer(Entry(live.record, {"script": submission.script}))
         self.registry.events.changed(session)
@@ -204,7 +209,12 @@ class Sessions:
             return None
 
         def work() -> Judged:
-            return judge(recorded, session=order.session, policy_version=order.policy_version)
+            return judge(
+                recorded,
+                session=order.session,
+                policy_version=order.policy_version,
+                programs=outcome.programs,
+            )
 
         try:
             if len(recorded.canonical) + len(recorded.notes) < LARGE_BYTES:
@@ -233,6 +243,8 @@ class Sessions:
             limit = getattr(order.profile.limits, outcome.stopped, None)
             if outcome.stopped == "wall_seconds":
                 limit = f"{order.wall_seconds:g}"
+            elif outcome.stopped == "calls":
+                limit = MAX_CALLS
             self._fail(live, LimitExceeded(name=outcome.stopped, limit=limit))
             return
         if judged is None or outcome.plan is None:
@@ -343,9 +355,10 @@ class Sessions:
 class _Sink:
     """Where a dry run's output and contents go."""
 
-    def __init__(self, registry: Registry, live: Live) -> None:
+    def __init__(self, registry: Registry, live: Live, profile: Profile) -> None:
         self._registry = registry
         self._live = live
+        self._decisions = Decisions(registry.journal, registry.events, live.session, profile)
 
     def output(self, stream: str, data: bytes) -> None:
         live = self._live
@@ -357,6 +370,9 @@ class _Sink:
 
     async def keep_large(self, sha256: str, size: int, descriptor: int) -> None:
         await self._registry.store.keep_large(self._live.session.id, sha256, size, descriptor)
+
+    async def decide(self, call: ProgramCall, *, start: bool) -> Verdict:
+        return await self._decisions.decide(call, start=start)
 
 
 def failure_of(error: ShannotError) -> Failure:

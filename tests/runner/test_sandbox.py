@@ -297,7 +297,7 @@ def test_run_is_fresh_and_scratch(bench: Bench) -> None:
     outcome = bench.run(
         "shell", "echo 1 > /run/service.pid && cat /run/service.pid; ls /run/shannot"
     )
-    assert outcome.stdout == b"1\ninput\nscript\n"
+    assert outcome.stdout == b"1\ncalls\ninput\nscript\n"
     if outcome.steps:
         assert [(step["path"], step["scratch"]) for step in outcome.steps] == [
             ("/run/service.pid", True)

@@ -8,7 +8,7 @@ import pwd
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,10 @@ LIMITS: dict[str, float] = {
     "memory_bytes": 2 << 30,
     "open_files": 1024,
     "steps": 100_000,
+    "calls": 1000,
 }
+# What becomes of a call of a program, from the question to the answer.
+Decide = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclass
@@ -46,11 +49,16 @@ class Outcome:
     digest: str = ""
     seal: str = ""
     error: dict[str, Any] | None = None
+    programs: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def steps(self) -> list[dict[str, Any]]:
         """The recorded steps as they travel."""
         return json.loads(self.canonical)["steps"] if self.canonical else []
+
+    def commands(self) -> list[dict[str, Any]]:
+        """The recorded commands."""
+        return [step for step in self.steps if step["kind"] == "command"]
 
     def changes(self) -> dict[str, str]:
         """Path -> change of every file step that is not scratch."""
@@ -90,6 +98,8 @@ class RunnerProcess:
         limits: Mapping[str, float] | None = None,
         hide: Sequence[str] = (),
         scratch: Sequence[str] = ("/run/**",),
+        shims: Sequence[str] | None = None,
+        deny: Sequence[str] = (),
     ) -> tuple[str, Channel]:
         """Begin a dry run; the session's id and its job channel."""
         session = session or os.urandom(16).hex()
@@ -115,6 +125,8 @@ class RunnerProcess:
                 "limits": {**LIMITS, **(limits or {})},
                 "hide": list(hide),
                 "scratch": list(scratch),
+                "shims": None if shims is None else list(shims),
+                "deny": list(deny),
                 "policy_version": "test",
                 "on_failure": "rollback",
             },
@@ -122,11 +134,18 @@ class RunnerProcess:
         )
         return session, job
 
-    def run(self, kind: str, script: bytes | str = b"", *arguments: str, **more: Any) -> Outcome:
-        """A whole dry run."""
+    def run(
+        self,
+        kind: str,
+        script: bytes | str = b"",
+        *arguments: str,
+        decide: Decide | None = None,
+        **more: Any,
+    ) -> Outcome:
+        """A whole dry run; `decide` answers what becomes of programs."""
         session, job = self.start(kind, script, *arguments, **more)
         with job:
-            return collect(session, job)
+            return collect(session, job, decide)
 
     def apply(self, outcome: Outcome) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
         """Apply what `outcome` recorded: the step events and the error, if any."""
@@ -162,7 +181,33 @@ class RunnerProcess:
                     error = event
 
 
-def collect(session: str, job: Channel) -> Outcome:
+def verdict(decision: str, **how: Any) -> dict[str, Any]:
+    """An answer of a `decide`."""
+    answer = {"rule": "test", "reason": "told so", "risk": "caution"}
+    return {**answer, "decision": decision, "observation": None, "recording": None, **how}
+
+
+def review(**how: Any) -> dict[str, Any]:
+    """The answer that a command waits for review."""
+    recording = {"exit_status": 0, "stdout": "", "stdin": False, "undo": None, "seconds": 300.0}
+    return verdict("review", recording={**recording, **how})
+
+
+def observe(call: dict[str, Any], **how: Any) -> dict[str, Any]:
+    """The answer that a program is observed."""
+    observation = {
+        "program": call["path"],
+        "argv": call["argv"],
+        "net": "none",
+        "sockets": [],
+        "as_root": False,
+        "seconds": 30.0,
+        "output_bytes": 1 << 20,
+    }
+    return verdict("observe", observation={**observation, **how})
+
+
+def collect(session: str, job: Channel, decide: Decide | None = None) -> Outcome:
     """Read a dry run's events to their end."""
     outcome = Outcome(session)
     while True:
@@ -174,7 +219,12 @@ def collect(session: str, job: Channel) -> Outcome:
         kind = event["event"]
         if kind == "end":
             return outcome
-        if kind == "output":
+        if kind == "decide":
+            answer = verdict("deny") if decide is None else decide(event)
+            job.send({"op": "verdict", "call": event["call"], **answer})
+        elif kind == "programs":
+            outcome.programs = event["programs"]
+        elif kind == "output":
             if event["stream"] == "stdout":
                 outcome.stdout += payload
             else:

@@ -1,0 +1,362 @@
+"""One call of a shim, from its claim to its answer.
+
+contain: the shim becomes the program. observe: the program runs beside the sandbox and the shim
+prints what it prints. review: the call is recorded at its place among the script's changes. deny:
+it never runs. Nothing here waits; what comes later comes by the loop.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import stat
+from dataclasses import dataclass, replace
+from typing import Callable, Dict, FrozenSet, Optional, Tuple
+
+from shannotd.runner import identity, observe
+from shannotd.runner.caller import MAX_UNSENT_BYTES, Caller, Claim, Refused
+from shannotd.runner.decisions import Decisions, Recording, Verdict
+from shannotd.runner.frames import Closed, Header, RunnerError
+from shannotd.runner.loop import Loop
+from shannotd.runner.observation import Observer
+from shannotd.runner.plan import CommandStep, Identity, Input
+from shannotd.runner.record import Record
+from shannotd.runner.resolution import (
+    MAX_INPUT_BYTES,
+    TOO_LARGE,
+    Programs,
+    look_at_input,
+    recorded_environment,
+)
+from shannotd.runner.shims import REAL
+from shannotd.runner.warm import Settings
+
+# What a shell answers for what it may not execute, and timeout(1) for what took too long.
+DENIED, TIMED_OUT = 126, 124
+_CHUNK = 65536
+_NULL = os.makedev(1, 3)  # devices.txt of Linux
+_STREAMS = ("stdout", "stderr")
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What all calls of a session have in common.
+
+    `environment` is what its script started with, `outputs` the device and inode of the pipes that
+    it prints to, `proc_device` that of its /proc, `hide` the patterns of what nobody may see.
+    """
+
+    loop: Loop
+    decisions: Decisions
+    record: Record
+    programs: Programs
+    settings: Settings
+    identity: Identity
+    environment: Dict[str, str]
+    outputs: FrozenSet[Tuple[int, int]]
+    proc_device: int
+    hide: Tuple[str, ...]
+
+
+class Call:
+    """Serves one connection; owns it, and what serves its call."""
+
+    def __init__(self, caller: Caller, desk: Desk, ended: Callable[[Call], None]) -> None:
+        """`ended` is told when nothing is left of it."""
+        self._caller = caller
+        self._desk = desk
+        self._ended = ended
+        self._claim: Optional[Claim] = None
+        self._program = ""
+        self._assumed = False
+        self._stdin: Optional[int] = None
+        self._pipe: Optional[int] = None
+        self._observer: Optional[Observer] = None
+        self._verdict: Optional[Verdict] = None
+        self._held: Dict[str, bytearray] = {name: bytearray() for name in _STREAMS}
+        self._cut = dict.fromkeys(_STREAMS, False)
+        self._answered = False
+        self._closed = False
+        desk.loop.add(caller.fileno(), self._on_caller)
+
+    def close(self) -> None:
+        """Hang up and end what serves the call."""
+        if self._closed:
+            return
+        self._closed = True
+        self._release()
+        self._desk.loop.remove(self._caller.fileno())
+        self._caller.close()
+        self._ended(self)
+
+    def _release(self) -> None:
+        """Let go of all but the connection."""
+        if self._pipe is not None:
+            self._desk.loop.remove(self._pipe)
+        for descriptor in (self._stdin, self._pipe):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._stdin = self._pipe = None
+        if self._observer is not None:
+            self._desk.loop.remove(self._observer.fileno())
+            self._observer.close()
+            self._observer = None
+
+    # The shim
+
+    def _on_caller(self, event: int) -> None:
+        try:
+            if event & select.POLLOUT:
+                self._caller.flush()
+            if event & ~select.POLLOUT:
+                claim = self._caller.receive()
+                if claim is not None:
+                    self._begin(claim)
+        except Refused as refusal:
+            self._refuse(str(refusal))
+        except Closed:
+            self._lose_caller()
+        self._arrange()
+
+    def _lose_caller(self) -> None:
+        """The shim was ended, most often since nobody reads its output: so is its program."""
+        if self._observer is not None:
+            self._cut["stdout"] = True
+            self._record_observed(128 + signal.SIGPIPE)
+        self.close()
+
+    def _send(self, header: Header, payload: bytes = b"") -> None:
+        if self._closed:
+            return
+        try:
+            self._caller.send(header, payload)
+        except Closed:
+            self._lose_caller()
+
+    def _answer(self, header: Header) -> None:
+        """Send the last frame."""
+        self._answered = True
+        self._release()
+        self._send(header)
+
+    def _arrange(self) -> None:
+        """Wait for what is to come next."""
+        if self._closed:
+            return
+        unsent = self._caller.unsent
+        if self._answered and not unsent and not self._caller.draining:
+            self.close()
+            return
+        events = select.POLLIN | (select.POLLOUT if unsent else 0)
+        self._desk.loop.change(self._caller.fileno(), events)
+        if self._observer is not None:
+            full = unsent > MAX_UNSENT_BYTES
+            self._desk.loop.change(self._observer.fileno(), 0 if full else select.POLLIN)
+
+    def _refuse(self, reason: str) -> None:
+        name = "a program" if self._claim is None else self._claim.name
+        text = f"shannot: {name}: {reason}\n"
+        self._send({"event": "output", "stream": "stderr"}, os.fsencode(text))
+        self._answer({"event": "exit", "exit_code": DENIED, "signal": None})
+
+    # The decision
+
+    def _begin(self, claim: Claim) -> None:
+        self._claim = claim
+        self._stdin, stdout, stderr = claim.standard
+        self._assumed = _is_read(stdout, self._desk.outputs)
+        # Kept open they would keep a reader of the script's waiting.
+        os.close(stdout)
+        os.close(stderr)
+        program = self._desk.programs.resolve(claim.path)
+        if program is None:
+            self._contain(claim.path)
+            return
+        self._program = program
+        self._desk.decisions.ask(
+            claim.path, program, claim.argv, claim.cwd, self._on_verdict, start=False
+        )
+
+    def _on_verdict(self, verdict: Verdict) -> None:
+        if self._closed:
+            return
+        self._verdict = verdict
+        if verdict.decision == "contain":
+            self._contain(self._program)
+        elif verdict.decision == "observe":
+            self._observe(verdict)
+        elif verdict.decision == "review":
+            self._review(verdict.recording)
+        else:
+            self._deny(f"denied: {verdict.reason}")
+        self._arrange()
+
+    def _contain(self, program: str) -> None:
+        self._answer({"event": "exec", "path": self._desk.programs.real(program, REAL)})
+
+    def _deny(self, reason: str) -> None:
+        step = self._step("deny", DENIED, {}, ())
+        self._desk.record.add(replace(step, reason=reason))
+        self._refuse(reason)
+
+    # review
+
+    def _review(self, recording: Recording) -> None:
+        assert self._stdin is not None
+        given = look_at_input(self._stdin, recording.stdin, self._desk.proc_device)
+        os.close(self._stdin)
+        self._stdin = None
+        if given.refused is not None:
+            self._deny(given.refused)
+        elif given.pipe is not None:
+            self._pipe = given.pipe
+            self._desk.loop.add(given.pipe, self._on_pipe)
+        else:
+            self._record_review(given.content)
+
+    def _on_pipe(self, _: int) -> None:
+        assert self._pipe is not None
+        taken = self._held["stdout"]  # nothing else is held for a reviewed command
+        try:
+            data = os.read(self._pipe, _CHUNK)
+        except BlockingIOError:
+            return
+        taken += data
+        if len(taken) > MAX_INPUT_BYTES:
+            self._deny(TOO_LARGE)
+        elif not data:
+            self._record_review(bytes(taken))
+        self._arrange()
+
+    def _record_review(self, content: Optional[bytes]) -> None:
+        assert self._claim is not None and self._verdict is not None
+        recording = self._verdict.recording
+        environment, changed = recorded_environment(
+            self._claim.environment, self._desk.environment, self._claim.cwd
+        )
+        try:
+            stdin = None if content is None else Input(*self._desk.record.keep(content))
+            step = self._step("review", recording.exit_status, environment, changed, hashed=True)
+        except OSError as error:
+            self._deny(f"it cannot be told again: {error.strerror}")
+            return
+        self._desk.record.barrier(
+            replace(
+                step,
+                stdin=stdin,
+                assumed=self._assumed,
+                undo=recording.undo,
+                seconds=recording.seconds,
+            )
+        )
+        if recording.stdout:
+            self._send({"event": "output", "stream": "stdout"}, recording.stdout)
+        self._answer({"event": "exit", "exit_code": recording.exit_status, "signal": None})
+
+    # observe
+
+    def _observe(self, verdict: Verdict) -> None:
+        assert self._claim is not None and self._stdin is not None
+        os.close(self._stdin)
+        self._stdin = None
+        desk = self._desk
+        request = verdict.observation(desk.identity, desk.hide, self._claim.environment)
+        if request.as_root and not _may_be_root(desk.settings):
+            request = replace(request, as_root=False)
+        self._observer = Observer(request, desk.settings)
+        desk.loop.add(self._observer.fileno(), self._on_observer)
+
+    def _on_observer(self, _: int) -> None:
+        """What the observed program printed, or how it ended.
+
+        :raises RunnerError: it could not be run as it must be.
+        """
+        assert self._observer is not None
+        more = True
+        while more and self._observer is not None:
+            try:
+                event, payload = self._observer.receive()
+            except Closed:
+                reason = "what observes a program was killed"
+                raise RunnerError("sandbox_unavailable", reason=reason, remedy="") from None
+            more = self._observer.pending()
+            if event["event"] == "error":
+                raise RunnerError(event["code"], **event["details"])
+            if event["event"] == "output":
+                self._held[event["stream"]] += payload
+                self._send({"event": "output", "stream": event["stream"]}, payload)
+            else:
+                self._end_observation(event)
+        self._arrange()
+
+    def _end_observation(self, observed: Header) -> None:
+        assert self._claim is not None
+        for stream in observed["truncated"]:
+            self._cut[stream] = True
+        exit_code, number = observed["exit_code"], observed["signal"]
+        if observed["stopped"] is not None:
+            exit_code = TIMED_OUT
+            text = f"shannot: {self._claim.name}: stopped: it took too long\n".encode(
+                "utf-8", "surrogateescape"
+            )
+            self._held["stderr"] += text
+            self._send({"event": "output", "stream": "stderr"}, text)
+        self._record_observed(128 + number if exit_code is None else exit_code)
+        self._answer({"event": "exit", "exit_code": exit_code, "signal": number})
+
+    def _record_observed(self, exit_status: int) -> None:
+        assert self._claim is not None
+        environment = observe.environment(self._claim.environment)
+        try:
+            step = self._step("observe", exit_status, environment, (), hashed=True)
+        except OSError:  # It may be executed but not read.
+            step = self._step("observe", exit_status, environment, ())
+        keep = self._desk.record.keep_output
+        stdout, stderr = (keep(bytes(self._held[name]), self._cut[name]) for name in _STREAMS)
+        self._desk.record.add(replace(step, assumed=self._assumed, stdout=stdout, stderr=stderr))
+
+    def _step(
+        self,
+        decision: str,
+        exit_status: int,
+        environment: Dict[str, str],
+        changed: Tuple[str, ...],
+        *,
+        hashed: bool = False,
+    ) -> CommandStep:
+        """The call as a step.
+
+        :raises OSError: it is to be hashed and cannot be read.
+        """
+        assert self._claim is not None and self._verdict is not None
+        return CommandStep(
+            decision=decision,
+            program=self._program,
+            program_sha256=self._desk.programs.sha256(self._program) if hashed else "",
+            argv=self._claim.argv,
+            cwd=self._claim.cwd,
+            environment=environment,
+            changed=changed,
+            exit_status=exit_status,
+            rule=self._verdict.rule,
+            reason=self._verdict.reason,
+            risk=self._verdict.risk,
+        )
+
+
+def _may_be_root(settings: Settings) -> bool:
+    """Whether this runner may take the identity of root for what a rule says needs it."""
+    try:
+        identity.resolve("0", settings.floor)
+    except RunnerError:
+        return False
+    return True
+
+
+def _is_read(stdout: int, outputs: FrozenSet[Tuple[int, int]]) -> bool:
+    """Whether a script may read what goes there: neither its own output nor /dev/null."""
+    status = os.fstat(stdout)
+    if stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL:
+        return False
+    return (status.st_dev, status.st_ino) not in outputs

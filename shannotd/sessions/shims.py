@@ -1,0 +1,29 @@
+"""Which programs of the runner's host have a shim, so that policy is asked at each call of them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from shannotd.policy.commands import shimmed
+from shannotd.policy.profiles import Profile
+
+_KEPT = 16
+
+
+class Shims:
+    """Remembers what a profile makes of a list of programs: there may be thousands of them."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, tuple[str, ...]], tuple[str, ...]] = OrderedDict()
+
+    def of(self, profile: Profile, version: str, programs: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of `programs` that have a shim under `profile`, sorted.
+
+        :param version: of the policy that the profile makes.
+        """
+        key = (version, programs)
+        if key not in self._known:
+            self._known[key] = tuple(sorted(shimmed(profile, programs)))
+            if len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+        return self._known[key]
