@@ -10,7 +10,7 @@ import pexpect
 import pytest
 
 from shannotd.wire.errors import DigestMismatch
-from shannotd.wire.model import Failure, Plan, Risk, State
+from shannotd.wire.model import Failure, Plan, Risk, State, Step
 from tests.support.peer import Link, Peer
 from tests.support.samples import ABSENT, ID, bare, file_step, session
 
@@ -84,6 +84,50 @@ def test_what_a_long_plan_amounts_to_stands_beside_the_question(applying: Peer) 
     assert "1 step: 1 create; risk caution" in "".join(child.before.splitlines()[-2:])
     child.sendline("no")
     assert finish(child)[1] == 3
+
+
+COMMAND = Step(
+    "command",
+    argv=("systemctl", "reload", "nginx"),
+    program="/usr/bin/systemctl",
+    cwd="/etc",
+    decision="review",
+    rule="services",
+    exit_status=0,
+    assumed=True,
+    risk=Risk.CAUTION,
+    reason="changes what services do",
+)
+
+
+@pytest.mark.P7
+def test_warnings_of_commands_stand_beside_the_question(applying: Peer) -> None:
+    applying.answers("sessions.get", session(STEP, COMMAND))
+    child = approve(applying, ID)
+    child.expect(r"\[yes/no\] ")
+    beside = " ".join("".join(child.before.splitlines()[-6:]).split())
+    assert "2 steps: 1 create, 1 command; risk caution" in beside
+    assert "is in no checkpoint" in beside and "step 2 assumed" in beside
+    child.sendline("no")
+    assert finish(child)[1] == 3
+
+
+@pytest.mark.P7
+def test_what_commands_print_is_shown_while_the_plan_is_applied(applying: Peer) -> None:
+    made = session(STEP, COMMAND)
+
+    def wait(link: Link, params: dict[str, Any]) -> Any:
+        printed = {"id": ID, "index": 1, "stream": "stdout", "data": b"reload\x1b[2Jed"}
+        link.notify("session.command_output", printed)
+        link.notify("session.step", {"id": ID, "index": 1, "applied": "done"})
+        return EXECUTED
+
+    applying.answers("sessions.get", made)
+    applying.handlers["sessions.wait"] = wait
+    child = approve(applying, ID, "--yes")
+    shown, status = finish(child)
+    assert status == 0
+    assert "  step 2 | reload\\e[2Jed" in shown
 
 
 @pytest.mark.parametrize("answer", ["no", "", "yess", "yes, danger", "\x04"])

@@ -245,6 +245,8 @@ def test_waiting_for_the_decision(peer: Peer, run: Run) -> None:
     )
 
     def wait(link: Link, params: dict[str, Any]) -> Any:
+        printed = {"id": ID, "index": 0, "stream": "stderr", "data": b"from a command\n"}
+        link.notify("session.command_output", printed)
         link.notify("session.step", {"id": ID, "index": 0, "applied": "done"})
         link.notify("session.changed", bare(executed))
         return executed
@@ -256,6 +258,7 @@ def test_waiting_for_the_decision(peer: Peer, run: Run) -> None:
     done = run("submit", "--wait", "-c", "1")
     assert done.returncode == 0, "what a person approved and was applied is done"
     assert b"executed" in done.stderr
+    assert b"  step 1 | from a command\n" in done.stderr and done.stdout == b""
     done = run("submit", "--wait", "--json", "-c", "1")
     assert json.loads(done.stdout)["state"] == "executed"
     assert done.stderr == b""
