@@ -74,7 +74,7 @@ class SubmissionRun:
         if not self._as_json:
             self._client.subscribe(session.id)
         try:
-            self._client.wait(session.id, on_event=self._follower())
+            self._client.wait(session.id, on_event=None if self._as_json else self._follower())
         except KeyboardInterrupt:
             if self._as_json:
                 self._print_json(session)
