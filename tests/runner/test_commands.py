@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,14 +17,16 @@ from typing import Any
 import pytest
 
 from shannotd.runner import apply as apply_module
-from shannotd.runner import command_process
-from shannotd.runner.frames import Closed
+from shannotd.runner import command_process, identity, plan
+from shannotd.runner.frames import Channel, Closed
 from shannotd.runner.identity import Floor
 from shannotd.runner.plan import Identity, Plan
 from tests.runner import overlays
+from tests.runner.conftest import Bench
 from tests.support.accounts import is_root
 from tests.support.applying import Applying, applying, command, created, shell
 from tests.support.processes import wait_until_gone
+from tests.support.runner import RunnerProcess
 
 # As whom plans are applied: as root and as an account by root, as oneself by anybody else.
 APPLIERS = ["root", "account", "own"] if is_root() else ["own"]
@@ -617,3 +621,49 @@ def test_many_commands_leave_no_descriptor_open(applier: Applier) -> None:
     assert applied.error is None
     assert len(seen) == 20
     assert len(set(seen)) == 1
+
+
+# With a runner around it
+
+
+def test_a_command_and_what_is_after_it_outlive_the_runner(
+    bench: Bench,
+    fresh: Callable[..., AbstractContextManager[RunnerProcess]],
+    place: Path,
+) -> None:
+    """The process that applies is nobody's but the daemon's."""
+    gate = place / "gate"
+    os.mkfifo(gate)
+    os.chown(gate, bench.uid, -1)
+    who = overlays.who(bench.account) if is_root() else overlays.ourselves()
+    steps = (
+        shell('echo begun; read line < "$1"; echo "$line"', str(gate)),
+        created(place / "after", b"x", who),
+    )
+    target = {"kind": "local", "host": identity.machine()}
+    encoded = plan.canonical(Plan("s", target, who, "1", "rollback", steps))
+    digest = plan.digest(encoded)
+
+    def kill(applied: Applying) -> None:
+        runner.process.kill()
+        runner.process.wait()
+        applied.at_output = None
+        gate.write_text("go\n")
+
+    with fresh() as runner:
+        runner.run("shell", "true")  # makes its key
+        seal = plan.seal((runner.state / "runner.key").read_bytes(), "s", digest)
+        ours, theirs = socket.socketpair()
+        assert runner.ask({"op": "apply"}, (theirs.fileno(),)) == {}
+        theirs.close()
+        with Channel(ours) as channel:
+            header = {"op": "apply", "session": "s", "digest": digest, "seal": seal}
+            channel.send(header, encoded)
+            contents = {hashlib.sha256(b"x").hexdigest(): b"x"}
+            applied = Applying(0, channel, contents, at_output=kill).finish()
+        assert runner.process.returncode == -signal.SIGKILL
+        runner.process.returncode = 0  # killed on purpose
+    assert applied.error is None
+    assert applied.outputs == {(0, "stdout"): b"begun\ngo\n"}
+    assert applied.steps == {0: "done", 1: "done"}
+    assert (place / "after").read_text() == "x"

@@ -36,6 +36,8 @@ def test_what_the_file_says(tmp_path: Path) -> None:
     assert floor(tmp_path, text) == Floor(("a", "b", "c"), ("/etc/sudoers", "/boot"))
     assert floor(tmp_path, "[identities]\nallowed =\n") == Floor((), ())
     assert floor(tmp_path, "[paths]\nprotected = /a%b\n") == Floor(None, ("/a%b",))
+    text = "[programs]\nprotected = /usr/sbin/visudo\n"
+    assert floor(tmp_path, text) == Floor(None, (), ("/usr/sbin/visudo",))
     assert floor(tmp_path, "", 0o600) == Floor(None, ())
 
 
