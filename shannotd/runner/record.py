@@ -120,9 +120,14 @@ class Record:
         return plans.Output(*self.keep(content), truncated)
 
     def add(self, step: plans.CommandStep) -> None:
-        """A command that changes nothing comes next; the same denied again is no other."""
-        if step.decision == "deny" and self._steps and self._steps[-1] == step:
-            return
+        """A command that changes nothing comes next.
+
+        One denied is not told again and again: a shell tries every directory on PATH.
+        """
+        last = self._steps[-1] if self._steps else None
+        if isinstance(last, plans.CommandStep) and step.decision == last.decision == "deny":
+            if (step.argv, step.cwd) == (last.argv, last.cwd):
+                return
         self._steps.append(step)
         self._notes.append(plans.StepNote())
 

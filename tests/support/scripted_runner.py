@@ -9,6 +9,7 @@ a list of a name and its argument:
     ["many", 10000]                the same for so many files
     ["exited", {...}]              with other values than those of a script that went well
     ["send", {...}]                any event
+    ["decide", {...}]              ask about a call, and print the answer as JSON
     ["cancelled", null]            wait for a cancel, then report it
     ["hang", null]                 wait until the channel is closed
     ["close", null]                close the channel
@@ -99,6 +100,10 @@ def run(job: Channel) -> None:
             job.send({"event": "output", "stream": "stderr"}, argument.encode())
         elif name == "send":
             job.send(argument)
+        elif name == "decide":
+            job.send({"event": "decide", "call": 1, **argument})
+            answer, _, _ = job.receive()
+            job.send({"event": "output", "stream": "stdout"}, json.dumps(answer).encode() + b"\n")
         elif name == "exited":
             exited.update(argument)
         elif name == "files":
