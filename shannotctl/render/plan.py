@@ -91,7 +91,7 @@ def _step_lines(
         yield from _file_details(step, style, view.diffs)
     elif step.kind == "command":
         yield from command_details(step, identity, view, style)
-    if step.applied is not None:
+    if step.applied is not None and step.has_effect:
         yield from _detail("applied", step.applied, style)
 
 

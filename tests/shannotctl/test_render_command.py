@@ -198,6 +198,11 @@ def test_what_a_command_did_is_shown_with_its_result() -> None:
     assert "killed by signal 9 after 9.00 s, stopped by its limit (seconds)" in shown
 
 
+def test_what_nothing_is_applied_of_is_not_said_to_be_left_out() -> None:
+    assert "applied" not in text_of(replace(PS, applied="skipped"), view=View(diffs=False))
+    assert "applied    skipped" in text_of(replace(RELOAD, applied="skipped"))
+
+
 def test_counts_tell_what_runs_from_what_does_not() -> None:
     plan = session(file_step("modify", "/x"), RELOAD, PS, PS, DENIED).plan
     assert isinstance(plan, Plan)
