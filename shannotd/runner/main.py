@@ -15,7 +15,7 @@ import socket
 import sys
 from typing import Dict, List, Optional, Sequence
 
-from shannotd.runner import cgroups, doctor, sandbox, shims
+from shannotd.runner import cgroups, doctor, sandbox, shim_store, shims
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.identity import machine
 from shannotd.runner.pool import Pool
@@ -72,7 +72,7 @@ class Runner:
             for channel in self._jobs.values():
                 channel.close()
             self._sweep()
-            shims.remove(self._state)
+            shim_store.remove(self._state)
 
     def _loop(self) -> None:
         while True:

@@ -2,28 +2,22 @@
 
 A shim is a small script that stands, in a sandbox, where a program of a PATH directory is on the
 host (shim_program.py is what it runs). All of them are in one tree, made once for a set of
-names and for the PATH directories as they are; sandboxes lay it over the host's as one more
-lower layer. Each shim knows the path of its program and has a token of its own, so that what was
-copied from it is known again (shim_copies.py), and none can be guessed.
+names and for the PATH directories as they are (shim_store.py); sandboxes lay it over the host's
+as one more lower layer. Each shim knows the path of its program and has a token of its own, so that
+what was copied from it is known again (shim_copies.py), and none can be guessed.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import hashlib
 import os
 import py_compile
 import secrets
 import shutil
 import stat
-import tempfile
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Collection, Dict, FrozenSet, Iterator, List, Optional, Sequence, Tuple
+from typing import Collection, Dict, FrozenSet, Iterator, List, Sequence, Tuple
 
-from shannotd.runner.frames import RunnerError
 from shannotd.runner.mounts import SCRIPT_DIRECTORY
 
 # The PATH of every script.
@@ -38,10 +32,8 @@ REAL = SCRIPT_DIRECTORY + "/host"
 _FRESH = ("/proc/", "/sys/", "/dev/", "/run/")
 _PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim_program.py")
 _MODULE = "shim_program"
-_FORMAT = "1"
-_LINK = "shims"
-_MEMORY = "/dev/shm"
-_END_SECONDS = 2.0
+MARKER = "marker"
+_FORMAT = b"1"
 _EXECUTABLE = 0o111
 
 Witness = Tuple[Tuple[object, ...], ...]
@@ -126,124 +118,19 @@ def ancestors(paths: Sequence[str]) -> List[str]:
     return sorted(found)
 
 
-def shims(state: str, names: Collection[str]) -> Optional[Shims]:
-    """The tree for `names` in the runner's directory `state`, made where it is not there yet.
-
-    None without any names.
-
-    :raises RunnerError: `sandbox_unavailable`.
-    """
-    if not names:
-        return None
-    wanted = frozenset(names)
-    try:
-        base = _base(state)
-        while True:
-            seen = witness()
-            path = os.path.join(base, _key(wanted, seen))
-            found = _open(path)
-            if found is None:
-                with _alone(base):
-                    _remove_others(base, path)
-                    if not os.path.exists(path):
-                        _make(base, path, wanted)
-                continue
-            with open(f"{path}/marker", "rb") as file:
-                return Shims(path, wanted, directories(), seen, file.read(), found)
-    except OSError as error:
-        reason = f"the shims of programs: {error.strerror} ({error.filename})"
-        remedy = f"See that the runner's directory and {_MEMORY} can be written."
-        raise RunnerError("sandbox_unavailable", reason=reason, remedy=remedy) from error
-
-
-def remove(state: str) -> None:
-    """Remove the trees of the runner's directory `state`; the last sandboxes are just ending."""
-    base = _existing(os.path.join(state, _LINK))
-    if base is None:
-        return
-    until = time.monotonic() + _END_SECONDS
-    try:
-        with _alone(base):
-            while os.listdir(base) and time.monotonic() < until:
-                _remove_others(base)
-                time.sleep(0.01)
-        os.rmdir(base)
-        os.unlink(os.path.join(state, _LINK))
-    except OSError:
-        pass  # One is in use; who starts next finds it.
-
-
-def _base(state: str) -> str:
-    """Where the trees are: a directory of our own, to which a link in `state` leads.
-
-    It must be on another filesystem than the programs: no lower layer may be within another
-    (overlayfs documentation, "Overlapping layers").
-    """
-    link = os.path.join(state, _LINK)
-    with _alone(state):
-        base = _existing(link)
-        if base is None:
-            base = tempfile.mkdtemp(prefix="shannot-", dir=_MEMORY)
-            if os.path.islink(link):
-                os.unlink(link)
-            os.symlink(base, link)
-    return base
-
-
-def _existing(link: str) -> Optional[str]:
-    """The directory that `link` leads to, if it is there and nobody's but ours."""
-    try:
-        base = os.readlink(link)
-        status = os.lstat(base)
-    except OSError:
-        return None
-    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
-    return base if ours and not status.st_mode & 0o077 else None
-
-
-def _key(names: Collection[str], seen: Witness) -> str:
-    with open(_PROGRAM, "rb") as file:
-        source = file.read()
-    described = repr((_FORMAT, os.geteuid(), source, sorted(names), seen))
-    return hashlib.sha256(described.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-
-
-def _open(path: str) -> Optional[int]:
-    """The directory at `path`, held against removal; None where there is none."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    try:
-        if os.path.samestat(os.stat(path), os.fstat(descriptor)):
-            return descriptor
-    except FileNotFoundError:
-        pass  # removed before we held it
-    os.close(descriptor)
-    return None
-
-
-@contextmanager
-def _alone(base: str) -> Iterator[None]:
-    """Nobody else makes or removes a tree in `base` meanwhile."""
-    descriptor = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _make(base: str, path: str, names: Collection[str]) -> None:
-    """Make the tree, then put it at `path`."""
-    made = tempfile.mkdtemp(prefix=".", dir=base)
+def make(path: str, names: Collection[str]) -> None:
+    """Make the tree for `names` in the new directory `path`, with its marker and its library."""
     marker = secrets.token_hex(16).encode("ascii")
-    with open(f"{made}/marker", "wb") as file:
+    with open(f"{path}/{MARKER}", "wb") as file:
         file.write(marker)
-    _make_library(f"{made}/library")
-    _make_tree(f"{made}/tree", names, marker)
-    os.rename(made, path)
+    _make_library(f"{path}/library")
+    _make_tree(f"{path}/tree", names, marker)
+
+
+def version() -> bytes:
+    """What differs where trees made by another version of us differ."""
+    with open(_PROGRAM, "rb") as file:
+        return _FORMAT + file.read()
 
 
 def _make_library(path: str) -> None:
@@ -348,22 +235,3 @@ def own_rights(path: str, mode: int) -> int:
         if os.access(path, bit):
             mode |= right
     return mode
-
-
-def _remove_others(base: str, path: str = "") -> None:
-    """Remove the trees that no sandbox uses any more, and what was not finished."""
-    for name in os.listdir(base):
-        other = os.path.join(base, name)
-        if other == path:
-            continue
-        try:
-            descriptor = os.open(other, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(other, ignore_errors=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(descriptor)

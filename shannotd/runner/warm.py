@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from shannotd.runner import cgroups, identity, kernel, sandbox, shims
+from shannotd.runner import cgroups, identity, kernel, sandbox, shim_store
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.init import main as init_main
 from shannotd.runner.plan import Identity
@@ -124,7 +124,7 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
     :raises RunnerError: `sandbox_unavailable`.
     """
     mounts = sandbox.MountWatch()
-    held = shims.shims(settings.state, settings.shims)
+    held = shim_store.take(settings.state, settings.shims)
     try:
         blueprint = sandbox.blueprint(settings.builder, also_writable, held)
         ours, theirs = socket.socketpair()

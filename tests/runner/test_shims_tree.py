@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shannotd.runner import kernel, shims
+from shannotd.runner import kernel, shim_store, shims
 from tests.runner import overlays
 from tests.runner.conftest import Bench
 from tests.support.accounts import is_root
@@ -29,7 +29,7 @@ def state() -> Iterator[str]:
     directory = tempfile.mkdtemp(prefix="shannot-test-")
     try:
         yield directory
-        shims.remove(directory)
+        shim_store.remove(directory)
         assert os.listdir(directory) == []
     finally:
         shutil.rmtree(directory)
@@ -50,7 +50,7 @@ def with_programs(work: Callable[[], overlays.Result], *lines: str) -> overlays.
 
 def made(state: str, *names: str) -> dict[str, tuple[int, int, int]]:
     """Mode, owner and time of the shims in the PATH directory of ours."""
-    tree = shims.shims(state, names)
+    tree = shim_store.take(state, names)
     assert tree is not None
     found = {}
     for path in Path(tree.tree + str(PLACE)).iterdir():
@@ -100,12 +100,12 @@ def test_each_has_its_own_bytes(state: str) -> None:
     """Nobody who read one knows another; and the next tree has none of their bytes."""
 
     def work() -> tuple[set[bytes], set[bytes]]:
-        first = shims.shims(state, ["one", "two"])
+        first = shim_store.take(state, ["one", "two"])
         assert first is not None
         seen = [Path(f"{first.tree}{PLACE}/{name}").read_bytes() for name in ("one", "two")]
         tokens = {data.splitlines()[1].split()[-1] for data in seen}
         os.utime(PLACE)
-        second = shims.shims(state, ["one", "two"])
+        second = shim_store.take(state, ["one", "two"])
         assert second is not None
         return tokens, {first.marker, second.marker}
 
@@ -116,19 +116,19 @@ def test_each_has_its_own_bytes(state: str) -> None:
 @root
 def test_made_once_and_anew_when_a_directory_changes(state: str) -> None:
     def work() -> list[object]:
-        one = shims.shims(state, ["a", "b"])
-        again = shims.shims(state, ["b", "a"])
+        one = shim_store.take(state, ["a", "b"])
+        again = shim_store.take(state, ["b", "a"])
         assert one is not None and again is not None
         found: list[object] = [one.path == again.path, one.outdated()]
         again.close()
         shutil.copy("/bin/true", PLACE / "b")
-        other = shims.shims(state, ["a", "b"])
+        other = shim_store.take(state, ["a", "b"])
         assert other is not None
         found += [one.outdated(), other.outdated(), other.path == one.path]
         found += [os.path.exists(one.path)]  # somebody has it
         one.close()
         os.chmod(PLACE, 0o750)
-        last = shims.shims(state, ["a", "b"])
+        last = shim_store.take(state, ["a", "b"])
         assert last is not None
         found += [os.path.exists(one.path), stat.S_IMODE(os.stat(last.tree + str(PLACE)).st_mode)]
         found += [sorted(os.listdir(last.tree + str(PLACE)))]
@@ -145,7 +145,7 @@ def test_made_once_and_anew_when_a_directory_changes(state: str) -> None:
 
 
 def test_no_names_no_tree(state: str) -> None:
-    assert shims.shims(state, []) is None
+    assert shim_store.take(state, []) is None
 
 
 def test_programs(bench: Bench) -> None:
@@ -162,10 +162,28 @@ def test_somebody_else_s_directory_is_not_used(state: str) -> None:
     try:
         os.chmod(other, 0o755)
         os.symlink(other, f"{state}/shims")
-        tree = shims.shims(state, ["tac"])
+        tree = shim_store.take(state, ["tac"])
         assert tree is not None
         assert os.readlink(f"{state}/shims") != other
         assert os.listdir(other) == []
         tree.close()
     finally:
         os.rmdir(other)
+
+
+def test_what_a_killed_runner_left_is_removed(state: str) -> None:
+    """Its directory is gone: the next runner of this account takes the trees away."""
+    with tempfile.TemporaryDirectory(prefix="shannot-test-") as other:
+        left = shim_store.take(other, ["tac"])
+        assert left is not None
+        base = os.path.dirname(left.path)
+    tree = shim_store.take(state, ["tac"])
+    assert tree is not None
+    assert os.path.exists(left.path)  # a sandbox of that runner still has it
+    tree.close()
+    shim_store.remove(state)
+    left.close()
+    tree = shim_store.take(state, ["tac"])
+    assert tree is not None
+    assert not os.path.exists(base)
+    tree.close()

@@ -16,7 +16,7 @@ from typing import Any
 # takes no part in deciding: each name has its answers.
 _SERVER = r"""
 import base64, json, os, select, socket, sys, threading, time
-from shannotd.runner import capture, cgroups, identity, order, rehearsal, sandbox, seccomp, warm
+from shannotd.runner import barrier, identity, order, rehearsal, sandbox, seccomp, warm
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.plan import FileStep
 
@@ -74,7 +74,7 @@ def main():
     request = {
         "kind": "shell", "name": "-c", "path": None, "arguments": [], "cwd": asked["cwd"],
         "script_size": len(asked["script"].encode()), "stdin_size": 0, "environment": {},
-        "hide": asked["hide"], "session": "test", "deny": [],
+        "hide": asked["hide"], "scratch": ("/tmp/**", "/run/**"), "session": "test", "deny": [],
         "limits": {"wall_seconds": 60, "output_bytes": 1 << 20, "written_bytes": 1 << 28,
                    "processes": 200, "memory_bytes": 2 << 30, "open_files": 1024, "steps": 9999},
     }
@@ -105,7 +105,7 @@ def main():
     os.waitpid(one.init, 0)
     for reader in readers:
         reader.join()
-    record(one, who, started_ns)
+    record(one, request, who, started_ns)
 
 
 def notify(one):
@@ -118,29 +118,17 @@ def notify(one):
         notifier.answer()
 
 
-def record(one, who, started_ns):
-    from shannotd.runner import record as recording
-
-    prefix = "user.overlay." if settings.builder == "one-uid" else "trusted.overlay."
-    layers = [
-        layer
-        for overlay in one.blueprint.overlays
-        if overlay.path not in one.blueprint.empty
-        for layer in [recording._open_layer(overlay, one.stage, prefix)]
-        if layer is not None
-    ]
-    with capture.capture(
-        layers, started_ns=started_ns, scratch=("/tmp/**", "/run/**"), identity=who,
-        limits={"steps": 9999, "written_bytes": 1 << 28}, shims=one.blueprint.shims,
-    ) as recorded:
-        for step in recorded.steps:
+def record(one, request, who, started_ns):
+    with barrier.Recorder(one, request, who, settings, started_ns) as recorder:
+        delta = recorder.finish()
+        for step in delta.steps:
             if isinstance(step, FileStep) and not step.scratch:
                 result["steps"].append({
                     "path": step.path, "change": step.change, "old_path": step.old_path,
                     "before": step.before.__dict__ | {"tree": None},
                     "after": step.after.__dict__ | {"tree": None},
                 })
-        for sha256, content in recorded.contents.items():
+        for sha256, content in delta.contents.items():
             result["contents"][sha256] = base64.b64encode(content.read()).decode()
 
 
