@@ -38,7 +38,8 @@ class Start:
     """How a program is started.
 
     `program` is its descriptor, `path` where it stands if it cannot be executed by that; `cwd`
-    and `stdin` are descriptors too. `seconds` and `output_bytes` (of each stream) are limits.
+    and `stdin` are descriptors too. `seconds` and `output_bytes` (of each stream) are limits. The
+    identity and the umask are those of this process.
     """
 
     program: int
@@ -47,7 +48,6 @@ class Start:
     environment: Dict[str, str]
     cwd: int
     stdin: int
-    umask: int
     seconds: float
     output_bytes: int
 
@@ -121,7 +121,6 @@ def _become(start: Start, report: int, outputs: Sequence[int]) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.fchdir(start.cwd)
-        os.umask(start.umask)
         for descriptor, standard in ((start.stdin, 0), (outputs[0], 1), (outputs[1], 2)):
             os.dup2(descriptor, standard, inheritable=True)
         _close_others((start.program, report))

@@ -1,7 +1,7 @@
 """Commands of an approved plan: run on the host, exactly as they were reviewed (P2, P3).
 
-This process has the plan's identity already: an ordinary one has no other rights, root has all
-of its own, since this is the real run that somebody approved.
+This process has the plan's identity and umask already: an ordinary one has no other rights, root
+has all of its own, since this is the real run that somebody approved.
 
 A command that has begun is not ended by the loss of the daemon: half a package upgrade is worse
 than one that nobody watched to its end. But nothing after it is begun then.
@@ -83,7 +83,6 @@ def run_command(
             step.environment,
             cwd,
             stdin,
-            identity.umask,
             step.seconds,
             step.output_bytes,
         )
