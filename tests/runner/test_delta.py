@@ -66,12 +66,12 @@ def twins() -> Iterator[Path]:
         yield top
 
 
-def check(wanted: Sequence[Phase], scratch: Sequence[str] = ()) -> list[Recording]:
+def check(wanted: Sequence[Phase]) -> list[Recording]:
     """Record, apply one after the other, and compare with what the phases do plainly."""
     account = overlays.ourselves()
     with twins() as top:
         before = overlays.snapshot(top / "host")
-        recordings = record_phases(top, wanted, account, scratch=scratch)
+        recordings = record_phases(top, wanted, account)
         assert overlays.snapshot(top / "host") == before
         for number, (phase, recording) in enumerate(zip(wanted, recordings, strict=True)):
             perform(str(top / "copy"), phase)

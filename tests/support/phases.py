@@ -85,16 +85,12 @@ _DOES: dict[str, Callable[..., None]] = {
 }
 
 
-def record_phases(
-    top: Path, phases: Sequence[Phase], account: Identity, *, scratch: Sequence[str] = ()
-) -> list[Recording]:
+def record_phases(top: Path, phases: Sequence[Phase], account: Identity) -> list[Recording]:
     """Do `phases` on an overlay over `top`/host; what was recorded after each."""
-    return overlays.in_child(lambda: _record(top, phases, account, scratch))
+    return overlays.in_child(lambda: _record(top, phases, account))
 
 
-def _record(
-    top: Path, phases: Sequence[Phase], account: Identity, scratch: Sequence[str]
-) -> list[Recording]:
+def _record(top: Path, phases: Sequence[Phase], account: Identity) -> list[Recording]:
     host, layers = top / "host", top / "layers"
     kernel.unshare(kernel.CLONE_NEWNS)
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
@@ -116,7 +112,7 @@ def _record(
         with capture(
             [layer],
             started_ns=started_ns,
-            scratch=scratch,
+            scratch=(),
             identity=account,
             limits=overlays.LIMITS,
             history=history,

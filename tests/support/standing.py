@@ -24,10 +24,11 @@ def barrier():
 
 # Sandboxes are forks: a test process has threads, so a process of its own does it.
 _SERVER = r"""
-import contextlib, os, pickle, select, signal, sys, time
+import os, pickle, select, signal, sys, time
 from shannotd.runner import cgroups, identity, order, rehearsal, sandbox, seccomp, warm
 from shannotd.runner.barrier import Recorder
 from shannotd.runner.frames import Closed, RunnerError
+from shannotd.runner.freezer import frozen
 from shannotd.runner.notifier import Notifier
 
 asked = pickle.load(sys.stdin.buffer)
@@ -66,24 +67,14 @@ def main(one):
             warm.kill(one.init)
 
 
-@contextlib.contextmanager
-def disturbance(init):
-    # Somebody outside who has every process of the sandbox go on, again and again.
-    if not asked["disturbed"]:
-        yield
-        return
-    child = os.fork()
-    while child == 0:
-        with open(f"/proc/{init}/task/{init}/children") as file:
-            main = file.read().split()[0]
-        with open(f"/proc/{main}/task/{main}/children") as file:
-            for pid in file.read().split():
-                os.kill(int(pid), signal.SIGCONT)
-    try:
-        yield
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+def disturb(one):
+    # Somebody outside has a process of a frozen sandbox go on.
+    with frozen(one):
+        with open(f"/proc/{one.init}/task/{one.init}/children") as file:
+            main = int(file.read().split()[0])
+        os.kill(main, signal.SIGCONT)
+        while "State:\tT" in open(f"/proc/{main}/status").read():
+            os.sched_yield()
 
 
 def follow(one, recorder, reading):
@@ -100,8 +91,9 @@ def follow(one, recorder, reading):
                     poll.unregister(reading)
                 elif text.endswith("barrier\n"):
                     begun = time.perf_counter()
-                    with disturbance(one.init):
-                        delta = recorder.barrier()
+                    if asked["disturbed"]:
+                        disturb(one)
+                    delta = recorder.barrier()
                     keep(delta, time.perf_counter() - begun)
                     with open(f"/proc/{one.init}/task/{one.init}/children") as file:
                         os.kill(int(file.read().split()[0]), signal.SIGUSR1)
@@ -178,7 +170,7 @@ def run(
 ) -> Standing:
     """Run a Python script in a sandbox of `account`'s (None: ours).
 
-    `loud` shows its errors; `disturbed` continues its processes from outside at each barrier.
+    `loud` shows its errors; `disturbed` continues its first process while it is frozen.
     """
     options: dict[str, Any] = {}
     if account is not None:
