@@ -27,6 +27,7 @@ def main() -> None:
         cgroups,
         identity,
         kernel,
+        observe,
         python,
         sandbox,
         seccomp,
@@ -36,6 +37,7 @@ def main() -> None:
     from shannotd.runner.frames import Channel
 
     python.prepare(*_FRESH)
+    observe.prepare()
     control, state, hidden = int(sys.argv[1]), sys.argv[2], sys.argv[2:]
     settings = warm.Settings(
         builder=sandbox.choose_builder(),
