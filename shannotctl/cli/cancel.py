@@ -1,4 +1,4 @@
-"""`shannotctl cancel`: stop a dry run, or withdraw a plan."""
+"""`shannotctl cancel`: stop a dry run or an apply, or withdraw a plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shannotctl.client import Client
 @click.command()
 @session_id
 def cancel(id: str) -> int:
-    """Stop a running dry run, or withdraw a pending plan."""
+    """Stop a dry run, withdraw a plan, or end an apply after the step at hand."""
     with Client() as client:
         session = client.cancel(id)
     report.ended(Console(), session)
