@@ -8,6 +8,7 @@ from typing import Dict
 from shannotd.runner.frames import Header
 from shannotd.runner.hiding import hidden_paths
 from shannotd.runner.plan import Identity
+from shannotd.runner.shims import PATH
 from shannotd.runner.warm import Settings
 
 
@@ -32,7 +33,7 @@ def order_of(request: Header, who: Identity, account: Dict[str, str], settings: 
 def environment(request: Header, account: Dict[str, str]) -> Dict[str, str]:
     """The clean base that every script starts with, and the profile's additions."""
     base = {
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": PATH,
         "LANG": "C.UTF-8",
         **account,
         **request["environment"],

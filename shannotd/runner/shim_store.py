@@ -169,7 +169,9 @@ def _remove_others(base: str, path: str = "") -> None:
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(other, ignore_errors=True)
+            leaving = tempfile.mkdtemp(prefix=".", dir=base)
+            os.rename(other, leaving)  # at once, or whoever comes would find half of it
+            shutil.rmtree(leaving)
         except BlockingIOError:
             pass
         finally:

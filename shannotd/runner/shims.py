@@ -155,6 +155,8 @@ def _make_tree(top: str, names: Collection[str], marker: bytes) -> None:
             path = f"{directory}/{name}"
             if name in names and _needs_own(path, places, names):
                 _write(top + path, path, status, marker)
+    if os.geteuid() != 0:
+        return  # Each PATH directory is an overlay of its own, whose root does not show these.
     for directory in reversed(parents):
         _mirror(directory, top + directory, os.stat(directory))
 

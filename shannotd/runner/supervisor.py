@@ -104,7 +104,8 @@ def _outdated(warm: Warm, request: Header, settings: Settings) -> bool:
     """Whether mounts or programs came or went since `warm` was built, it is too old, has other
     shims, or lacks a place."""
     held = warm.blueprint.shims
-    if frozenset(settings.shims) != (frozenset() if held is None else held.names):
+    names = frozenset() if held is None else held.names
+    if request.get("shims") is not None and frozenset(settings.shims) != names:
         return True
     if held is not None and held.outdated():
         return True

@@ -187,3 +187,26 @@ def test_what_a_killed_runner_left_is_removed(state: str) -> None:
     assert tree is not None
     assert not os.path.exists(base)
     tree.close()
+
+
+@pytest.mark.P8
+def test_a_job_gets_the_shims_that_it_wants(bench: Bench) -> None:
+    """Whatever the warm sandbox has; without a word of its own it gets what the pool is told."""
+    look = "head -c 2 /usr/bin/tac | tr -d '\\177'; head -c 2 /usr/bin/nl | tr -d '\\177'"
+    wanted: list[tuple[list[str] | None, bytes]] = [
+        ([], b"EE"),
+        (["tac"], b"#!E"),
+        (["nl"], b"E#!"),
+        (None, b"EE"),
+    ]
+    for shims_of_job, seen in wanted:
+        assert bench.run("shell", look, shims=shims_of_job).stdout == seen
+    pool = {"op": "pool", "size": 1, "hide": []}
+    try:
+        bench.runner.ask({**pool, "shims": ["tac"]})
+        one = bench.run("shell", look)
+        assert one.stdout == b"#!E", one
+        assert bench.run("shell", look, shims=[]).stdout == b"EE"
+    finally:
+        bench.runner.ask({**pool, "shims": []})
+    assert bench.run("shell", look).stdout == b"EE"
