@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import os
 import select
+import shlex
 import signal
 import stat
 from contextlib import ExitStack
@@ -30,6 +31,7 @@ from shannotd.runner.workspace import stale
 # A daemon that takes nothing for so long is taken for gone: its command must go on.
 _PATIENCE_SECONDS = 30
 _COPY_BYTES = 1 << 20
+_SHOWN_CHARACTERS = 500  # of a command, in an error
 _NOT_STARTED: Header = {
     "exit_status": None,
     "signal": None,
@@ -97,7 +99,7 @@ def command_failed(index: int, step: CommandStep, ending: str) -> RunnerError:
     return RunnerError(
         "command_failed",
         step=index,
-        command=" ".join(step.argv)[:500],
+        command=shlex.join(step.argv)[:_SHOWN_CHARACTERS],
         ending=ending,
         expected=step.exit_status,
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shannotd.sessions.decisions import shown
 from shannotd.sessions.execute import Approved
 from shannotd.sessions.plans import LARGE_BYTES
 from shannotd.sessions.records import Content
@@ -20,7 +21,6 @@ from shannotd.wire.model import CommandResult, Plan, Step
 # What is kept of the outputs of a command, and of all commands of a session.
 KEPT_BYTES = 256 * 1024
 KEPT_IN_ALL_BYTES = 8 * 1024 * 1024
-_LOGGED_CHARACTERS = 2000  # of the argv of a command, in the audit log
 
 
 @dataclass(frozen=True)
@@ -88,15 +88,13 @@ class Progress:
         :raises RunnerLost: that step is no command which anybody approved.
         """
         step = await self._command(index)
-        argv = " ".join(step.argv)
         await self._registry.journal.decide(
             "command.started",
             uid=None,
             session=self._plan.session,
             step=index,
             program=step.program,
-            argv=argv[:_LOGGED_CHARACTERS],
-            argv_cut=len(argv) > _LOGGED_CHARACTERS,
+            command=shown(step.argv),
             digest=self._plan.digest,
         )
         self._running[index] = _Outputs()

@@ -53,7 +53,7 @@ async def test_a_command_is_logged_before_and_after(tmp_path: Path) -> None:
         ]
         started, over = records[-3]["details"], records[-2]["details"]
         assert started["step"] == over["step"] == 1
-        assert (started["program"], started["argv"]) == ("/usr/bin/tool", "tool hello")
+        assert (started["program"], started["command"]) == ("/usr/bin/tool", "tool hello")
         assert started["digest"] == ended["digest"]
         assert (over["exit_status"], over["duration"], over["stopped"]) == (0, 0.5, None)
 
