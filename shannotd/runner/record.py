@@ -69,6 +69,10 @@ def _read_key(path: str) -> bytes:
 KEPT_BYTES = 64 * 1024 * 1024
 
 
+# What the words and environments of all commands may have together.
+WORD_BYTES = 64 * 1024 * 1024
+
+
 class Record:
     """What becomes of one session, in order: the script's changes, and the commands among them.
 
@@ -86,6 +90,7 @@ class Record:
         self._notes: List[plans.StepNote] = []
         self._contents: Dict[str, Union[Content, Kept]] = {}
         self._kept_bytes = 0
+        self._word_bytes = 0
 
     def __enter__(self) -> Record:
         return self
@@ -123,11 +128,20 @@ class Record:
         """A command that changes nothing comes next.
 
         One denied is not told again and again: a shell tries every directory on PATH.
+
+        :raises RunnerError: `limit_exceeded`: all commands together have too many words.
         """
         last = self._steps[-1] if self._steps else None
-        if isinstance(last, plans.CommandStep) and step.decision == last.decision == "deny":
-            if (step.argv, step.cwd) == (last.argv, last.cwd):
-                return
+        if (
+            isinstance(last, plans.CommandStep)
+            and step.decision == last.decision == "deny"
+            and (step.argv, step.cwd) == (last.argv, last.cwd)
+        ):
+            return
+        words = (*step.argv, *step.environment, *step.environment.values())
+        self._word_bytes += sum(map(len, words))
+        if self._word_bytes > WORD_BYTES:
+            raise RunnerError("limit_exceeded", name="word_bytes", limit=WORD_BYTES)
         self._steps.append(step)
         self._notes.append(plans.StepNote())
 
