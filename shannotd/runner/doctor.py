@@ -167,9 +167,7 @@ def _sandbox() -> Check:
     from shannotd.runner import warm
 
     def attempt() -> None:
-        settings = warm.Settings(
-            sandbox.choose_builder(), _compiled(), "/nonexistent", (), identity.Floor()
-        )
+        settings = warm.Settings(sandbox.choose_builder(), _compiled(), "/nonexistent", ())
         warm.build(settings).discard()
 
     failure = _in_child(attempt)

@@ -1,7 +1,7 @@
 """Under whom a script runs: resolved on the host, limited by the root-owned floor.
 
-The floor is `/etc/shannot/runner.conf` (INI), read by the runner itself, so that a daemon that
-was taken over cannot widen it:
+The floor is `/etc/shannot/runner.conf` (INI), read by the runner itself whenever it builds a sandbox or
+applies a plan, so that a daemon that was taken over cannot widen it:
 
     [identities]
     allowed = shannot, www-data

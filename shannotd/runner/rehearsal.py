@@ -32,7 +32,7 @@ _ACCOUNT = {"HOME": "/", "USER": "nobody", "LOGNAME": "nobody", "SHELL": "/bin/s
 def build_rehearsed(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
     """A warm sandbox (see `build`) whose processes, like this one, have rehearsed a job.
 
-    :raises RunnerError: `sandbox_unavailable`.
+    :raises RunnerError: `sandbox_unavailable` or `config`, as `build`.
     """
     warm = build(settings, also_writable)
     try:

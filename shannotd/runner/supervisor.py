@@ -111,9 +111,9 @@ def _needs_own_overlay(warm: Warm, cwd: str) -> bool:
 def _run(
     warm: Warm, control: Channel, job: Channel, request: Header, payload: bytes, settings: Settings
 ) -> None:
-    # Ours was looked up while the sandbox was warm (for MAX_AGE_SECONDS at most).
+    # Floor and account were read when the sandbox was built (MAX_AGE_SECONDS ago at most).
     known = warm.account if request["run_as"] is None else None
-    who, account = known or identity.resolve(request["run_as"], settings.floor)
+    who, account = known or identity.resolve(request["run_as"], warm.floor)
     warm.prepare()
     warm.limit(request["limits"])
     out_read, out_write = os.pipe()

@@ -29,7 +29,6 @@ class Settings:
     program: bytes
     state: str
     hidden: Tuple[str, ...]
-    floor: identity.Floor
     hide: Tuple[str, ...] = ()
     cgroup_base: Optional[cgroups.Base] = None
 
@@ -47,6 +46,7 @@ class Warm:
     namespaces: Tuple[int, ...]
     built_at: float
     mounts: sandbox.MountWatch
+    floor: identity.Floor
     account: Account
     cgroup: Optional[cgroups.Cgroup]
     prepared: bool = False
@@ -97,10 +97,10 @@ def kill(pid: int) -> None:
         pass
 
 
-def _own_account(settings: Settings) -> Account:
+def _own_account(floor: identity.Floor) -> Account:
     """The runner's own identity, looked up while nobody waits; None where the floor refuses it."""
     try:
-        return identity.resolve(None, settings.floor)
+        return identity.resolve(None, floor)
     except RunnerError:
         return None
 
@@ -108,8 +108,9 @@ def _own_account(settings: Settings) -> Account:
 def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
     """A warm sandbox.
 
-    :raises RunnerError: `sandbox_unavailable`.
+    :raises RunnerError: `sandbox_unavailable`, or `config`: the runner's floor is not valid.
     """
+    floor = identity.read_floor()
     mounts = sandbox.MountWatch()
     try:
         blueprint = sandbox.blueprint(settings.builder, also_writable)
@@ -166,7 +167,8 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         namespaces=tuple(namespaces),
         built_at=time.monotonic(),
         mounts=mounts,
-        account=_own_account(settings),
+        floor=floor,
+        account=_own_account(floor),
         cgroup=cgroup,
     )
 
