@@ -51,10 +51,6 @@ class Notifier:
         self._processes = processes
         self._counts: Dict[Tuple[str, str], int] = {}
 
-    def fileno(self) -> int:
-        """The listener, for poll."""
-        return self._listener
-
     def steps(self) -> List[BlockedStep]:
         """What was recorded so far, in the order of first attempts."""
         return [BlockedStep(what, target, n) for (what, target), n in self._counts.items()]
@@ -205,4 +201,6 @@ def describe_address(address: bytes) -> Optional[Tuple[int, str]]:
 
 def _is_loopback(place: str) -> bool:
     host = place.rpartition(":")[0]
+    if host.startswith("[::ffff:"):  # an IPv4 address of an IPv6 socket: ipv6(7)
+        host = host[len("[::ffff:") : -1]
     return host.startswith("127.") or host in ("[::1]", "0.0.0.0", "[::]")
