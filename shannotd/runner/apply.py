@@ -17,6 +17,7 @@ from shannotd.runner.batch import Batch, Points
 from shannotd.runner.contents import Contents
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.plan import FileStep, Identity, Plan
+from shannotd.runner.stop import Stop
 from shannotd.runner.workspace import apply_failed, as_runner_error
 
 _SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
@@ -35,8 +36,10 @@ def serve(
 
     `key` is what seals are made with; `register` the directory that remembers which sessions
     were applied; `points` what else is to happen on the way. Returns when all was reported,
-    or nobody listens any more.
+    or nobody listens any more. Signals that ask this process to end, it obeys between two steps.
     """
+    stop = Stop()
+    stop.listen()
     try:
         try:
             found = _receive(channel, key)
@@ -45,7 +48,7 @@ def serve(
             if os.geteuid() == 0:
                 permission.become(found.identity)
             os.umask(found.identity.umask)
-            run(found, channel, points or Points(), floor.protected)
+            run(found, channel, points or Points(), stop, floor.protected)
         except RunnerError as error:
             channel.send(error.header())
         except OSError as error:
@@ -113,7 +116,9 @@ def _check_identity(identity: Identity) -> accounts.Floor:
     return floor
 
 
-def run(found: Plan, channel: Channel, points: Points, protected: Sequence[str] = ()) -> None:
+def run(
+    found: Plan, channel: Channel, points: Points, stop: Stop, protected: Sequence[str] = ()
+) -> None:
     """Apply the steps of `found` batch by batch as this process; tells of each step.
 
     :raises RunnerError: what stopped it, when every step was told of.
@@ -128,6 +133,7 @@ def run(found: Plan, channel: Channel, points: Points, protected: Sequence[str] 
                         identity=found.identity,
                         contents=contents,
                         points=points,
+                        stop=stop,
                         protected=protected,
                     ).run()
                 except RunnerError as error:
@@ -135,7 +141,8 @@ def run(found: Plan, channel: Channel, points: Points, protected: Sequence[str] 
             _tell(channel, batch, stopped)
     for index, step in enumerate(found.steps):
         if not isinstance(step, FileStep) or step.scratch:
-            channel.send({"event": "step", "index": index, "applied": "skipped"})
+            channel.hold({"event": "step", "index": index, "applied": "skipped"})
+    channel.flush()
     if stopped is not None:
         raise stopped
 
@@ -156,13 +163,17 @@ def batches(found: Plan) -> List[List[IndexedStep]]:
 
 
 def _tell(channel: Channel, batch: Sequence[IndexedStep], stopped: Optional[RunnerError]) -> None:
-    culprit = None if stopped is None else stopped.details.get("step")
-    applied = stopped is not None and str(stopped.details.get("before", "")).startswith("applied")
     for index, _ in batch:
-        if stopped is None or (applied and index != culprit):
-            result = "done"
-        elif index == culprit:
-            result = "stale" if stopped.code == "stale" else "failed"
-        else:
-            result = "skipped"
-        channel.send({"event": "step", "index": index, "applied": result})
+        channel.hold({"event": "step", "index": index, "applied": _outcome(index, stopped)})
+    channel.flush()
+
+
+def _outcome(index: int, stopped: Optional[RunnerError]) -> str:
+    if stopped is None:
+        return "done"
+    step = stopped.details.get("step")
+    if stopped.code == "clean_up_failed" and isinstance(step, int) and index <= step:
+        return "done"
+    if stopped.code == "clean_up_failed" or index != step:
+        return "skipped"
+    return "stale" if stopped.code == "stale" else "failed"
