@@ -130,6 +130,23 @@ def test_requests_that_arrive_together_are_all_answered(bench: Bench) -> None:
         assert bench.runner.control.receive()[0]["version"] == 1
 
 
+@pytest.mark.parametrize("operation", ["dance", "run", "apply"])
+def test_a_request_that_is_none_is_refused(bench: Bench, operation: str) -> None:
+    """Unknown, or without the channel of its job."""
+    answer = bench.runner.ask({"op": operation})
+    assert answer == {"error": {"code": "invalid_request", "details": {"method": operation}}}
+
+
+def test_an_apply_that_is_never_asked_for_harms_nobody(bench: Bench) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert bench.runner.ask({"op": "apply"}, (theirs.fileno(),)) == {}
+        theirs.close()
+        ours.shutdown(socket.SHUT_WR)
+        assert ours.recv(1) == b""  # its process ended
+    assert bench.run("shell", "echo next").stdout == b"next\n"
+
+
 def test_a_cancel_right_behind_the_job(bench: Bench) -> None:
     session, job = bench.runner.start("shell", "sleep 1000")
     with job:
