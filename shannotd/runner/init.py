@@ -10,17 +10,19 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from typing import List, NoReturn, Tuple
+from typing import List, NoReturn, Sequence, Tuple
 
 from shannotd.runner import kernel, sandbox, script
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 
 
-def main(channel: Channel, plan: sandbox.Blueprint, program: bytes, size: int) -> NoReturn:
+def main(
+    channel: Channel, builder: str, also_writable: Sequence[str], program: bytes, size: int
+) -> NoReturn:
     """Live as process 1 until the script has ended or the supervisor is gone; never returns."""
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-        _serve(channel, plan, program, size)
+        _serve(channel, builder, also_writable, program, size)
     except Closed:
         pass
     except RunnerError as error:
@@ -38,20 +40,22 @@ def _tell(channel: Channel, error: RunnerError) -> None:
         pass
 
 
-def _serve(channel: Channel, plan: sandbox.Blueprint, program: bytes, size: int) -> None:
+def _serve(
+    channel: Channel, builder: str, also_writable: Sequence[str], program: bytes, size: int
+) -> None:
     channel.receive()  # the identity maps are written
     os.umask(0)
-    stage, processes, covered = sandbox.build(plan, size)
+    plan, stage, processes = sandbox.build(builder, also_writable, size)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-    child, report, listener = _prepare_child(program, plan.builder == sandbox.PRIVILEGED)
+    child, report, listener = _prepare_child(program, builder == sandbox.PRIVILEGED)
     sandbox.seal_proc()
-    channel.send({"event": "ready", "covered": covered}, descriptors=(stage, processes, listener))
+    channel.send({"event": "ready"}, plan.encode(), (stage, processes, listener))
     os.close(processes)
     os.close(listener)
     _rehearse(channel, report)
-    sandbox.refresh(plan.overlays, covered)  # the less is cached, the quicker is the next one
+    sandbox.refresh(plan)  # the less is cached, the quicker is the next one
     channel.receive()  # a job is about to come
-    sandbox.refresh(plan.overlays, covered)
+    sandbox.refresh(plan)
     job, payload, outputs = channel.receive()
     with report:
         # It has enough to do until the sandbox is as the job wants it.

@@ -14,7 +14,7 @@ import socket
 import time
 from typing import NoReturn, Optional
 
-from shannotd.runner import identity, mounts, sandbox
+from shannotd.runner import identity, sandbox
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.order import order_of
 from shannotd.runner.record import record
@@ -95,7 +95,7 @@ def _outdated(warm: Warm, request: Header) -> bool:
         return True
     if warm.mounts.changed():
         return True
-    return mounts.copied(warm.blueprint.operations) != warm.blueprint.copied
+    return warm.blueprint.outdated
 
 
 def _needs_own_overlay(warm: Warm, cwd: str) -> bool:

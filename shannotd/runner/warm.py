@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from shannotd.runner import cgroups, identity, kernel, sandbox
@@ -16,6 +16,9 @@ from shannotd.runner.plan import Identity
 
 # The size of a warm stage; a job's own limit replaces it at hand-out.
 WARM_SIZE = 1 << 30
+
+# How often a sandbox is built for a host that changes meanwhile, before that is an error.
+ATTEMPTS = 3
 
 # An identity and the environment of its account.
 Account = Optional[Tuple[Identity, Dict[str, str]]]
@@ -108,12 +111,35 @@ def _own_account(floor: identity.Floor) -> Account:
 def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
     """A warm sandbox.
 
+    One that cannot be built is tried again: directories of the host may have changed meanwhile.
+
     :raises RunnerError: `sandbox_unavailable`, or `config`: the runner's floor is not valid.
     """
     floor = identity.read_floor()
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _build(settings, also_writable, floor)
+        except RunnerError:
+            continue
+    return _build(settings, also_writable, floor)
+
+
+def _build(settings: Settings, also_writable: Sequence[str], floor: identity.Floor) -> Warm:
     mounts = sandbox.MountWatch()
     try:
-        blueprint = sandbox.blueprint(settings.builder, also_writable)
+        return _build_watched(settings, also_writable, floor, mounts)
+    except BaseException:
+        mounts.close()
+        raise
+
+
+def _build_watched(
+    settings: Settings,
+    also_writable: Sequence[str],
+    floor: identity.Floor,
+    mounts: sandbox.MountWatch,
+) -> Warm:
+    try:
         ours, theirs = socket.socketpair()
         flags = sandbox.NAMESPACES
         if settings.builder == sandbox.ONE_UID:
@@ -128,7 +154,7 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         os.dup2(keep, 3)
         kernel.close_range(4)
         init_channel = Channel(socket.socket(fileno=3))
-        init_main(init_channel, blueprint, settings.program, WARM_SIZE)
+        init_main(init_channel, settings.builder, also_writable, settings.program, WARM_SIZE)
     theirs.close()
     channel = Channel(ours)
     namespaces: List[int] = []
@@ -137,7 +163,7 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         if settings.builder == sandbox.ONE_UID:
             _write_own_map(pid)
         channel.send({"op": "mapped"})
-        event, _, descriptors = channel.receive()
+        event, plan, descriptors = channel.receive()
         if event["event"] != "ready":
             raise RunnerError(event["code"], **event["details"])
     except (Closed, OSError, RunnerError) as error:
@@ -154,13 +180,11 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
             reason = "the sandbox's first process ended while it was built"
             raise RunnerError("sandbox_unavailable", reason=reason, remedy="") from error
         raise
-    covered = tuple(event["covered"])
-    blueprint = replace(blueprint, empty=blueprint.empty + covered)
     stage, processes, listener = descriptors
     return Warm(
         init=pid,
         channel=channel,
-        blueprint=blueprint,
+        blueprint=sandbox.Blueprint.decode(plan),
         stage=stage,
         processes=processes,
         listener=listener,
