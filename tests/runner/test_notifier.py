@@ -24,7 +24,8 @@ pytestmark = pytest.mark.P1
 
 
 def attempts(outcome: Outcome) -> dict[tuple[str, str], int]:
-    """What and where -> how often."""
+    """What and where -> how often, of a run that gave a plan."""
+    assert outcome.digest, outcome
     return {
         (step["what"], step["target"]): step["count"]
         for step in outcome.steps
