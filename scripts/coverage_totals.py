@@ -16,7 +16,8 @@ LEAST_OF = {
 # What a sandbox's own processes run, after they left the host: nothing can be saved from there.
 SANDBOX = "shannotd/runner, within sandboxes (not measured)"
 IN_SANDBOX = {
-    f"shannotd/runner/{name}.py" for name in ("init", "mounts", "python", "sandbox", "script")
+    f"shannotd/runner/{name}.py"
+    for name in ("init", "layout", "mounts", "python", "sandbox", "script")
 }
 
 

@@ -168,7 +168,7 @@ def _sandbox() -> Check:
 
     def attempt() -> None:
         settings = warm.Settings(sandbox.choose_builder(), _compiled(), "/nonexistent", ())
-        warm.build(settings).discard()
+        warm.build(settings).close()
 
     failure = _in_child(attempt)
     if failure is None:

@@ -65,7 +65,8 @@ def _serve(
         limits = job["limits"]
         kernel.resize_tmpfs(stage, limits["written_bytes"], sandbox.inodes(limits["steps"]))
         os.close(stage)
-        sandbox.mask(job["hide"])
+        hidden, _, _ = channel.receive()
+        sandbox.mask(hidden["hide"])
         size = job["script_size"]
         sandbox.place_script(job["name"], payload[:size], payload[size:])
         try:
@@ -112,6 +113,7 @@ def _rehearse(channel: Channel, report: Channel) -> None:
     for descriptor in outputs:
         os.close(descriptor)
     _from_child(report)
+    channel.receive()
     os.listdir("/proc")
     channel.send({"event": "rehearsed"})
 

@@ -16,6 +16,7 @@ from typing import NoReturn, Optional
 
 from shannotd.runner import identity, sandbox
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
+from shannotd.runner.hiding import hidden_paths
 from shannotd.runner.order import order_of
 from shannotd.runner.record import record
 from shannotd.runner.rehearsal import build_rehearsed
@@ -53,7 +54,7 @@ def _serve(control: Channel, settings: Settings) -> None:
         _, _, descriptors = control.receive()
     except Closed:
         if warm is not None:
-            warm.discard()
+            warm.close()
         raise
     if warm is not None:
         warm.prepare()
@@ -67,7 +68,7 @@ def _serve(control: Channel, settings: Settings) -> None:
                     # What was missing a moment ago may be there now.
                     warm = build_rehearsed(settings)
                 elif _outdated(warm, request):
-                    warm.discard()
+                    warm.close()
                     warm = None
                     warm = build_rehearsed(settings, [str(request["cwd"])])
                 _run(warm, control, job, request, payload, settings)
@@ -118,10 +119,12 @@ def _run(
     warm.limit(request["limits"])
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
-    order = order_of(request, who, account, settings)
     started_ns = time.time_ns()
     try:
+        order = order_of(request, who, account)
         warm.channel.send(order, payload, (out_write, err_write))
+        # The script's process takes the order while the host is searched.
+        warm.channel.send({"hide": hidden_paths(request["hide"], settings.hidden)})
     except Closed:
         pass  # The loop below finds out why.
     os.close(out_write)

@@ -53,6 +53,7 @@ class Warm:
     account: Account
     cgroup: Optional[cgroups.Cgroup]
     prepared: bool = False
+    reaped: bool = False
 
     def prepare(self) -> None:
         """Have it see the host as it is now: a job is about to come."""
@@ -76,14 +77,17 @@ class Warm:
         except OSError as error:
             raise sandbox.unavailable("its limits", error) from error
 
-    def discard(self) -> None:
-        """Kill and reap it."""
-        kill(self.init)
-        os.waitpid(self.init, 0)
-        self.close()
+    def reap(self) -> None:
+        """Wait for the end of its init, and so of everything in it."""
+        if not self.reaped:
+            os.waitpid(self.init, 0)
+            self.reaped = True
 
     def close(self) -> None:
-        """Let go of it; its init is reaped."""
+        """End it, whatever runs in it, and let go of it."""
+        if not self.reaped:
+            kill(self.init)
+            self.reap()
         self.channel.close()
         self.mounts.close()
         for descriptor in (self.stage, self.processes, self.listener, *self.namespaces):

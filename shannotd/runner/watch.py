@@ -42,6 +42,7 @@ class Watch:
         self._stopped: Optional[str] = None
         self._ending: Header = {"exit_code": None, "signal": None, "leftover": 0}
         self._failure: Optional[RunnerError] = None
+        self._deserted = False
         self._daemon_gone = False
 
     def close(self) -> None:
@@ -75,7 +76,7 @@ class Watch:
             self._read_daemon(poll)
         alive = True
         tick_at = started + TICK_SECONDS
-        while alive or self._streams:
+        while (alive and not self._deserted) or self._streams:
             wait = min(deadline, tick_at) - time.monotonic()
             ready = poll.poll(max(0, wait * 1000))
             for descriptor, event in ready:
@@ -103,7 +104,8 @@ class Watch:
                 self._flush_output()
                 tick_at = time.monotonic() + TICK_SECONDS
         duration = time.monotonic() - started
-        os.waitpid(self._warm.init, 0)
+        if not self._deserted:
+            self._warm.reap()
         if self._daemon_gone:
             raise Closed
         if self._stopped is None and self._warm.cgroup is not None:
@@ -165,6 +167,9 @@ class Watch:
             self._failure = RunnerError(event["code"], **event["details"])
         elif event["event"] == "exited":
             self._ending = {name: event[name] for name in ("exit_code", "signal", "leftover")}
+            # Only the init is left, which does nothing any more and has no children: that is as
+            # good as its end, which takes a while.
+            self._deserted = event["leftover"] == 0
         return self._read_init(poll) if self._warm.channel.pending() else True
 
     def _read_daemon(self, poll: select.poll) -> None:
@@ -176,6 +181,8 @@ class Watch:
             return
         if request.get("op") == "cancel":
             self._stop("cancelled")
+        if self._job.pending():
+            self._read_daemon(poll)
 
     def _lose_daemon(self) -> None:
         self._daemon_gone = True
