@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from shannotd.runner import kernel
+from shannotd.runner import pool as pool_module
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.plan import Identity
 from shannotd.runner.pool import INTERPRETER, Pool
@@ -141,7 +142,9 @@ def test_without_the_hosts_interpreter_nothing_starts(tmp_path: Path) -> None:
 
 
 @pytest.mark.P8
-def test_why_no_sandbox_can_be_built_is_told(ordinary: Identity, top: Path) -> None:
+def test_why_no_sandbox_can_be_built_is_told(
+    ordinary: Identity, top: Path, packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A limit on namespaces, as an administrator may set it."""
 
     def work() -> tuple[object, int]:
@@ -155,6 +158,8 @@ def test_why_no_sandbox_can_be_built_is_told(ordinary: Identity, top: Path) -> N
             serve_until(pool, lambda: pool.failure is not None)
             return pool.failure, pool.ready
 
+    # The account may not be able to read the checkout.
+    monkeypatch.setattr(pool_module, "_ZYGOTE", str(packages / "shannotd/runner/zygote.py"))
     failure, ready = overlays.in_child(work, ordinary)
     assert isinstance(failure, dict)
     assert failure["code"] == "sandbox_unavailable"
