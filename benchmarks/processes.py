@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,4 +92,5 @@ def _cgroup_directories(mounts: list[str]) -> list[Path]:
     places = {
         Path(line.split()[4]) for line in mounts if line.rpartition(" - ")[2].startswith("cgroup")
     }
-    return [path for place in places for path in place.rglob("*") if path.is_dir()]
+    # Unlike rglob, walk goes on where a group vanishes meanwhile.
+    return [Path(path) for place in places for path, _, _ in os.walk(place)]

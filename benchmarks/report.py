@@ -48,6 +48,12 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
+def notes(text: str) -> str:
+    """What is written by hand at the end of the page, to be kept."""
+    _, heading, rest = text.partition("\n## Notes\n")
+    return heading + rest
+
+
 def page(rows: Sequence[Row], status: DaemonStatus, date: datetime.date, load: float) -> str:
     """The text of docs/performance.md; `load` is the load average when the run began."""
     facts = "\n".join(f"- {fact}" for fact in machine(status, load))

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 from benchmarks import applying, crowd, many_files, memory, small_scripts
 from benchmarks.bench import Bench, open_bench
 from benchmarks.figures import Row
-from benchmarks.report import PAGE, page, table
+from benchmarks.report import PAGE, notes, page, table
 from shannotd.wire.errors import ShannotError
 
 MEASUREMENTS: dict[str, Callable[[Bench, int], Iterator[Row]]] = {
@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(table(rows), end="")
     if options.write:
-        PAGE.write_text(page(rows, status, datetime.datetime.now(datetime.UTC).date(), load))
+        new = page(rows, status, datetime.datetime.now(datetime.UTC).date(), load)
+        PAGE.write_text(new + notes(PAGE.read_text()))
     return 1 if any(row.met is False for row in rows) else 0
 
 

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import time
 from collections import deque
@@ -90,7 +91,8 @@ class Client:
         self._watching = False
         self._answered_at = 0  # how many events were queued when the last answer came
         self._events: deque[Event] = deque()
-        self._sent = False  # the last request, as a whole
+        self._sent = False  # maybe: an interrupt may come before we know
+        self._submission: Call[Session] | None = None
         self.last_session: str | None = None
 
     @property
@@ -168,7 +170,8 @@ class Client:
                 self.last_session = event.session.id
 
         self.last_session = None
-        session = self._perform(protocol.submit(submission), pass_on)
+        self._submission = protocol.submit(submission)
+        session = self._perform(self._submission, pass_on)
         self.last_session = session.id
         return session
 
@@ -189,6 +192,9 @@ class Client:
                     break
                 self._socket.settimeout(left)
                 self._receive(note)
+            if self.last_session is None and self._submission is not None:
+                for answer in self._answers.values():
+                    self.last_session = protocol.read_response(self._submission, answer).id
         except ShannotError:
             pass  # the daemon is gone, and the dry run with it
         finally:
@@ -303,15 +309,16 @@ class Client:
     def _perform(
         self, call: Call[Result], on_event: Callable[[Event], None] | None = None
     ) -> Result:
+        self._sent = False
+        self._answers.clear()  # not earlier: an interrupted submission looks for its own
         self.connect()
         assert self._socket is not None
         while on_event is not None and self._events:
             on_event(self._events.popleft())
         number, data = self._conversation.request(call.method, call.params)
-        self._sent = False
+        self._sent = True
         try:
             _send(self._socket, data)
-            self._sent = True
         except OSError as error:
             # A refusal may be on its way still: it says more than a broken pipe does.
             with contextlib.suppress(DaemonUnreachable):
@@ -325,11 +332,13 @@ class Client:
                 self._receive(on_event)
         except DaemonUnreachable as error:
             raise call.unanswered(error) from None
-        return protocol.read_response(call, self._answers.pop(number))
+        return protocol.read_response(call, self._answers[number])
 
     def _receive(self, on_event: Callable[[Event], None] | None = None) -> None:
         assert self._socket is not None
         try:
+            # Only then receive: an interrupt of the waiting must not lose what has just arrived.
+            _wait_until_readable(self._socket)
             data = self._socket.recv(_READ_BYTES)
         except TimeoutError:
             if self._on_idle is not None:
@@ -384,6 +393,18 @@ def unreachable(location: Location, error: OSError) -> DaemonUnreachable:
     else:
         reason = error.strerror or str(error)
     return DaemonUnreachable(path=location.path, reason=reason)
+
+
+def _wait_until_readable(connection: socket.socket) -> None:
+    """Wait for as long as the connection's timeout says.
+
+    :raises TimeoutError: nothing came.
+    """
+    timeout = connection.gettimeout()
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    if not poll.poll(None if timeout is None else timeout * 1000):
+        raise TimeoutError
 
 
 def _send(connection: socket.socket, data: bytes) -> None:

@@ -19,6 +19,7 @@ from shannotd.runner.contents import Contents
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.orders import Orders
 from shannotd.runner.plan import CommandStep, FileStep, Identity, Plan
+from shannotd.runner.stop import Stop
 from shannotd.runner.workspace import apply_failed, as_runner_error
 
 _SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
@@ -37,8 +38,10 @@ def serve(
 
     `key` is what seals are made with; `register` the directory that remembers which sessions
     were applied; `points` what else is to happen on the way. Returns when all was reported,
-    or nobody listens any more.
+    or nobody listens any more. Signals that ask this process to end, it obeys between two steps.
     """
+    stop = Stop()
+    stop.listen()
     try:
         try:
             found = _receive(channel, key)
@@ -47,7 +50,7 @@ def serve(
             if os.geteuid() == 0:
                 permission.become(found.identity)
             os.umask(found.identity.umask)
-            run(found, Orders(channel.socket), points or Points(), floor)
+            run(found, Orders(channel.socket), points or Points(), stop, floor)
         except RunnerError as error:
             channel.send(error.header())
         except OSError as error:
@@ -115,7 +118,7 @@ def _check_identity(identity: Identity) -> accounts.Floor:
     return floor
 
 
-def run(found: Plan, orders: Orders, points: Points, floor: accounts.Floor) -> None:
+def run(found: Plan, orders: Orders, points: Points, stop: Stop, floor: accounts.Floor) -> None:
     """Apply `found` as this process: a batch of file steps, a command, the next batch, in order.
 
     The first failure is the last thing that is done. Every step is told of.
@@ -129,7 +132,7 @@ def run(found: Plan, orders: Orders, points: Points, floor: accounts.Floor) -> N
         for part in parts(found):
             if stopped is None:
                 try:
-                    _apply_part(part, found.identity, contents, points, floor, orders)
+                    _apply_part(part, found.identity, contents, points, stop, floor, orders)
                 except RunnerError as error:
                     stopped = error
                 told = _results(part, stopped)
@@ -165,6 +168,7 @@ def _apply_part(
     identity: Identity,
     contents: Contents,
     points: Points,
+    stop: Stop,
     floor: accounts.Floor,
     orders: Orders,
 ) -> None:
@@ -176,7 +180,12 @@ def _apply_part(
     files = [(index, step) for index, step in part if isinstance(step, FileStep)]
     if files:
         batch = Batch(
-            files, identity=identity, contents=contents, points=points, protected=floor.protected
+            files,
+            identity=identity,
+            contents=contents,
+            points=points,
+            stop=stop,
+            protected=floor.protected,
         )
         batch.run()
     for index, step in part:
@@ -193,14 +202,18 @@ def _apply_part(
 
 def _results(part: Part, error: Optional[RunnerError]) -> Dict[int, str]:
     """What became of each step of a part that was begun."""
+    return {index: _outcome(index, error) for index, _ in part}
+
+
+def _outcome(index: int, error: Optional[RunnerError]) -> str:
     if error is None:
-        return {index: "done" for index, _ in part}
-    applied = str(error.details.get("before", "")).startswith("applied")
-    results = {index: "done" if applied else "skipped" for index, _ in part}
-    culprit = error.details.get("step")
-    if isinstance(culprit, int) and culprit in results:
-        results[culprit] = "stale" if error.code == "stale" else "failed"
-    return results
+        return "done"
+    step = error.details.get("step")
+    if error.code == "clean_up_failed" and isinstance(step, int) and index <= step:
+        return "done"
+    if error.code == "clean_up_failed" or index != step:
+        return "skipped"
+    return "stale" if error.code == "stale" else "failed"
 
 
 def _name_applied(error: RunnerError, done: Sequence[int]) -> None:
@@ -212,7 +225,8 @@ def _name_applied(error: RunnerError, done: Sequence[int]) -> None:
 
 def _tell(orders: Orders, results: Dict[int, str]) -> None:
     for index, result in results.items():
-        orders.send({"event": "step", "index": index, "applied": result})
+        orders.hold({"event": "step", "index": index, "applied": result})
+    orders.flush()
 
 
 def _numbers(indexes: Sequence[int]) -> str:

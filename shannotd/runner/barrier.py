@@ -116,7 +116,7 @@ class Recorder:
             limits=self._request["limits"],
             history=self._history,
             keep_scratch=keep_scratch,
-            shims=self._warm.blueprint.shims,
+            shims=self._warm.shims,
         )
 
     # Contents.

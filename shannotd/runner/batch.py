@@ -14,13 +14,14 @@ from typing import Callable, List, Optional, Sequence, Tuple
 
 from shannotd.runner import filesystem, staging, tree
 from shannotd.runner.contents import Contents
-from shannotd.runner.directories import remove
 from shannotd.runner.filesystem import RENAME_EXCHANGE, RENAME_NOREPLACE, Status
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.plan import ABSENT, FileState, FileStep, Identity
 from shannotd.runner.quarantine import Quarantine
+from shannotd.runner.removal import remove_all, told
 from shannotd.runner.stage import Stage
-from shannotd.runner.starting import Starting, check_all
+from shannotd.runner.starting import Starting
+from shannotd.runner.stop import Stop
 from shannotd.runner.tree import Entry
 from shannotd.runner.workspace import (
     Action,
@@ -54,11 +55,13 @@ class Batch:
         identity: Identity,
         contents: Contents,
         points: Points,
+        stop: Stop,
         protected: Sequence[str] = (),
     ) -> None:
         """`protected` are paths that no plan may change, nor anything below them."""
         self._steps = steps
         self._points = points
+        self._stop = stop
         self._workspace = Workspace(identity)
         self._starting = Starting(self._workspace, protected)
         self._stage = Stage(self._workspace, contents)
@@ -73,8 +76,8 @@ class Batch:
     def run(self) -> None:
         """Do all of it.
 
-        :raises RunnerError: `stale`, `not_permitted` or `apply_failed`; nothing is changed then,
-            or the error's `before` says what is.
+        :raises RunnerError: `stale`, `not_permitted` or `apply_failed`: nothing is changed then,
+            or the error's `before` says what is; `clean_up_failed`: all of it is done.
         """
         try:
             try:
@@ -92,10 +95,13 @@ class Batch:
             self._workspace.directories.forget()
 
     def _prepare(self) -> None:
-        self._actions = check_all(self._starting, self._steps)
+        for index, step in self._steps:
+            self._actions.append(self._starting.check(index, step))
+            self._stop.check(self._actions[-1])
         self._points.reached("checked")
         for position, action in enumerate(self._actions):
             self._current = action
+            self._stop.check(action)
             self._stage.write(self._actions, position, self._starting.changed_directories)
         self._stage.sync()
         self._points.reached("staged")
@@ -106,27 +112,29 @@ class Batch:
         for action in self._actions:
             self._current = action
             self._points.reached("changing", action.index)
+            self._stop.check(action)
             self._change(action)
             self._points.reached("changed", action.index)
 
     def _finish(self) -> None:
-        """Nothing can be put back from here on."""
+        """Nothing can be put back from here on; all is cleaned up that can be."""
         self._points.reached("done")
-        try:
-            self._workspace.directories.forget()
-            self._quarantine.discard()
-            for path, name in self._displaced:
-                directory, _ = self._workspace.directories.get(path)
-                remove(directory, name, path)
-            self._points.reached("cleaned")
-            for path, state in reversed(self._closing):
+        self._workspace.directories.forget()
+        failed = [*self._quarantine.discard(), *remove_all(self._displaced)]
+        self._points.reached("cleaned")
+        for path, state in reversed(self._closing):
+            try:
                 directory, _ = self._workspace.directories.get(path)
                 staging.close_directory(directory, state)
+            except OSError as error:
+                failed.append(told(path, error))
+        try:
             self._stage.sync()
-        except Exception as error:
-            failure = as_runner_error(error, self._current)
-            failure.details["before"] = "applied, but not all that they replaced is removed"
-            raise failure from error
+        except OSError as error:
+            failed.append(told("the filesystem", error))
+        if failed:
+            last = self._actions[-1].index
+            raise RunnerError("clean_up_failed", step=last, left=", ".join(failed))
         self._points.reached("synced")
 
     # One step.
@@ -226,7 +234,7 @@ class Batch:
             temporary = self._workspace.name()
             # linkat(2): the way without CAP_DAC_READ_SEARCH to link just this inode.
             os.link(filesystem.by_descriptor(descriptor), temporary, dst_dir_fd=directory)
-            action.inode = filesystem.status(descriptor).incarnation
+            action.inode = status.incarnation
         finally:
             os.close(descriptor)
         action.temporary = temporary
@@ -317,17 +325,20 @@ class Batch:
 
             def undo() -> None:
                 above, _ = self._workspace.directories.get(action.parent)
+                self._must_be(above, action.name or ".", action)
                 again = os.open(action.name or ".", filesystem.O_PATH, dir_fd=above)
                 try:
                     now = filesystem.status(again)
-                    if now.identity != status.identity:
-                        raise OSError(errno.ESTALE, "somebody replaced it meanwhile", step.path)
                     staging.set_state(again, restored, now, keep_open=False)
                 finally:
                     os.close(again)
 
             self._undo.append((step.path, undo))
-            staging.set_state(descriptor, step.after, status, keep_open=True)
+            try:
+                staging.set_state(descriptor, step.after, status, keep_open=True)
+            finally:
+                # Only now: an overlay's file is born again with its first change.
+                action.inode = filesystem.status(descriptor).incarnation
         finally:
             os.close(descriptor)
 
@@ -343,15 +354,11 @@ class Batch:
             try:
                 undo()
             except OSError as error:
-                kept.append(f"{path} ({error.strerror})")
-        left: List[str] = []
-        try:
-            self._restore_modes()
-            if not kept:
-                left = self._stage.discard()
-            self._quarantine.discard_empty()
-        except OSError as error:
-            left.append(str(error))
+                kept.append(told(path, error))
+        left = self._restore_modes()
+        # What could not be put back may be in a new directory.
+        left += self._stage.discard(directories=not kept)
+        left += self._quarantine.discard_empty()
         if left:
             failure.details["left"] = ", ".join(left)
         if failure.code == "apply_failed" and changed:
@@ -366,12 +373,17 @@ class Batch:
         self._points.reached("undone")
         return failure
 
-    def _restore_modes(self) -> None:
+    def _restore_modes(self) -> List[str]:
         self._workspace.directories.forget()
+        left: List[str] = []
         for identity, (path, mode) in self._workspace.widened.items():
-            directory, status = self._workspace.directories.get(path)
-            if status.identity == identity:
-                os.chmod(filesystem.by_descriptor(directory), mode)
+            try:
+                directory, status = self._workspace.directories.get(path)
+                if status.identity == identity:
+                    os.chmod(filesystem.by_descriptor(directory), mode)
+            except OSError as error:
+                left.append(told(path, error))
+        return left
 
 
 def _hash(descriptor: int) -> str:

@@ -262,7 +262,7 @@ class Call:
         self._stdin = None
         desk = self._desk
         request = verdict.observation(desk.identity, desk.hide, self._claim.environment)
-        if request.as_root and not _may_be_root(desk.settings):
+        if request.as_root and not _may_be_root():
             request = replace(request, as_root=False)
         self._observer = Observer(request, desk.settings)
         desk.loop.add(self._observer.fileno(), self._on_observer)
@@ -345,10 +345,10 @@ class Call:
         )
 
 
-def _may_be_root(settings: Settings) -> bool:
+def _may_be_root() -> bool:
     """Whether this runner may take the identity of root for what a rule says needs it."""
     try:
-        identity.resolve("0", settings.floor)
+        identity.resolve("0", identity.read_floor())
     except RunnerError:
         return False
     return True

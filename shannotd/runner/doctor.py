@@ -167,10 +167,8 @@ def _sandbox() -> Check:
     from shannotd.runner import warm
 
     def attempt() -> None:
-        settings = warm.Settings(
-            sandbox.choose_builder(), _compiled(), "/nonexistent", (), identity.Floor()
-        )
-        warm.build(settings).discard()
+        settings = warm.Settings(sandbox.choose_builder(), _compiled(), "/nonexistent", ())
+        warm.build(settings).close()
 
     failure = _in_child(attempt)
     if failure is None:

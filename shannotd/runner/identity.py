@@ -1,7 +1,7 @@
 """Under whom a script runs: resolved on the host, limited by the root-owned floor.
 
-The floor is `/etc/shannot/runner.conf` (INI), read by the runner itself, so that a daemon that
-was taken over cannot widen it:
+The floor is `/etc/shannot/runner.conf` (INI), read by the runner itself whenever it builds a
+sandbox or applies a plan, so that a daemon that was taken over cannot widen it:
 
     [identities]
     allowed = shannot, www-data
@@ -19,6 +19,7 @@ import os
 import pwd
 import stat
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Dict, List, Optional, Tuple
 
 from shannotd.runner.frames import RunnerError
@@ -118,6 +119,7 @@ def resolve(run_as: Optional[str], floor: Floor) -> Tuple[Identity, Dict[str, st
     return identity, environment
 
 
+@lru_cache(maxsize=1)
 def machine() -> str:
     """What identifies this host for good: the SHA-256 of its machine id (machine-id(5)).
 

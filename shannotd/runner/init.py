@@ -16,11 +16,11 @@ from shannotd.runner import caller, kernel, sandbox, script
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 
 
-def main(channel: Channel, plan: sandbox.Blueprint, program: bytes, size: int) -> NoReturn:
+def main(channel: Channel, wanted: sandbox.Wanted, program: bytes) -> NoReturn:
     """Live as process 1 until the script has ended or the supervisor is gone; never returns."""
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-        _serve(channel, plan, program, size)
+        _serve(channel, wanted, program)
     except Closed:
         pass
     except RunnerError as error:
@@ -38,22 +38,22 @@ def _tell(channel: Channel, error: RunnerError) -> None:
         pass
 
 
-def _serve(channel: Channel, plan: sandbox.Blueprint, program: bytes, size: int) -> None:
+def _serve(channel: Channel, wanted: sandbox.Wanted, program: bytes) -> None:
     channel.receive()  # the identity maps are written
     os.umask(0)
-    stage, processes, covered = sandbox.build(plan, size)
+    plan, stage, processes = sandbox.build(wanted)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-    child, report, listener = _prepare_child(program, plan.builder == sandbox.PRIVILEGED)
+    child, report, listener = _prepare_child(program, wanted.builder == sandbox.PRIVILEGED)
     sandbox.seal_proc()
     with caller.listen() as calls:
         ready = (stage, processes, listener, calls.fileno())
-        channel.send({"event": "ready", "covered": covered}, descriptors=ready)
+        channel.send({"event": "ready"}, plan.encode(), ready)
     os.close(processes)
     os.close(listener)
     _rehearse(channel, report)
-    sandbox.refresh(plan, covered)  # the less is cached, the quicker is the next one
+    sandbox.refresh(plan)  # the less is cached, the quicker is the next one
     channel.receive()  # a job is about to come
-    sandbox.refresh(plan, covered)
+    sandbox.refresh(plan)
     job, payload, outputs = channel.receive()
     with report:
         # It has enough to do until the sandbox is as the job wants it.
@@ -63,7 +63,8 @@ def _serve(channel: Channel, plan: sandbox.Blueprint, program: bytes, size: int)
         limits = job["limits"]
         kernel.resize_tmpfs(stage, limits["written_bytes"], sandbox.inodes(limits["steps"]))
         os.close(stage)
-        sandbox.mask(sandbox.everywhere(job["hide"], plan))
+        hidden, _, _ = channel.receive()
+        sandbox.mask(sandbox.everywhere(hidden["hide"], plan))
         size = job["script_size"]
         sandbox.place_script(job["name"], payload[:size], payload[size:])
         try:
@@ -110,6 +111,7 @@ def _rehearse(channel: Channel, report: Channel) -> None:
     for descriptor in outputs:
         os.close(descriptor)
     _from_child(report)
+    channel.receive()
     os.listdir("/proc")
     channel.send({"event": "rehearsed"})
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
-from shannotd.runner import kernel, shims
+from shannotd.runner import kernel, shims, versions
 from shannotd.runner.mounts import (
     PROTECTED,
     STAGE,
@@ -57,48 +57,68 @@ DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 @dataclass(frozen=True)
 class HostMount:
-    """One line of mountinfo that is visible at its path (proc_pid_mountinfo(5))."""
+    """One line of mountinfo (proc_pid_mountinfo(5)).
+
+    `reachable`: a path leads us there. If not, nobody of ours sees what is in it, but to the
+    kernel it is a mount below the directories above it all the same. `is_directory` is None
+    where the filesystem tells nobody of ours anything (FUSE: its owner only).
+    """
 
     path: str
     filesystem: str
-    read_only: bool
-    is_directory: bool
+    reachable: bool
+    is_directory: Optional[bool]
+
+    @property
+    def opaque(self) -> bool:
+        """Whether it can be no lower directory, and so appears empty."""
+        return self.filesystem in VIRTUAL or self.is_directory is None
 
 
-def visible_mounts(mountinfo: str) -> List[HostMount]:
-    """The mounts of this namespace that a path leads to, parents first.
+def _is_fresh(path: str) -> bool:
+    return any(path == fresh or path.startswith(fresh + "/") for fresh in FRESH)
 
-    A mount that is covered by a later one (at its path or above) is left out.
+
+def host_mounts(mountinfo: str) -> List[HostMount]:
+    """The mounts of this namespace, parents first.
+
+    A mount that is covered by a later one (at its path or above) is left out. One below a
+    directory that we may not search is kept: whether it is covered cannot be told.
     """
     found: Dict[str, HostMount] = {}
     for line in mountinfo.splitlines():
         fields = line.split(" ")
         path = _unescape(fields[4])
         filesystem = fields[fields.index("-") + 1]
-        if any(path == fresh or path.startswith(fresh + "/") for fresh in FRESH):
+        if _is_fresh(path):
             continue
-        identity, is_directory = _mount_at(path)
-        if identity != int(fields[0]):
+        try:
+            identity, is_directory = _mount_at(path)
+        except PermissionError:
+            found[path] = HostMount(path, filesystem, reachable=False, is_directory=True)
             continue
-        options = fields[5].split(",")
-        found[path] = HostMount(path, filesystem, "ro" in options, is_directory)
+        except OSError:
+            continue
+        if identity == int(fields[0]):
+            found[path] = HostMount(path, filesystem, True, is_directory)
     return sorted(found.values(), key=lambda mount: mount.path)
 
 
-def _mount_at(path: str) -> Tuple[int, bool]:
-    """The mount id that `path` leads to (or -1), and whether it is a directory."""
-    try:
-        descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return -1, False
+def _mount_at(path: str) -> Tuple[int, Optional[bool]]:
+    """The id of the mount that `path` leads to, and whether it is a directory, if that is told.
+
+    :raises OSError: no path of ours leads there.
+    """
+    descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("mnt_id:"):
-                    return int(line[7:]), stat.S_ISDIR(os.fstat(descriptor).st_mode)
+            identity = next(int(line[7:]) for line in file if line.startswith("mnt_id:"))
+        try:
+            return identity, stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        except OSError:
+            return identity, None
     finally:
         os.close(descriptor)
-    return -1, False
 
 
 def _unescape(path: str) -> str:
@@ -152,11 +172,13 @@ def privileged_operations(
     empty: List[str] = []
     with_shims = {_mount_of(directory, mounts) for directory in shimmed}
     for mount in mounts:
-        if mount.filesystem in VIRTUAL:
+        if not mount.reachable:  # It is below one that is opaque.
+            continue
+        if mount.opaque:
             empty.append(mount.path)
             operations.append(Empty(mount.path))
         elif not mount.is_directory:
-            operations.append(File(mount.path))
+            operations.append(File(mount.path, versions.look(mount.path)))
         else:
             status = os.stat(mount.path)
             overlay = Overlay(
@@ -195,12 +217,21 @@ def one_uid_operations(
     barriers = set(by_path) | set(FRESH)
     operations: List[Operation] = []
     overlays: List[Overlay] = []
-    empty = [mount.path for mount in mounts if mount.filesystem in VIRTUAL]
+    empty = [mount.path for mount in mounts if mount.reachable and mount.opaque]
 
-    def add(path: str, lower: str, *, optional: bool = False) -> None:
+    def add(
+        path: str, seen: Optional[Tuple[versions.Entry, ...]] = None, *, optional: bool = False
+    ) -> None:
         owner = (os.geteuid(), os.getegid())
-        mode = effective_mode(path)
         index = len(overlays)
+        lower = path
+        try:
+            mode = effective_mode(path)
+        except OSError:  # The host has removed it meanwhile, or lets us list it only.
+            return
+        if seen is not None:
+            lower = f"{STAGE}/skeleton/{index}"
+            operations.append(Skeleton(path, index, seen))
         overlay = Overlay(path, lower, index, True, mode, owner, optional, path in shimmed)
         overlays.append(overlay)
         operations.append(overlay)
@@ -208,25 +239,27 @@ def one_uid_operations(
     def descend(path: str) -> None:
         prefix = path.rstrip("/") + "/"
         if not any(other.startswith(prefix) and other != path for other in barriers):
-            add(path, path, optional=path not in by_path)
+            add(path, optional=path in by_path)
             return
-        index = len(overlays)
-        operations.append(Skeleton(path, index))
-        add(path, f"{STAGE}/skeleton/{index}")
-        for name in _subdirectories(path):
-            child = prefix + name
+        if os.access(path, os.X_OK) and not os.access(path, os.R_OK):
+            empty.append(path)  # What is in it can be reached by its name, but not listed.
+            return
+        seen = versions.entries(path)
+        add(path, seen)
+        for entry in seen:
+            child = prefix + entry.name
             mount = by_path.get(child)
-            if child in FRESH or (mount is not None and mount.filesystem in VIRTUAL):
-                continue
-            descend(child)
+            if entry.is_directory and child not in FRESH and not (mount and mount.opaque):
+                descend(child)
 
     descend("/")
     operations.extend(Empty(path) for path in empty)
-    operations.extend(File(mount.path) for mount in mounts if not mount.is_directory)
+    files = [mount.path for mount in mounts if mount.is_directory is False]
+    operations.extend(File(path, versions.look(path)) for path in files)
     own = {overlay.path for overlay in overlays}
     for path in sorted({*extra, *shimmed}):
         if path not in own and path not in empty:
-            add(path, path, optional=True)
+            add(path)
     fresh, run = common_operations(len(overlays), user=True)
     return operations + fresh, [*overlays, run], empty
 

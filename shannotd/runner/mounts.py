@@ -12,9 +12,9 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
-from typing import List, Sequence, Tuple, Union
+from typing import Container, Tuple, Union
 
-from shannotd.runner import kernel
+from shannotd.runner import kernel, versions
 
 # Hidden by the stage in the sandbox's namespace and made anew in its root: always there, and
 # nothing below it is used as a lower directory.
@@ -37,6 +37,7 @@ class Overlay:
 
     `root_mode` and `root_owner` are what the merged root directory gets: the host's, but in the
     one-uid builder it belongs to the runner, with the rights that the runner has on the host.
+    `optional`: a mount of the host's, whose filesystem may refuse to be a lower directory.
     Where it is `shimmed` the tree of shims stands over `lower`.
     """
 
@@ -96,7 +97,7 @@ class Tmpfs:
 
 @dataclass(frozen=True)
 class Empty:
-    """A host's mount that cannot be a lower directory: an empty directory that nobody may fill.
+    """What of the host cannot be a lower directory: an empty directory that nobody may fill.
 
     Without it the directory under the mount would show, and its changes be taken for changes
     of the mounted filesystem.
@@ -165,6 +166,7 @@ class File:
     """
 
     path: str
+    seen: Tuple[versions.Entry, ...]
 
     def execute(self) -> None:
         """Copy it to the stage and bind the copy."""
@@ -230,17 +232,19 @@ class Skeleton:
     """The lower directory of a synthesised directory: placeholders for what stands in it.
 
     Subdirectories are empty (an overlay of their own goes on top), symlinks are symlinks,
-    regular files copies while they fit; what cannot be copied is left out.
+    regular files copies while they fit; what cannot be copied is left out. So is a subdirectory
+    that came after the layout had `seen` the directory: it has no overlay.
     """
 
     path: str
     index: int
+    seen: Tuple[versions.Entry, ...]
 
     def execute(self) -> None:
         """Make it from the host's directory."""
         target = f"{STAGE}/skeleton/{self.index}"
         os.mkdir(target)
-        fill_skeleton(self.path, target)
+        fill_skeleton(self.path, target, {e.name for e in self.seen if e.is_directory})
 
 
 @dataclass(frozen=True)
@@ -278,8 +282,8 @@ def give(path: str, uid: int, gid: int) -> None:
             raise
 
 
-def fill_skeleton(source: str, target: str) -> None:
-    """Copy the directory `source` to `target`, its subdirectories empty."""
+def fill_skeleton(source: str, target: str, directories: Container[str]) -> None:
+    """Copy the directory `source` to `target`, with those of its `directories`, but empty."""
     room = SKELETON_BYTES
     try:
         entries = sorted(os.scandir(source), key=lambda entry: entry.name)
@@ -288,9 +292,12 @@ def fill_skeleton(source: str, target: str) -> None:
     for entry in entries:
         place = f"{target}/{entry.name}"
         try:
+            if entry.name in directories:
+                os.mkdir(place)
             status = entry.stat(follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
-                os.mkdir(place)
+                if entry.name not in directories:
+                    continue
             elif stat.S_ISLNK(status.st_mode):
                 os.symlink(os.readlink(entry.path), place)
             elif stat.S_ISREG(status.st_mode) and status.st_size <= room:
@@ -348,29 +355,3 @@ Operation = Union[
     Skeleton,
     Directories,
 ]
-
-
-def copied(operations: Sequence[Operation]) -> Tuple[Tuple[object, ...], ...]:
-    """What of the host `operations` copy instead of overlaying it, as it is at this moment.
-
-    Two results differ if a copy made at the one time would be wrong at the other.
-    """
-    found: List[Tuple[object, ...]] = []
-    for operation in operations:
-        try:
-            if isinstance(operation, File):
-                found.append((operation.path, *_version(os.lstat(operation.path))))
-            elif isinstance(operation, Skeleton):
-                with os.scandir(operation.path) as entries:
-                    for entry in entries:
-                        status = entry.stat(follow_symlinks=False)
-                        directory = stat.S_ISDIR(status.st_mode)
-                        version = () if directory else _version(status)
-                        found.append((entry.path, status.st_mode, *version))
-        except OSError as error:
-            found.append((str(error),))
-    return tuple(sorted(found, key=repr))
-
-
-def _version(status: os.stat_result) -> Tuple[int, ...]:
-    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)

@@ -71,10 +71,6 @@ class Notifier:
         except OSError:
             pass  # An older kernel.
 
-    def fileno(self) -> int:
-        """The listener, for poll."""
-        return self._listener
-
     def executions(self) -> List[Dict[str, object]]:
         """The programs that were started so far (see `Executions.listed`)."""
         return self._executions.listed()
@@ -251,4 +247,6 @@ def describe_address(address: bytes) -> Optional[Tuple[int, str]]:
 
 def _is_loopback(place: str) -> bool:
     host = place.rpartition(":")[0]
+    if host.startswith("[::ffff:"):  # an IPv4 address of an IPv6 socket: ipv6(7)
+        host = host[len("[::ffff:") : -1]
     return host.startswith("127.") or host in ("[::1]", "0.0.0.0", "[::]")

@@ -130,16 +130,20 @@ def environment(claimed: Mapping[str, str]) -> Dict[str, str]:
 
 
 def observe(
-    request: Observation, output: Output, settings: Settings, cancel: Optional[int] = None
+    request: Observation,
+    output: Output,
+    settings: Settings,
+    cancel: Optional[int] = None,
+    floor: Optional[identity.Floor] = None,
 ) -> Observed:
     """Run a program of the host's over the host's own tree, read-only; how it ended.
 
     A program that cannot be executed exits with 126 or 127 and says so, as in a shell. When the
-    `cancel` descriptor can be read or is hung up, it is stopped.
+    `cancel` descriptor can be read or is hung up, it is stopped. `floor` is the host's own.
 
     :raises RunnerError: nothing ran: `sandbox_unavailable`, `identity_refused`, `invalid_request`.
     """
-    order = _order(request, settings)
+    order = _order(request, settings, floor or identity.read_floor())
     flags = _NAMESPACES if request.net == "host" else _NAMESPACES | kernel.CLONE_NEWNET
     if settings.builder == sandbox.ONE_UID:
         flags |= kernel.CLONE_NEWUSER
@@ -151,7 +155,9 @@ def observe(
         run.close()
 
 
-def _order(request: Observation, settings: Settings) -> observe_process.Order:
+def _order(
+    request: Observation, settings: Settings, floor: identity.Floor
+) -> observe_process.Order:
     """What the processes are to do.
 
     :raises RunnerError: the request is none that can be served.
@@ -174,7 +180,7 @@ def _order(request: Observation, settings: Settings) -> observe_process.Order:
         program=request.program,
         argv=(_own_name(request), *request.argv[1:]),
         environment=environ,
-        identity=_identity(request, settings.floor),
+        identity=_identity(request, floor),
         sockets=request.sockets,
         hide=request.hide,
         hidden=settings.hidden,

@@ -227,7 +227,7 @@ def seal() -> None:
 
 def _operations(builder: str) -> List[Mounting]:
     """The mounts of the view but for what `enter` adds to /run."""
-    visible = layout.visible_mounts(sandbox.read_mountinfo())
+    visible = layout.host_mounts(sandbox.read_mountinfo())
     points = {mount.path for mount in visible}
     user = builder == sandbox.ONE_UID
     given: List[Operation]

@@ -6,13 +6,11 @@ import os
 from typing import Dict
 
 from shannotd.runner.frames import Header
-from shannotd.runner.hiding import hidden_paths
 from shannotd.runner.plan import Identity
 from shannotd.runner.shims import PATH
-from shannotd.runner.warm import Settings
 
 
-def order_of(request: Header, who: Identity, account: Dict[str, str], settings: Settings) -> Header:
+def order_of(request: Header, who: Identity, account: Dict[str, str]) -> Header:
     """The message for the init, and through it for the process that becomes the script."""
     return {
         "kind": request["kind"],
@@ -26,7 +24,6 @@ def order_of(request: Header, who: Identity, account: Dict[str, str], settings: 
         "identity": {**who.__dict__, "groups": list(who.groups)},
         "environment": environment(request, account),
         "limits": request["limits"],
-        "hide": hidden_paths(request["hide"], settings.hidden),
     }
 
 

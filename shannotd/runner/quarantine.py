@@ -9,12 +9,14 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
-from typing import Dict, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from shannotd.runner import filesystem
 from shannotd.runner.directories import remove, writable
 from shannotd.runner.filesystem import RENAME_NOREPLACE, Status
 from shannotd.runner.permission import obstacle
+from shannotd.runner.removal import told
+from shannotd.runner.tree import MountInside
 from shannotd.runner.workspace import Workspace
 
 
@@ -70,31 +72,40 @@ class Quarantine:
 
     def _make(self, directory: int, path: str) -> Place:
         name = self._workspace.name()
-        os.mkdir(name, 0o700, dir_fd=directory)
         parent = os.dup(directory)
         try:
-            descriptor = os.open(name, filesystem.O_DIRECTORY_PATH, dir_fd=parent)
+            os.mkdir(name, 0o700, dir_fd=parent)
+            try:
+                descriptor = os.open(name, filesystem.O_DIRECTORY_PATH, dir_fd=parent)
+            except BaseException:
+                os.rmdir(name, dir_fd=parent)
+                raise
         except BaseException:
             os.close(parent)
             raise
         return Place(descriptor, parent, name, f"{path}/{name}")
 
-    def discard(self) -> None:
-        """Remove the places with all that is in them.
-
-        :raises OSError, MountInside: something in them cannot be removed.
-        """
+    def discard(self) -> List[str]:
+        """Remove the places with all that is in them; those that are left, and why."""
+        left: List[str] = []
         for place in self._places.values():
-            remove(place.parent, place.name, place.path.rpartition("/")[0])
+            try:
+                remove(place.parent, place.name, place.path.rpartition("/")[0])
+            except (OSError, MountInside) as error:
+                left.append(told(place.path, error))
+        return left
 
-    def discard_empty(self) -> None:
-        """Remove the places, and leave one that could not be emptied."""
+    def discard_empty(self) -> List[str]:
+        """Remove the places; those that could not be emptied, or are left otherwise."""
+        left: List[str] = []
         for place in self._places.values():
             try:
                 os.rmdir(place.name, dir_fd=place.parent)
+            except FileNotFoundError:
+                pass
             except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
-                    raise
+                left.append(told(place.path, error))
+        return left
 
     def close(self) -> None:
         """Close the descriptors."""

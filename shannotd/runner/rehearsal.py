@@ -13,6 +13,7 @@ from typing import Dict, Sequence
 from shannotd.runner import plan as plans
 from shannotd.runner.capture import Layer, capture
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
+from shannotd.runner.hiding import hidden_paths
 from shannotd.runner.order import order_of
 from shannotd.runner.record import Record
 from shannotd.runner.warm import Settings, Warm, build
@@ -32,16 +33,16 @@ _ACCOUNT = {"HOME": "/", "USER": "nobody", "LOGNAME": "nobody", "SHELL": "/bin/s
 def build_rehearsed(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
     """A warm sandbox (see `build`) whose processes, like this one, have rehearsed a job.
 
-    :raises RunnerError: `sandbox_unavailable`.
+    :raises RunnerError: `sandbox_unavailable` or `config`, as `build`.
     """
     warm = build(settings, also_writable)
     try:
         _rehearse(warm, settings)
     except RunnerError:
-        warm.discard()
+        warm.close()
         raise
     except (Closed, OSError) as error:
-        warm.discard()
+        warm.close()
         reason = f"the sandbox failed while it was prepared: {error or 'it ended'}"
         raise RunnerError("sandbox_unavailable", reason=reason, remedy="") from error
     return warm
@@ -52,7 +53,8 @@ def _rehearse(warm: Warm, settings: Settings) -> None:
     request = _request(settings)
     reading, writing = os.pipe()
     os.close(reading)
-    warm.channel.send(order_of(request, nobody, _ACCOUNT, settings), b"", (writing, writing))
+    warm.channel.send(order_of(request, nobody, _ACCOUNT), b"", (writing, writing))
+    warm.channel.send({"hide": hidden_paths(settings.hide, settings.hidden)})
     os.close(writing)
     ours, theirs = socket.socketpair()
     with Channel(ours) as job, Channel(theirs) as daemon:

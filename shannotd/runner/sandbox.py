@@ -1,18 +1,19 @@
 """Builds one sandbox: choose the builder, lay out the mounts, enter the new root.
 
-`blueprint` runs on the host's side (it looks at the host), `build` inside the fresh
-namespaces. Nothing of it shows on the host, and it is gone with its last process.
+`build` runs in fresh namespaces: it looks at the host in a mount namespace that nobody else
+changes. Nothing of it shows on the host, and it is gone with its last process.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import select
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import List, Optional, Sequence, Tuple
 
-from shannotd.runner import kernel, layout, mounts
+from shannotd.runner import kernel, layout, mounts, versions
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.shim_mounts import RealDirectory, fill, put_on_stage
 from shannotd.runner.shims import REAL, Shims
@@ -39,19 +40,60 @@ SCRIPT_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What is to be built: `also_writable` are directories to be looked at for an overlay of
+    their own (one-uid); the upper layers share a tmpfs of `size` bytes."""
+
+    builder: str
+    also_writable: Tuple[str, ...]
+    shims: Optional[Shims]
+    size: int
+
+
+@dataclass(frozen=True)
 class Blueprint:
-    """What one sandbox will look like, and the versions of what it copies from the host.
+    """What one sandbox looks like: its overlays, what appears empty, and what it copied.
 
     `real` are the host's own PATH directories where shims stand in their place.
     """
 
     builder: str
-    operations: Tuple[mounts.Operation, ...]
     overlays: Tuple[mounts.Overlay, ...]
     empty: Tuple[str, ...]
-    copied: Tuple[Tuple[object, ...], ...]
-    shims: Optional[Shims] = None
+    copied: Tuple[Tuple[str, Tuple[versions.Entry, ...]], ...]
     real: Tuple[RealDirectory, ...] = ()
+
+    def encode(self) -> bytes:
+        """What `decode` takes, to be sent from inside the sandbox before any script is there."""
+        overlays = [overlay.__dict__ for overlay in self.overlays]
+        real = [directory.__dict__ for directory in self.real]
+        fields = {**self.__dict__, "overlays": overlays, "real": real}
+        return json.dumps(fields).encode("ascii")
+
+    @classmethod
+    def decode(cls, data: bytes) -> Blueprint:
+        """The blueprint that `encode` made `data` of."""
+        fields = json.loads(data)
+        overlays = []
+        for overlay in fields["overlays"]:
+            owner = tuple(overlay.pop("root_owner"))
+            overlays.append(mounts.Overlay(**overlay, root_owner=owner))
+        copied = (
+            (path, tuple(versions.Entry(*entry) for entry in seen))
+            for path, seen in fields["copied"]
+        )
+        return cls(
+            fields["builder"],
+            tuple(overlays),
+            tuple(fields["empty"]),
+            tuple(copied),
+            tuple(RealDirectory(**directory) for directory in fields["real"]),
+        )
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the host has changed what was copied."""
+        return any(versions.look(path) != seen for path, seen in self.copied)
 
 
 def choose_builder() -> str:
@@ -93,58 +135,35 @@ class MountWatch:
         self._file.close()
 
 
-def blueprint(
-    builder: str, also_writable: Sequence[str] = (), shims: Optional[Shims] = None
-) -> Blueprint:
-    """The sandbox of this host as it is now.
+def build(wanted: Wanted) -> Tuple[Blueprint, int, int]:
+    """Make the root of a sandbox of this host in this process's own namespaces and enter it.
 
-    `also_writable` are directories to be looked at for an overlay of their own (one-uid).
-    """
-    visible = layout.visible_mounts(read_mountinfo())
-    shimmed = shims.directories if shims is not None else ()
-    if builder == PRIVILEGED:
-        operations, overlays, empty = layout.privileged_operations(visible, shimmed)
-    else:
-        extra = layout.writable_directories_of_others(visible, also_writable)
-        operations, overlays, empty = layout.one_uid_operations(visible, extra, shimmed)
-    return Blueprint(
-        builder,
-        tuple(operations),
-        tuple(overlays),
-        tuple(empty),
-        mounts.copied(operations),
-        shims,
-        tuple(RealDirectory(path, builder == ONE_UID) for path in shimmed),
-    )
-
-
-def build(plan: Blueprint, size: int) -> Tuple[int, int, List[str]]:
-    """Make the root of `plan` in this process's own namespaces and enter it.
-
-    The upper layers share a tmpfs of `size` bytes. Returns a descriptor of the stage, one of
-    the sandbox's /proc, and the paths of mounts that could not be overlaid and are covered.
+    Returns what it looks like, a descriptor of the stage and one of the sandbox's /proc.
 
     :raises RunnerError: `sandbox_unavailable`, naming what failed.
     """
-    covered: List[str] = []
     step: object = "the stage"
-    stage_options = f"mode=700,size={size},nr_inodes={inodes(0)}"
+    stage_options = f"mode=700,size={wanted.size},nr_inodes={inodes(0)}"
     try:
         # Its root is the cgroup that we are in: of a clone's it would be the parent's.
         kernel.unshare(kernel.CLONE_NEWCGROUP)
+        # From here on no mount comes or goes between what we see and what we do.
         kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+        operations, plan = _lay_out(wanted)
         _raise_loopback()
         kernel.sethostname("sandbox" if not os.uname().nodename else os.uname().nodename)
-        shelf = os.open(plan.shims.path, os.O_PATH | os.O_CLOEXEC) if plan.shims else None
+        shelf = None
+        if wanted.shims is not None:
+            shelf = os.open(wanted.shims.path, os.O_PATH | os.O_CLOEXEC)
         kernel.mount("shannot", mounts.STAGE, "tmpfs", mounts.PROTECTED, stage_options)
         for name in ("upper", "work", "skeleton", "root"):
             os.mkdir(f"{mounts.STAGE}/{name}")
         if shelf is not None:
             put_on_stage(shelf)
         stage = os.open(mounts.STAGE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        for operation in plan.operations:
+        for operation in operations:
             step = operation
-            _execute(operation, covered)
+            plan = _execute(operation, plan)
         step = "the script's place"
         _prepare_script_directory()
         if shelf is not None:
@@ -159,7 +178,45 @@ def build(plan: Blueprint, size: int) -> Tuple[int, int, List[str]]:
         processes = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise unavailable(step, error) from error
-    return stage, processes, covered
+    return plan, stage, processes
+
+
+def _lay_out(wanted: Wanted) -> Tuple[List[mounts.Operation], Blueprint]:
+    """The sandbox of this host as it is now."""
+    found = layout.host_mounts(read_mountinfo())
+    shimmed = () if wanted.shims is None else wanted.shims.directories
+    user = wanted.builder == ONE_UID
+    if user:
+        extra = layout.writable_directories_of_others(found, wanted.also_writable)
+        operations, overlays, empty = layout.one_uid_operations(found, extra, shimmed)
+    else:
+        operations, overlays, empty = layout.privileged_operations(found, shimmed)
+    copies = (each for each in operations if isinstance(each, (mounts.File, mounts.Skeleton)))
+    copied = tuple((copy.path, copy.seen) for copy in copies)
+    real = tuple(RealDirectory(path, user) for path in shimmed)
+    plan = Blueprint(wanted.builder, tuple(overlays), tuple(empty), copied, real)
+    return operations, plan
+
+
+def _execute(operation: mounts.Operation, plan: Blueprint) -> Blueprint:
+    """Do one of `plan`'s operations; the plan as it really is then.
+
+    :raises OSError: a directory of the host cannot be shown. It is never silently left out.
+    """
+    try:
+        operation.execute()
+    except OSError:
+        if not isinstance(operation, mounts.Overlay):
+            raise
+        if operation.optional:
+            mounts.Empty(operation.path).execute()
+            return replace(plan, empty=(*plan.empty, operation.path))
+        if os.path.lexists(operation.lower):
+            raise
+        # The host has removed the directory meanwhile.
+        overlays = tuple(each for each in plan.overlays if each is not operation)
+        return replace(plan, overlays=overlays)
+    return plan
 
 
 def _limit_tasks() -> None:
@@ -180,16 +237,6 @@ def inodes(steps: int) -> int:
     Each, and each 1024 bytes of attributes, is kernel memory that its size does not count.
     """
     return 2 * steps + 50_000
-
-
-def _execute(operation: mounts.Operation, covered: List[str]) -> None:
-    try:
-        operation.execute()
-    except OSError:
-        if not (isinstance(operation, mounts.Overlay) and operation.optional):
-            raise
-        covered.append(operation.path)
-        mounts.Empty(operation.path).execute()
 
 
 def unavailable(step: object, error: OSError) -> RunnerError:
@@ -252,7 +299,7 @@ def seal_proc() -> None:
         raise unavailable("/proc", error) from error
 
 
-def refresh(plan: Blueprint, covered: Sequence[str]) -> None:
+def refresh(plan: Blueprint) -> None:
     """Drop what the overlays cached of the host while the sandbox was warm.
 
     A remount shrinks the superblock's dentry cache; without it a name that was absent stays
@@ -261,7 +308,7 @@ def refresh(plan: Blueprint, covered: Sequence[str]) -> None:
     :raises RunnerError: an overlay could not be remounted.
     """
     flags = kernel.MS_REMOUNT | mounts.PROTECTED
-    places = [(overlay.path, flags) for overlay in plan.overlays if overlay.path not in covered]
+    places = [(each.path, flags) for each in plan.overlays if each.path not in plan.empty]
     places += [(directory.place, flags | kernel.MS_RDONLY) for directory in plan.real]
     for path, wanted in places:
         try:

@@ -178,10 +178,11 @@ class Stage:
         for descriptor in self._filesystems.values():
             filesystem.sync_filesystem(descriptor)
 
-    def discard(self) -> List[str]:
+    def discard(self, *, directories: bool) -> List[str]:
         """Remove every temporary name that still holds what was staged under it.
 
-        Returns those that could not be removed.
+        New `directories`, with all that is in them by now, only if that is said. Returns
+        the names that are left.
         """
         self._workspace.directories.forget()
         left: List[str] = []
@@ -191,7 +192,12 @@ class Stage:
                 directory = self._parents.get(path)
                 if directory is None:
                     directory, _ = self._workspace.directories.get(path)
-                if filesystem.status_at(directory, name).incarnation == inode:
+                status = filesystem.status_at(directory, name)
+                if status.incarnation != inode:
+                    continue
+                if stat.S_ISDIR(status.mode) and not directories:
+                    left.append(f"{path}/{name}")
+                else:
                     remove(directory, name, path)
             except FileNotFoundError:
                 pass

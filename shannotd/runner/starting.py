@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import List, Optional, Sequence, Set, Tuple
+from typing import Optional, Sequence, Set
 
 from shannotd.runner import expectation, filesystem, tree
 from shannotd.runner.course import Course
@@ -157,8 +157,3 @@ def _prefix_hash(directory: int, name: str, size: int) -> str:
         return tree.hash_content(content, size)
     finally:
         os.close(content)
-
-
-def check_all(starting: Starting, steps: Sequence[Tuple[int, FileStep]]) -> List[Action]:
-    """Check every step of a batch."""
-    return [starting.check(index, step) for index, step in steps]

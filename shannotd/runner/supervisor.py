@@ -15,10 +15,11 @@ import time
 from dataclasses import replace
 from typing import NoReturn, Optional, Tuple
 
-from shannotd.runner import identity, mounts, sandbox
+from shannotd.runner import identity, sandbox
 from shannotd.runner.call import Desk
 from shannotd.runner.decisions import Decisions
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
+from shannotd.runner.hiding import hidden_paths
 from shannotd.runner.loop import Loop
 from shannotd.runner.order import order_of
 from shannotd.runner.record import Record
@@ -59,7 +60,7 @@ def _serve(control: Channel, settings: Settings) -> None:
         _, _, descriptors = control.receive()
     except Closed:
         if warm is not None:
-            warm.discard()
+            warm.close()
         raise
     if warm is not None:
         warm.prepare()
@@ -74,7 +75,7 @@ def _serve(control: Channel, settings: Settings) -> None:
                     # What was missing a moment ago may be there now.
                     warm = build_rehearsed(settings)
                 elif _outdated(warm, request, settings):
-                    warm.discard()
+                    warm.close()
                     warm = None
                     warm = build_rehearsed(settings, [str(request["cwd"])])
                 _run(warm, control, job, request, payload, settings)
@@ -103,7 +104,7 @@ def _for_job(settings: Settings, request: Header) -> Settings:
 def _outdated(warm: Warm, request: Header, settings: Settings) -> bool:
     """Whether mounts or programs came or went since `warm` was built, it is too old, has other
     shims, or lacks a place."""
-    held = warm.blueprint.shims
+    held = warm.shims
     names = frozenset() if held is None else held.names
     if request.get("shims") is not None and frozenset(settings.shims) != names:
         return True
@@ -115,7 +116,7 @@ def _outdated(warm: Warm, request: Header, settings: Settings) -> bool:
         return True
     if warm.mounts.changed():
         return True
-    return mounts.copied(warm.blueprint.operations) != warm.blueprint.copied
+    return warm.blueprint.outdated
 
 
 def _needs_own_overlay(warm: Warm, cwd: str) -> bool:
@@ -131,17 +132,19 @@ def _needs_own_overlay(warm: Warm, cwd: str) -> bool:
 def _run(
     warm: Warm, control: Channel, job: Channel, request: Header, payload: bytes, settings: Settings
 ) -> None:
-    # Ours was looked up while the sandbox was warm (for MAX_AGE_SECONDS at most).
+    # Floor and account were read when the sandbox was built (MAX_AGE_SECONDS ago at most).
     known = warm.account if request["run_as"] is None else None
-    who, account = known or identity.resolve(request["run_as"], settings.floor)
+    who, account = known or identity.resolve(request["run_as"], warm.floor)
     warm.prepare()
     warm.limit(request["limits"])
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
-    order = order_of(request, who, account, settings)
     record = Record(request, who, warm, time.time_ns(), settings)
+    order = order_of(request, who, account)
     try:
         warm.channel.send(order, payload, (out_write, err_write))
+        # The script's process takes the order while the host is searched.
+        warm.channel.send({"hide": hidden_paths(request["hide"], settings.hidden)})
     except Closed:
         pass  # The loop below finds out why.
     os.close(out_write)

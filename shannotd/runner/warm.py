@@ -6,16 +6,20 @@ import os
 import signal
 import socket
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from shannotd.runner import cgroups, identity, kernel, sandbox, shim_store
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.init import main as init_main
 from shannotd.runner.plan import Identity
+from shannotd.runner.shims import Shims
 
 # The size of a warm stage; a job's own limit replaces it at hand-out.
 WARM_SIZE = 1 << 30
+
+# How often a sandbox is built for a host that changes meanwhile, before that is an error.
+ATTEMPTS = 3
 
 # An identity and the environment of its account.
 Account = Optional[Tuple[Identity, Dict[str, str]]]
@@ -32,7 +36,6 @@ class Settings:
     program: bytes
     state: str
     hidden: Tuple[str, ...]
-    floor: identity.Floor
     hide: Tuple[str, ...] = ()
     cgroup_base: Optional[cgroups.Base] = None
     shims: Tuple[str, ...] = ()
@@ -57,9 +60,12 @@ class Warm:
     namespaces: Tuple[int, ...]
     built_at: float
     mounts: sandbox.MountWatch
+    shims: Optional[Shims]
+    floor: identity.Floor
     account: Account
     cgroup: Optional[cgroups.Cgroup]
     prepared: bool = False
+    reaped: bool = False
 
     def prepare(self) -> None:
         """Have it see the host as it is now: a job is about to come."""
@@ -83,21 +89,24 @@ class Warm:
         except OSError as error:
             raise sandbox.unavailable("its limits", error) from error
 
-    def discard(self) -> None:
-        """Kill and reap it."""
-        kill(self.init)
-        os.waitpid(self.init, 0)
-        self.close()
+    def reap(self) -> None:
+        """Wait for the end of its init, and so of everything in it."""
+        if not self.reaped:
+            os.waitpid(self.init, 0)
+            self.reaped = True
 
     def close(self) -> None:
-        """Let go of it; its init is reaped."""
+        """End it, whatever runs in it, and let go of it."""
+        if not self.reaped:
+            kill(self.init)
+            self.reap()
         self.channel.close()
         self.mounts.close()
         self.calls.close()
         for descriptor in (self.stage, self.processes, self.listener, *self.namespaces):
             os.close(descriptor)
-        if self.blueprint.shims is not None:
-            self.blueprint.shims.close()
+        if self.shims is not None:
+            self.shims.close()
         if self.cgroup is not None:
             self.cgroup.remove()
 
@@ -110,10 +119,10 @@ def kill(pid: int) -> None:
         pass
 
 
-def _own_account(settings: Settings) -> Account:
+def _own_account(floor: identity.Floor) -> Account:
     """The runner's own identity, looked up while nobody waits; None where the floor refuses it."""
     try:
-        return identity.resolve(None, settings.floor)
+        return identity.resolve(None, floor)
     except RunnerError:
         return None
 
@@ -121,12 +130,39 @@ def _own_account(settings: Settings) -> Account:
 def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
     """A warm sandbox.
 
-    :raises RunnerError: `sandbox_unavailable`.
+    One that cannot be built is tried again: directories of the host may have changed meanwhile.
+
+    :raises RunnerError: `sandbox_unavailable`, or `config`: the runner's floor is not valid.
     """
+    floor = identity.read_floor()
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _build(settings, also_writable, floor)
+        except RunnerError:
+            continue
+    return _build(settings, also_writable, floor)
+
+
+def _build(settings: Settings, also_writable: Sequence[str], floor: identity.Floor) -> Warm:
     mounts = sandbox.MountWatch()
     held = shim_store.take(settings.state, settings.shims)
     try:
-        blueprint = sandbox.blueprint(settings.builder, also_writable, held)
+        return _build_watched(settings, also_writable, floor, mounts, held)
+    except BaseException:
+        mounts.close()
+        if held is not None:
+            held.close()
+        raise
+
+
+def _build_watched(
+    settings: Settings,
+    also_writable: Sequence[str],
+    floor: identity.Floor,
+    mounts: sandbox.MountWatch,
+    held: Optional[Shims],
+) -> Warm:
+    try:
         ours, theirs = socket.socketpair()
         flags = sandbox.NAMESPACES
         if settings.builder == sandbox.ONE_UID:
@@ -141,7 +177,8 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         os.dup2(keep, 3)
         kernel.close_range(4)
         init_channel = Channel(socket.socket(fileno=3))
-        init_main(init_channel, blueprint, settings.program, WARM_SIZE)
+        wanted = sandbox.Wanted(settings.builder, tuple(also_writable), held, WARM_SIZE)
+        init_main(init_channel, wanted, settings.program)
     theirs.close()
     channel = Channel(ours)
     namespaces: List[int] = []
@@ -151,7 +188,7 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         if settings.builder == sandbox.ONE_UID:
             write_own_map(pid)
         channel.send({"op": "mapped"})
-        event, _, descriptors = channel.receive()
+        event, plan, descriptors = channel.receive()
         if event["event"] != "ready":
             raise RunnerError(event["code"], **event["details"])
     except (Closed, OSError, RunnerError) as error:
@@ -162,21 +199,17 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
             os.close(descriptor)
         if cgroup is not None:
             cgroup.remove()
-        if held is not None:
-            held.close()
         if isinstance(error, OSError):
             raise sandbox.unavailable("mapping the own uid", error) from error
         if isinstance(error, Closed):
             reason = "the sandbox's first process ended while it was built"
             raise RunnerError("sandbox_unavailable", reason=reason, remedy="") from error
         raise
-    covered = tuple(event["covered"])
-    blueprint = replace(blueprint, empty=blueprint.empty + covered)
     stage, processes, listener, calls = descriptors
     return Warm(
         init=pid,
         channel=channel,
-        blueprint=blueprint,
+        blueprint=sandbox.Blueprint.decode(plan),
         stage=stage,
         processes=processes,
         listener=listener,
@@ -185,7 +218,9 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
         namespaces=tuple(namespaces),
         built_at=time.monotonic(),
         mounts=mounts,
-        account=_own_account(settings),
+        shims=held,
+        floor=floor,
+        account=_own_account(floor),
         cgroup=cgroup,
     )
 

@@ -52,6 +52,7 @@ class Watch:
         self._stopped: Optional[str] = None
         self._ending: Header = {"exit_code": None, "signal": None, "leftover": 0}
         self._failure: Optional[RunnerError] = None
+        self._deserted = False
         self._daemon_gone = False
         for descriptor in streams:
             desk.loop.add(descriptor, partial(self._on_stream, descriptor))
@@ -97,7 +98,8 @@ class Watch:
                 self._flush_output()
                 tick_at = time.monotonic() + TICK_SECONDS
         duration = time.monotonic() - started
-        os.waitpid(self._warm.init, 0)
+        if not self._deserted:
+            self._warm.reap()
         if self._daemon_gone:
             raise Closed
         if self._stopped is None and self._warm.cgroup is not None:
@@ -162,14 +164,17 @@ class Watch:
             while self._warm.channel.pending():
                 self._take_message()
         except Closed:
-            self._alive = False
-            self._desk.loop.remove(self._warm.channel.fileno())
-            # They hold what the script printed to.
-            self._calls.close()
+            self._leave_init()
             if self._ending["exit_code"] is None and self._ending["signal"] is None:
                 reason = "the sandbox's first process was killed"
                 lost = RunnerError("runner_lost", session="", reason=reason)
                 self._failure = self._failure or lost
+
+    def _leave_init(self) -> None:
+        self._alive = False
+        self._desk.loop.remove(self._warm.channel.fileno())
+        # They hold what the script printed to.
+        self._calls.close()
 
     def _take_message(self) -> None:
         event, _, _ = self._warm.channel.receive()
@@ -177,6 +182,11 @@ class Watch:
             self._failure = RunnerError(event["code"], **event["details"])
         elif event["event"] == "exited":
             self._ending = {name: event[name] for name in ("exit_code", "signal", "leftover")}
+            if event["leftover"] == 0:
+                # Only the init is left, which does nothing any more and has no children: that is
+                # as good as its end, which takes a while.
+                self._deserted = True
+                self._leave_init()
 
     def _on_notification(self, events: int) -> None:
         if events & select.POLLIN:

@@ -25,7 +25,6 @@ def main() -> None:
     sys.path[0] = package
     from shannotd.runner import (
         cgroups,
-        identity,
         kernel,
         observe,
         python,
@@ -44,7 +43,6 @@ def main() -> None:
         program=seccomp.compile_filter(),
         state=state,
         hidden=tuple(hidden),
-        floor=identity.read_floor(),
         cgroup_base=cgroups.arrange(),
     )
     import socket

@@ -169,6 +169,14 @@ class CommandFailed(ShannotError):
     exit_status = 5
 
 
+class CleanUpFailed(ShannotError):
+    """Every step up to {step} was applied, and no later one: cleaning up failed for {left}.
+    What has a name there that begins with .shannot- can be removed."""
+
+    code = "clean_up_failed"
+    exit_status = 5
+
+
 class NotPermitted(ShannotError):
     """The plan cannot be applied: {identity} may not {action} {path} ({reason}).
     Run the script under another identity, or change the path's permissions."""

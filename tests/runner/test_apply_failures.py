@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Callable
@@ -14,8 +15,9 @@ import pytest
 
 from shannotd.runner import apply as applying
 from shannotd.runner import kernel, plan
-from shannotd.runner.frames import Channel
-from shannotd.runner.plan import FileStep, Identity
+from shannotd.runner.frames import Channel, RunnerError
+from shannotd.runner.plan import BlockedStep, FileStep, Identity
+from shannotd.runner.stop import Stop
 from tests.runner import overlays
 from tests.runner.overlays import Applied
 from tests.runner.test_apply import CHANGE, LAYOUT, ROOT, At, apply, in_a_namespace, record
@@ -185,10 +187,126 @@ def test_after_the_last_step_a_failure_says_that_all_is_applied(top: Path) -> No
     displaced = sorted((top / "host/d").glob(".shannot-*"))
     subprocess.run(["chattr", "-i", *displaced], check=True)
     assert len(displaced) == 2
-    assert applied.code == "apply_failed"
-    assert details(applied)["before"].startswith("applied, but not all")
+    assert applied.code == "clean_up_failed"
+    for path in displaced:
+        assert f"{path} (Operation not permitted)" in details(applied)["left"]
+    assert set(applied.steps.values()) == {"done"}
     assert (top / "host/d/file").read_text() == "new"
     assert (top / "host/d/log").read_text() == "new"
+
+
+@pytest.mark.P4
+def test_what_can_be_removed_is_although_something_cannot(top: Path) -> None:
+    layout = "for number in range(100):\n    write(f'f{number:02}', 'old')"
+    recording = record(top, layout, layout.replace("'old'", "'new'"))
+    host = top / "host"
+
+    def protect_one() -> None:
+        subprocess.check_call(["chattr", "+i", next(host.glob(".shannot-*"))])
+
+    applied = apply(recording, points=At("done", protect_one))
+    (left,) = host.glob(".shannot-*")
+    subprocess.run(["chattr", "-i", left], check=True)
+    assert details(applied)["left"] == f"{left} (Operation not permitted)"
+    assert set(applied.steps.values()) == {"done"}
+
+
+@pytest.mark.P4
+def test_no_batch_follows_one_that_is_not_cleaned_up(top: Path) -> None:
+    recording = record(top, LAYOUT, "os.unlink('d/gone')\nos.chmod('d/file', 0o600)")
+    deleting, changing = sorted(overlays.file_steps(recording), key=lambda step: step.change)
+    barrier = BlockedStep("command", "true", 1, kind="command")
+    found = overlays.plan_of(replace(recording, steps=(deleting, barrier, changing)), ROOT)
+    host = top / "host"
+
+    def protect() -> None:
+        subprocess.check_call(["chattr", "+i", next(host.glob(".shannot-*/*"))])
+
+    def work() -> None:
+        kernel.mount(str(host), str(host), None, kernel.MS_BIND)  # what is deleted waits in it
+        ours, theirs = socket.socketpair()
+        with Channel(ours) as daemon, Channel(theirs) as channel:
+            with pytest.raises(RunnerError) as raised:
+                applying.run(found, channel, At("done", protect), Stop())
+            told = {}
+            for _ in range(3):
+                event, _, _ = daemon.receive()
+                told[event["index"]] = event["applied"]
+        (left,) = host.glob(".shannot-*/*")
+        subprocess.run(["chattr", "-i", left], check=True)
+        assert raised.value.code == "clean_up_failed"
+        assert raised.value.details["step"] == 0
+        assert told == {0: "done", 1: "skipped", 2: "skipped"}
+
+    in_a_namespace(work)
+    assert os.stat(changing.path).st_mode & 0o777 == 0o644
+
+
+# What asks an apply to end.
+
+
+@pytest.mark.P4
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("point", ["checked", "staged", "changing", "changed"])
+def test_a_signal_ends_it_between_two_steps_and_all_is_put_back(
+    number: signal.Signals, point: str, top: Path
+) -> None:
+    recording = record(top, LAYOUT, CHANGE)
+    before = overlays.snapshot(top / "host")
+    index = len(recording.steps) // 2 if point.startswith("chang") else None
+    applied = apply(recording, points=At(point, lambda: os.kill(os.getpid(), number), index))
+    assert applied.code == "apply_failed"
+    assert details(applied)["reason"] == f"the apply was asked to end by {number.name}"
+    assert overlays.snapshot(top / "host") == before
+    assert "done" not in applied.steps.values()
+
+
+@pytest.mark.P4
+def test_a_signal_after_the_last_step_changes_nothing(top: Path) -> None:
+    recording = record(top, LAYOUT, CHANGE)
+    points = At("done", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    applied = apply(recording, points=points)
+    assert applied.error is None
+    assert set(applied.steps.values()) == {"done"}
+
+
+# What has the number of an inode that is gone.
+
+
+@pytest.mark.P9
+@pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="mounts an image")
+@pytest.mark.parametrize("name", ["create", "modify", "metadata"])
+def test_a_later_file_with_the_same_inode_is_kept(name: str, top: Path) -> None:
+    """With a journal ext4 gives the next file the number of the one that was removed last."""
+    change = "write('d/file', 'new')\nwrite('d/fresh', 'new')\nos.chmod('d/gone', 0o600)"
+    image, host = top / "image", top / "host"
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+
+    def work() -> None:
+        subprocess.run(["mount", "-o", "loop", image, host], check=True)
+        recording = record(top, LAYOUT, change)
+        (index,) = (
+            index
+            for index, step in enumerate(overlays.file_steps(recording))
+            if step.change == name and not step.path.endswith("/d")
+        )
+        path = Path(overlays.file_steps(recording)[index].path)
+
+        def interfere() -> None:
+            number = path.stat().st_ino
+            path.unlink()
+            path.write_text("theirs")
+            assert path.stat().st_ino == number
+
+        applied = apply(recording, points=At("changed", failing(interfere), index))
+        expected = f"undone, except for {path} (somebody replaced it meanwhile)"
+        assert details(applied)["before"] == expected
+        assert path.read_text() == "theirs"
+        assert path.stat().st_mode & 0o777 == 0o644
+
+    in_a_namespace(work)
 
 
 @pytest.mark.P2

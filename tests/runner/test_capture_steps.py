@@ -445,3 +445,39 @@ def test_anything_at_all_by_an_ordinary_account(
 @settings(max_examples=2000, deadline=None, suppress_health_check=SLOW)
 def test_anything_at_all_for_long(operations: list[tuple[object, ...]]) -> None:
     anything(operations, "privileged", ROOT)
+
+
+def test_a_special_file_of_the_hosts_may_get_another_mode(top: Path) -> None:
+    recording = record(top, "os.mkfifo('fifo', 0o600)", "os.chmod('fifo', 0o640)")
+    assert told(recording, top) == ["metadata fifo"]
+    (step,) = overlays.file_steps(recording)
+    assert (step.before.type, step.before.mode, step.after.mode) == ("fifo", 0o600, 0o640)
+
+
+def test_the_directory_of_a_mount_changes_like_any_other(top: Path) -> None:
+    change = "os.setxattr('.', 'user.x', b'1')\nos.chmod('.', 0o750)"
+    (step,) = overlays.file_steps(record(top, "os.setxattr('.', 'user.y', b'2')", change))
+    assert (step.change, step.path) == ("metadata", f"{top}/host")
+    assert step.before.xattrs == {"user.y": "32"}
+    assert step.after.xattrs == {"user.x": "31", "user.y": "32"}
+    assert step.after.mode == 0o750
+
+
+@pytest.mark.P7
+def test_what_is_too_large_to_show_is_marked(top: Path) -> None:
+    layout = "write('text', 'x\\n')\nwrite('bytes', '\\0')\nwrite('empty', '')"
+    change = (
+        "open('text', 'a').write('line\\n' * 500_000)\n"
+        "open('bytes', 'ab').write(bytes(2_500_000))\n"
+        "os.unlink('empty')"
+    )
+    recording = record(top, layout, change)
+    shown = {
+        os.path.basename(step.path): (step.change, note.diff, note.binary, note.too_large)
+        for step, note in zip(recording.steps, recording.notes, strict=True)
+    }
+    assert shown == {
+        "text": ("append", None, False, True),
+        "bytes": ("append", None, True, True),
+        "empty": ("delete", None, False, False),
+    }

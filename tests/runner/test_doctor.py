@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from shannotd.runner import doctor, kernel
+# What doctor loads late is loaded now: another account may not be able to read the checkout.
+from shannotd.runner import doctor, kernel, seccomp, warm  # noqa: F401
 from shannotd.runner.plan import Identity
 from tests.runner import overlays
 from tests.support.accounts import is_root

@@ -154,6 +154,7 @@ def test_a_host_is_known_by_its_machine_id_and_else_by_its_name(tmp_path: Path) 
             (tmp_path / "id").write_text(content)
             for path in there:
                 kernel.mount(tmp_path / "id", path, None, kernel.MS_BIND)
+            identity.machine.cache_clear()
             return identity.machine()
 
         return overlays.in_child(work)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+import signal
 import socket
 import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from shannotd.runner.notifier import MAX_RECORDS, describe_address
+from shannotd.runner import kernel, seccomp
+from shannotd.runner.notifier import MAX_RECORDS, Notifier, describe_address
+from shannotd.runner.plan import BlockedStep
 from tests.runner.conftest import Bench
 from tests.support.runner import Outcome
 
@@ -18,7 +24,8 @@ pytestmark = pytest.mark.P1
 
 
 def attempts(outcome: Outcome) -> dict[tuple[str, str], int]:
-    """What and where -> how often."""
+    """What and where -> how often, of a run that gave a plan."""
+    assert outcome.digest, outcome
     return {
         (step["what"], step["target"]): step["count"]
         for step in outcome.steps
@@ -129,3 +136,140 @@ def test_a_hosts_socket_by_a_relative_path(bench: Bench, place: Path) -> None:
     connects = [target for what, target in attempts(outcome) if what == "connect"]
     assert connects == [f"unix:{place}/host"]
     assert sorted(os.listdir(place)) == ["host"]
+
+
+def test_a_server_of_the_scripts_own_is_reached_and_not_told(bench: Bench) -> None:
+    code = (
+        "import socket as s\n"
+        "server = s.create_server(('127.0.0.1', 0))\n"
+        "port = server.getsockname()[1]\n"
+        "print(s.socket().connect_ex(('127.0.0.1', port)))\n"
+        # What programs do that know IPv6 sockets only (ipv6(7)).
+        "print(s.socket(s.AF_INET6).connect_ex(('::ffff:127.0.0.1', port)))\n"
+        "print(s.socket(s.AF_INET6).connect_ex(('::ffff:192.0.2.1', 80)))\n"
+    )
+    outcome = bench.run("python", code)
+    assert outcome.stdout.split() == [b"0", b"0", str(errno.ENETUNREACH).encode()]
+    assert attempts(outcome) == {("connect", "[::ffff:192.0.2.1]:80"): 1}
+
+
+def test_a_path_that_is_no_socket_is_no_attempt(bench: Bench, place: Path) -> None:
+    (place / "file").touch()
+    code = "import socket as s\nprint(s.socket(s.AF_UNIX).connect_ex('file'))\n"
+    outcome = bench.run("python", code, cwd=str(place))
+    assert int(outcome.stdout) in (errno.ECONNREFUSED, errno.EACCES)  # root may write it
+    assert attempts(outcome) == {}
+
+
+# A caller may be killed at any moment while its call is answered.
+
+
+@contextmanager
+def calling(call: Callable[[], object]) -> Iterator[tuple[int, int]]:
+    """A process under the filter that does `call` and waits for its answer; its listener."""
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+            listener = kernel.install_filter(seccomp.compile_filter(), listener=True)
+            socket.send_fds(theirs, [b"x"], [listener])
+            os.close(listener)
+            call()
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    theirs.close()
+    _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+    (listener,) = descriptors
+    assert select.select([listener], [], [], 30)[0]
+    try:
+        yield pid, listener
+    finally:
+        os.close(listener)
+        ours.close()
+
+
+def end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+class Deadly(Notifier):
+    """Whose caller dies while it is asked whether it still waits, or is recorded."""
+
+    def __init__(self, listener: int, processes: int, victim: int, moment: str) -> None:
+        super().__init__(listener, processes)
+        self._victim = victim
+        self._moment = moment
+
+    def _dies(self, moment: str) -> None:
+        if moment == self._moment:
+            end(self._victim)
+            self._moment = ""
+
+    def _waits(self, identifier: int) -> bool:
+        self._dies("waits")
+        return super()._waits(identifier)
+
+    def _record(self, what: str, target: str) -> None:
+        self._dies("record")
+        super()._record(what, target)
+
+    def _is_host_socket(self, pid: int, named: str) -> bool:
+        self._dies("look")
+        return super()._is_host_socket(pid, named)
+
+
+def outward() -> None:
+    socket.socket().connect_ex(("192.0.2.1", 80))
+
+
+def by_name() -> None:
+    socket.socket(socket.AF_UNIX).connect_ex("missing")
+
+
+OUTWARD = BlockedStep("connect", "192.0.2.1:80", 1)
+
+
+@pytest.mark.P10
+@pytest.mark.parametrize(
+    ("call", "moment", "steps"),
+    [
+        (outward, "before", []),
+        (outward, "waits", []),  # its memory may have been another process's
+        (outward, "record", [OUTWARD]),
+        (by_name, "look", []),
+    ],
+    ids=["before", "waits", "record", "look"],
+)
+def test_a_caller_that_dies_meanwhile_harms_nobody(
+    call: Callable[[], object], moment: str, steps: list[BlockedStep], tmp_path: Path
+) -> None:
+    processes = os.open(tmp_path, os.O_RDONLY)
+    with calling(call) as (pid, listener):
+        notifier = Deadly(listener, processes, pid, moment)
+        if moment == "before":
+            end(pid)
+        notifier.answer()
+        assert notifier.steps() == steps
+    os.close(processes)
+
+
+@pytest.mark.P8
+def test_what_is_no_listener_is_no_quiet_one() -> None:
+    with open("/dev/null", "rb") as null, pytest.raises(OSError, match="Inappropriate ioctl"):
+        Notifier(null.fileno(), null.fileno()).answer()
+
+
+@pytest.mark.parametrize("unreadable", [False, True], ids=["missing", "unreadable"])
+def test_without_tables_of_sockets_no_server_is_known(tmp_path: Path, unreadable: bool) -> None:
+    if unreadable:
+        (tmp_path / "1/net").mkdir(parents=True)
+        (tmp_path / "1/net/tcp").symlink_to("/proc/self/mem")
+    processes = os.open(tmp_path, os.O_RDONLY)
+    with calling(lambda: socket.socket().connect_ex(("127.0.0.1", 9))) as (pid, listener):
+        notifier = Notifier(listener, processes)
+        notifier.answer()
+        os.waitpid(pid, 0)  # its call went on
+        assert notifier.steps() == [BlockedStep("connect", "127.0.0.1:9", 1)]
+    os.close(processes)

@@ -110,6 +110,13 @@ def test_what_nobody_may(flag: str, place: Path) -> None:
             assert f"chattr +{flag}" in str(refused(root, step))
     finally:
         subprocess.run(["chattr", f"-{flag}", file], check=True)
+    subprocess.run(["chattr", "+i", place], check=True)
+    try:
+        reason = str(refused(root, new(place / "x", root)))
+        assert reason.startswith(f"create: {place}: ")
+        assert "chattr +i" in reason
+    finally:
+        subprocess.run(["chattr", "-i", place], check=True)
     mounted = FileStep("delete", "/proc", tree.state("/proc"), ABSENT)
     assert "mount point" in str(refused(root, mounted))
 
@@ -123,6 +130,11 @@ def test_steps_that_depend_on_others(place: Path, ordinary: Identity) -> None:
     )
     assert refused(ordinary, *steps) is None
     assert "No such file" in str(refused(ordinary, steps[1]))
+    # What the plan itself makes is judged where it is made, by its group too (setgid).
+    theirs = new(place / "d/theirs", ordinary, gid=0)
+    assert refused(ordinary, *steps, theirs) is None
+    removed = FileStep("delete", f"{place}/d/file", steps[1].after, ABSENT)
+    assert refused(ordinary, *steps, removed) is None
 
 
 def test_it_is_asked_as_the_identity_and_root_stays_root(place: Path, ordinary: Identity) -> None:

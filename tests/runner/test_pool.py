@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from shannotd.runner import kernel
+from shannotd.runner import pool as pool_module
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.plan import Identity
 from shannotd.runner.pool import INTERPRETER, Pool
 from tests.runner import overlays
 from tests.support.accounts import is_root
+from tests.support.runner import running_runner
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="makes namespaces")
 
@@ -140,7 +142,9 @@ def test_without_the_hosts_interpreter_nothing_starts(tmp_path: Path) -> None:
 
 
 @pytest.mark.P8
-def test_why_no_sandbox_can_be_built_is_told(ordinary: Identity, top: Path) -> None:
+def test_why_no_sandbox_can_be_built_is_told(
+    ordinary: Identity, top: Path, packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A limit on namespaces, as an administrator may set it."""
 
     def work() -> tuple[object, int]:
@@ -154,8 +158,37 @@ def test_why_no_sandbox_can_be_built_is_told(ordinary: Identity, top: Path) -> N
             serve_until(pool, lambda: pool.failure is not None)
             return pool.failure, pool.ready
 
+    # The account may not be able to read the checkout.
+    monkeypatch.setattr(pool_module, "_ZYGOTE", str(packages / "shannotd/runner/zygote.py"))
     failure, ready = overlays.in_child(work, ordinary)
     assert isinstance(failure, dict)
     assert failure["code"] == "sandbox_unavailable"
     assert failure["details"]["reason"] == "namespaces: clone3: No space left on device"
     assert ready == 0
+
+
+@pytest.mark.P8
+def test_a_broken_floor_is_told_to_every_job_until_it_is_corrected(top: Path) -> None:
+    def work() -> tuple[object, list[object]]:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+        overlays.over_etc(top / "layers", {"shannot/runner.conf": "[identities]\nallow = root\n"})
+        with running_runner(top / "host") as runner:
+            broken = runner.run("shell", "echo on", run_as="root")
+            errors: list[object] = [broken.error, broken.stdout]
+            Path("/etc/shannot/runner.conf").write_text("[identities]\nallowed = daemon\n")
+            errors.append(runner.run("shell", "true", run_as="root").error)
+            return errors, [runner.run("shell", "id -un", run_as="daemon").stdout]
+
+    (error, output, refused), outputs = overlays.in_child(work)  # type: ignore[misc]
+    assert output == b""
+    assert error == {
+        "event": "error",
+        "code": "config",
+        "details": {
+            "path": "/etc/shannot/runner.conf",
+            "reason": "unknown key [identities] allow",
+        },
+    }
+    assert refused["code"] == "identity_refused"
+    assert outputs == [b"daemon\n"]

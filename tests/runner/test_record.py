@@ -34,7 +34,7 @@ pytestmark = pytest.mark.P10
 @pytest.fixture
 def record() -> Record:
     """A record of a session whose sandbox is never looked at."""
-    settings = Settings("privileged", b"", "/nonexistent", (), Floor())
+    settings = Settings("privileged", b"", "/nonexistent", ())
     return Record({}, resolve(None, Floor())[0], cast(Any, None), 0, settings)
 
 

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import select
 import signal
 import socket
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from shannotd.runner import kernel
 from shannotd.runner.frames import Channel, Closed
+from shannotd.runner.mounts import ROOT, STAGE
 from shannotd.runner.order import file_name
+from tests.runner import overlays
 from tests.runner.conftest import Bench
+from tests.support.accounts import is_root
 from tests.support.processes import descendants, wait_until_gone
-from tests.support.runner import RunnerProcess, collect
+from tests.support.runner import RunnerProcess, collect, running_runner
 
 pytestmark = pytest.mark.P10
 
@@ -125,6 +131,23 @@ def test_requests_that_arrive_together_are_all_answered(bench: Bench) -> None:
         assert bench.runner.control.receive()[0]["version"] == 1
 
 
+@pytest.mark.parametrize("operation", ["dance", "run", "apply"])
+def test_a_request_that_is_none_is_refused(bench: Bench, operation: str) -> None:
+    """Unknown, or without the channel of its job."""
+    answer = bench.runner.ask({"op": operation})
+    assert answer == {"error": {"code": "invalid_request", "details": {"method": operation}}}
+
+
+def test_an_apply_that_is_never_asked_for_harms_nobody(bench: Bench) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert bench.runner.ask({"op": "apply"}, (theirs.fileno(),)) == {}
+        theirs.close()
+        ours.shutdown(socket.SHUT_WR)
+        assert ours.recv(1) == b""  # its process ended
+    assert bench.run("shell", "echo next").stdout == b"next\n"
+
+
 def test_a_cancel_right_behind_the_job(bench: Bench) -> None:
     session, job = bench.runner.start("shell", "sleep 1000")
     with job:
@@ -219,8 +242,6 @@ def parent(pid: int) -> int:
 
 def test_nothing_is_left_after_200_sessions(fresh: Fresh) -> None:
     """No process, mount, cgroup or directory survives, some sessions killed at random moments."""
-    mounts = Path("/proc/self/mountinfo").read_text()
-    run_entries = sorted(os.listdir("/run"))
     chance = random.Random(7)
     with fresh(pool=2) as runner:
         runner.run("shell", "true")
@@ -233,8 +254,12 @@ def test_nothing_is_left_after_200_sessions(fresh: Fresh) -> None:
                     select.select([job], [], [], chance.random() * 0.02)
         everything = descendants(runner.process.pid)
     wait_until_gone(everything)
-    assert Path("/proc/self/mountinfo").read_text() == mounts
-    assert sorted(os.listdir("/run")) == run_entries
+    # Others may mount meanwhile: what is ours names us, or lies below the root that we build.
+    table = [line.split(" ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    sources = [fields[fields.index("-") + 2] for fields in table]
+    assert "shannot" not in sources
+    assert not [fields[4] for fields in table if (fields[4] + "/").startswith(f"{ROOT}/")]
+    assert not {"root", "upper", "work", "skeleton", "files"} & set(os.listdir(STAGE))
     assert sorted(os.listdir(runner.state)) == ["runner.key"]
     assert not Path("/var/tmp/x").exists()
 
@@ -260,3 +285,129 @@ def test_killing_what_it_can_reach_harms_nobody(bench: Bench) -> None:
 )
 def test_names_of_submitted_scripts(shown: str, name: str) -> None:
     assert file_name(shown) == name
+
+
+def test_a_job_that_is_none_harms_no_other(bench: Bench) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        assert bench.runner.ask({"op": "run"}, (theirs.fileno(),)) == {}
+    with Channel(ours) as job:
+        job.send({"op": "run"})
+        assert collect("", job).error == {"code": "closed"}
+    assert bench.run("shell", "echo on").stdout == b"on\n"
+
+
+def test_a_daemon_that_vanishes_amid_output_ends_its_job(bench: Bench) -> None:
+    _, job = bench.runner.start("shell", "cat /dev/zero", limits={"output_bytes": 1 << 40})
+    running_sandbox(job)
+    inside = [pid for pid in descendants(bench.runner.process.pid) if inner_pid(pid) > 2]
+    assert inside
+    job.close()
+    wait_until_gone(inside)
+    assert bench.run("shell", "echo next").stdout == b"next\n"
+
+
+def warm_inits(runner: RunnerProcess) -> list[int]:
+    """The first processes of the sandboxes that wait for a job, as soon as one does."""
+    while not runner.ask({"op": "hello"})["ready"]:
+        pass
+    return [pid for pid in descendants(runner.process.pid) if inner_pid(pid) == 1]
+
+
+def test_a_sandbox_that_died_while_it_waited_runs_nothing(fresh: Fresh) -> None:
+    with fresh() as runner:
+        inits = warm_inits(runner)
+        for pid in inits:
+            os.kill(pid, signal.SIGKILL)
+        wait_until_gone(inits)
+        outcome = runner.run("shell", "echo on")
+        assert outcome.stdout == b""
+        assert outcome.error is not None
+        assert outcome.error["code"] == "runner_lost"
+        assert runner.run("shell", "echo on").stdout == b"on\n"
+
+
+@pytest.mark.P2
+def test_contents_that_fill_more_than_one_frame_all_arrive(bench: Bench, place: Path) -> None:
+    code = "import os\nfor n in range(30): open(str(n), 'wb').write(os.urandom(200_000))\n"
+    outcome = bench.run("python", code, cwd=str(place))
+    hashes = {step["after"]["sha256"] for step in outcome.steps}
+    assert len(hashes) == 30
+    assert set(outcome.blobs) == hashes
+    assert all(hashlib.sha256(data).hexdigest() == name for name, data in outcome.blobs.items())
+
+
+@pytest.mark.P8
+def test_without_a_key_for_its_seals_nothing_runs() -> None:
+    with tempfile.TemporaryDirectory(prefix="shannot-test-") as directory:
+        state = Path(directory)
+        (state / "runner.key").symlink_to("elsewhere")  # what somebody else chose
+        with running_runner(state) as runner:
+            outcome = runner.run("shell", "echo on")
+            assert outcome.stdout == b""
+            assert outcome.error is not None
+            assert outcome.error["code"] == "sandbox_unavailable"
+            assert "runner.key" in outcome.error["details"]["reason"]
+            assert outcome.error["details"]["remedy"]
+            (state / "runner.key").unlink()
+            assert runner.run("shell", "echo on").stdout == b"on\n"
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A directory far from the root that every account may write."""
+    with tempfile.TemporaryDirectory(prefix="shannot-test-", dir="/var/tmp") as directory:
+        os.chmod(directory, 0o755)
+        path = Path(directory) / "a/b/c"
+        path.mkdir(parents=True)
+        path.chmod(0o777)
+        yield path
+
+
+def test_the_working_directory_may_be_anothers(bench: Bench, shared: Path) -> None:
+    outcome = bench.run("shell", "echo x > file && cat file", cwd=str(shared))
+    assert outcome.stdout == b"x\n"
+    assert outcome.changes() == {f"{shared}/file": "create"}
+    assert os.listdir(shared) == []
+
+
+@pytest.mark.P2
+def test_a_directory_that_cannot_be_read_any_more_is_no_plan(bench: Bench, shared: Path) -> None:
+    if bench.builder != "one-uid" or not is_root():
+        pytest.skip("only there a directory of others seems to be the script's own")
+    outcome = bench.run("shell", "echo x > file; chmod 0 .", cwd=str(shared))
+    assert outcome.error is not None, outcome.steps
+    assert outcome.error["code"] == "capture_failed"
+    assert outcome.error["details"]["path"] == str(shared)
+    assert outcome.steps == []
+
+
+@pytest.mark.P8
+def test_what_cannot_be_kept_apart_appears_empty(top: Path) -> None:
+    """Overlays over overlays over overlays are more than the kernel stacks."""
+    if not is_root():
+        pytest.skip("mounts")
+
+    def work() -> tuple[list[str], bytes, dict[str, str]]:
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+        kernel.mount("none", top / "layers", "tmpfs", 0)
+        lower = top / "layers/0"
+        lower.mkdir()
+        (lower / "secret").touch()
+        for number in ("1", "2"):
+            upper, work, merged = (top / "layers" / f"{name}{number}" for name in "uwm")
+            for directory in (upper, work, merged):
+                directory.mkdir()
+            options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+            kernel.mount("overlay", merged, "overlay", 0, options)
+            lower = merged
+        with running_runner(top / "host") as runner:
+            outcome = runner.run("shell", f"ls -A {lower}; echo x > {lower}/new; echo end")
+            warm_inits(runner)
+            return runner.ask({"op": "hello"})["limits"], outcome.stdout, outcome.changes()
+
+    limits, output, changes = overlays.in_child(work)
+    assert limits == [f"{top}/layers/m2 appears empty"]
+    assert output == b"end\n"
+    assert changes == {}

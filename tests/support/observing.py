@@ -21,7 +21,7 @@ from shannotd.runner.frames import RunnerError
 from shannotd.runner.warm import Settings
 
 floor = identity.Floor(identities=tuple(json.loads(sys.argv[1])) or None)
-settings = Settings(sandbox.choose_builder(), b"", "/nonexistent", tuple(sys.argv[3:]), floor)
+settings = Settings(sandbox.choose_builder(), b"", "/nonexistent", tuple(sys.argv[3:]))
 observe.prepare()
 for line in sys.stdin:
     request = json.loads(line)
@@ -44,7 +44,8 @@ for line in sys.stdin:
         if closing == "no files":
             _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
-        seen = observe.observe(observe.Observation(identity=who, **request), take, settings, cancel)
+        wanted = observe.Observation(identity=who, **request)
+        seen = observe.observe(wanted, take, settings, cancel, floor)
         answer = seen.header()
         if cancel is not None:
             os.close(cancel)

@@ -27,7 +27,6 @@ settings = warm.Settings(
     program=seccomp.compile_filter(),
     state=state,
     hidden=(state,),
-    floor=identity.read_floor(),
     shims=tuple(asked["shims"]),
 )
 result = {"calls": [], "error": None, "changes": {}, "contents": {}, "steps": []}
@@ -70,7 +69,7 @@ def drain(descriptor, name):
 def main():
     one = rehearsal.build_rehearsed(settings)
     one.prepare()
-    who, account = identity.resolve(asked["run_as"], settings.floor)
+    who, account = identity.resolve(asked["run_as"], identity.read_floor())
     request = {
         "kind": "shell", "name": "-c", "path": None, "arguments": [], "cwd": asked["cwd"],
         "script_size": len(asked["script"].encode()), "stdin_size": 0, "environment": {},

@@ -37,7 +37,6 @@ settings = warm.Settings(
     program=seccomp.compile_filter(),
     state=asked["state"],
     hidden=(asked["state"],),
-    floor=identity.read_floor(),
     cgroup_base=cgroups.arrange() if asked["cgroup"] else None,
 )
 result = {"deltas": [], "seconds": [], "output": "", "error": None, "exit_code": None,
@@ -46,7 +45,7 @@ result = {"deltas": [], "seconds": [], "output": "", "error": None, "exit_code":
 
 def main(one):
     one.prepare()
-    who, account = identity.resolve(None, settings.floor)
+    who, account = identity.resolve(None, identity.read_floor())
     command = ["/usr/bin/python3", "-c", asked["script"]]
     request = {
         "kind": "command", "name": "-c", "path": None, "arguments": command, "cwd": asked["cwd"],
