@@ -36,6 +36,8 @@ def packages() -> Iterator[Path]:
 @pytest.fixture
 def ordinary_account() -> Iterator[str]:
     """A new ordinary account with a home. Root's privilege."""
+    if not is_root():
+        pytest.skip("makes an account")
     with temporary_account() as name:
         yield name
 

@@ -14,8 +14,12 @@ import pytest
 
 from shannotd.runner.plan import Identity
 from tests.runner import overlays
+<<<<<<< HEAD
 from tests.support.accounts import temporary_account
 from tests.support.observing import ObserverProcess, running_observer
+=======
+from tests.support.accounts import is_root, temporary_account
+>>>>>>> main
 from tests.support.runner import Outcome, RunnerProcess, running_runner
 
 # What these tests can drive: root both builders, an ordinary user his own.
@@ -44,6 +48,8 @@ class Bench:
 @pytest.fixture(scope="session")
 def account() -> Iterator[str]:
     """An ordinary account of this test process's own."""
+    if not is_root():
+        pytest.skip("makes an account")
     with temporary_account() as name:
         yield name
 

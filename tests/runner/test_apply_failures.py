@@ -16,7 +16,9 @@ import pytest
 from shannotd.runner import apply as applying
 from shannotd.runner import kernel, plan
 from shannotd.runner.frames import Channel, RunnerError
-from shannotd.runner.plan import BlockedStep, FileStep, Identity
+from shannotd.runner.identity import Floor
+from shannotd.runner.orders import Orders
+from shannotd.runner.plan import CommandStep, FileStep, Identity
 from shannotd.runner.stop import Stop
 from tests.runner import overlays
 from tests.runner.overlays import Applied
@@ -215,7 +217,12 @@ def test_what_can_be_removed_is_although_something_cannot(top: Path) -> None:
 def test_no_batch_follows_one_that_is_not_cleaned_up(top: Path) -> None:
     recording = record(top, LAYOUT, "os.unlink('d/gone')\nos.chmod('d/file', 0o600)")
     deleting, changing = sorted(overlays.file_steps(recording), key=lambda step: step.change)
-    barrier = BlockedStep("command", "true", 1, kind="command")
+    barrier = CommandStep(
+        *("review", "/bin/true", "0" * 64, ("true",), "/", {}, (), 0),
+        rule="",
+        reason="",
+        risk="safe",
+    )
     found = overlays.plan_of(replace(recording, steps=(deleting, barrier, changing)), ROOT)
     host = top / "host"
 
@@ -225,9 +232,9 @@ def test_no_batch_follows_one_that_is_not_cleaned_up(top: Path) -> None:
     def work() -> None:
         kernel.mount(str(host), str(host), None, kernel.MS_BIND)  # what is deleted waits in it
         ours, theirs = socket.socketpair()
-        with Channel(ours) as daemon, Channel(theirs) as channel:
+        with Channel(ours) as daemon, Orders(theirs) as orders:
             with pytest.raises(RunnerError) as raised:
-                applying.run(found, channel, At("done", protect), Stop())
+                applying.run(found, orders, At("done", protect), Stop(), Floor())
             told = {}
             for _ in range(3):
                 event, _, _ = daemon.receive()

@@ -25,7 +25,7 @@ def barrier():
 # Sandboxes are forks: a test process has threads, so a process of its own does it.
 _SERVER = r"""
 import os, pickle, select, signal, sys, time
-from shannotd.runner import cgroups, identity, order, rehearsal, sandbox, seccomp, warm
+from shannotd.runner import cgroups, hiding, identity, order, rehearsal, sandbox, seccomp, warm
 from shannotd.runner.barrier import Recorder
 from shannotd.runner.frames import Closed, RunnerError
 from shannotd.runner.freezer import frozen
@@ -55,8 +55,9 @@ def main(one):
     reading, writing = os.pipe()
     _, error = os.pipe()
     with Recorder(one, request, who, settings, time.time_ns()) as recorder:
-        job = order.order_of(request, who, account, settings)
+        job = order.order_of(request, who, account)
         one.channel.send(job, b"", (writing, 2 if asked["loud"] else error))
+        one.channel.send({"hide": hiding.hidden_paths(request["hide"], settings.hidden)})
         os.close(writing)
         try:
             follow(one, recorder, reading)
@@ -105,7 +106,7 @@ def follow(one, recorder, reading):
                 try:
                     found, _, _ = one.channel.receive()
                 except Closed:
-                    os.waitpid(one.init, 0)
+                    one.reap()
                     return
                 if found["event"] == "error":
                     raise RunnerError(found["code"], **found["details"])
