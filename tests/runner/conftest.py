@@ -14,12 +14,8 @@ import pytest
 
 from shannotd.runner.plan import Identity
 from tests.runner import overlays
-<<<<<<< HEAD
-from tests.support.accounts import temporary_account
-from tests.support.observing import ObserverProcess, running_observer
-=======
 from tests.support.accounts import is_root, temporary_account
->>>>>>> main
+from tests.support.observing import ObserverProcess, running_observer
 from tests.support.runner import Outcome, RunnerProcess, running_runner
 
 # What these tests can drive: root both builders, an ordinary user his own.
