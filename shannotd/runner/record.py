@@ -28,18 +28,40 @@ INLINE_BYTES = 256 * 1024
 BATCH_BYTES = 4 * 1024 * 1024
 
 
+_KEY = "runner.key"
+
+
 def key(state: str) -> bytes:
     """The runner's secret for seals, made at the first use; only the runner's uid reads it.
 
     :raises RunnerError: `sandbox_unavailable`: it can be neither read nor made.
     """
-    path = os.path.join(state, "runner.key")
+    path = os.path.join(state, _KEY)
     try:
         return _key_at(path)
     except OSError as error:
-        reason = f"{path}: {error.strerror}"
-        remedy = "See that the runner's directory can be written."
-        raise RunnerError("sandbox_unavailable", reason=reason, remedy=remedy) from error
+        raise _no_key(path, error) from error
+
+
+def check_key(state: str) -> None:
+    """See that `key` will give one, without having it.
+
+    :raises RunnerError: as `key`.
+    """
+    path = os.path.join(state, _KEY)
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+    except FileNotFoundError as error:
+        if not os.access(state, os.W_OK, effective_ids=True):
+            raise _no_key(path, error) from error
+    except OSError as error:
+        raise _no_key(path, error) from error
+
+
+def _no_key(path: str, error: OSError) -> RunnerError:
+    reason = f"{path}: {error.strerror}"
+    remedy = "See that the runner's directory can be written."
+    return RunnerError("sandbox_unavailable", reason=reason, remedy=remedy)
 
 
 def _key_at(path: str) -> bytes:
@@ -255,6 +277,8 @@ def _send_plan(
     notes: Sequence[plans.StepNote],
     settings: Settings,
 ) -> None:
+    # A rehearsal has no state: its seal counts for nothing.
+    secret = key(settings.state) if settings.state else b""
     plan = plans.Plan(
         session=request["session"],
         target={"kind": "local", "host": machine()},
@@ -272,7 +296,7 @@ def _send_plan(
         {
             "event": "plan",
             "digest": digest,
-            "seal": plans.seal(key(settings.state), request["session"], digest),
+            "seal": plans.seal(secret, request["session"], digest),
             "steps": len(steps),
             "canonical_size": len(encoded),
             "notes_size": len(beside),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from typing import Dict, Sequence
 
 from shannotd.runner import plan as plans
@@ -15,7 +16,7 @@ from shannotd.runner.capture import Layer, capture
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.hiding import hidden_paths
 from shannotd.runner.order import order_of
-from shannotd.runner.record import Record
+from shannotd.runner.record import Record, check_key
 from shannotd.runner.warm import Settings, Warm, build
 
 _LIMITS = {
@@ -59,7 +60,11 @@ def _rehearse(warm: Warm, settings: Settings) -> None:
     ours, theirs = socket.socketpair()
     with Channel(ours) as job, Channel(theirs) as daemon:
         _capture_nothing(warm, nobody)
-        with Record(request, nobody, warm, 0, settings) as record:
+        # Layers are looked at once only, when nobody uses them any more; and the runner's key must
+        # not be in a memory that is copied to another sandbox.
+        check_key(settings.state)
+        bare = replace(warm, blueprint=replace(warm.blueprint, overlays=()))
+        with Record(request, nobody, bare, 0, replace(settings, state="")) as record:
             record.send(job, [])
         job.send({"event": "end"})
         daemon.receive()

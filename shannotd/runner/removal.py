@@ -23,13 +23,17 @@ def remove_all(names: Sequence[Tuple[str, str]]) -> List[str]:
     """
     left: List[str] = []
     count = max(1, min(_THREADS, len(names) // _NAMES_EACH))
-    threads = [
-        threading.Thread(target=_remove_each, args=(names[first::count], left))
-        for first in range(1, count)
-    ]
-    for thread in threads:
-        thread.start()
-    _remove_each(names[::count], left)
+    threads: List[threading.Thread] = []
+    mine = list(names[::count])
+    for first in range(1, count):
+        thread = threading.Thread(target=_remove_each, args=(names[first::count], left))
+        try:
+            thread.start()
+        except RuntimeError:  # No more threads for this account (RLIMIT_NPROC, pids.max).
+            mine += names[first::count]
+        else:
+            threads.append(thread)
+    _remove_each(mine, left)
     for thread in threads:
         thread.join()
     return sorted(left)

@@ -322,6 +322,15 @@ def test_file_modes_of_the_host_hold(bench: Bench, place: Path) -> None:
         assert outcome.steps == []
 
 
+def test_directories_that_may_not_be_written_look_like_that(bench: Bench) -> None:
+    """P1: preparing a sandbox leaves no trace in its layers."""
+    code = "import os; print(*(oct(os.stat(p).st_mode & 0o777) for p in ('/', '/etc', '/usr')))"
+    outcome = bench.run("python", code)
+    assert outcome.steps == []
+    writable = {"privileged": 0o755, "one-uid": 0o755 if bench.uid == 0 else 0o555}
+    assert {int(mode, 8) for mode in outcome.stdout.split()} == {writable[bench.builder]}
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as another account")
 def test_a_privileged_runner_drops_to_another_account(
     bench: Bench, account: str, place: Path
