@@ -116,11 +116,14 @@ class Call:
         except Refused as refusal:
             self._refuse(str(refusal))
         except Closed:
-            self._lose_caller()
+            self.lose_caller()
         self._arrange()
 
-    def _lose_caller(self) -> None:
-        """The shim was ended, most often since nobody reads its output: so is its program."""
+    def lose_caller(self) -> None:
+        """The shim was ended, most often since nobody reads its output: so is its program.
+
+        What was observed until then is recorded: the script may have read some of it.
+        """
         if self._observer is not None:
             self._cut["stdout"] = True
             self._record_observed(128 + signal.SIGPIPE)
@@ -132,7 +135,7 @@ class Call:
         try:
             self._caller.send(header, payload)
         except Closed:
-            self._lose_caller()
+            self.lose_caller()
 
     def _answer(self, header: Header) -> None:
         """Send the last frame."""

@@ -33,6 +33,15 @@ class Calls:
         """Whether there were more calls than a session may make."""
         return self._count > self._limit
 
+    def end(self) -> None:
+        """Nothing that called is left: record what its calls have had, and close.
+
+        :raises RunnerError: it is more than a session may keep.
+        """
+        for call in tuple(self._calls):
+            call.lose_caller()
+        self.close()
+
     def close(self) -> None:
         """End every call and accept no more."""
         if self._listener.fileno() < 0:

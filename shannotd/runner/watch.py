@@ -174,7 +174,7 @@ class Watch:
         self._alive = False
         self._desk.loop.remove(self._warm.channel.fileno())
         # They hold what the script printed to.
-        self._calls.close()
+        self._calls.end()
 
     def _take_message(self) -> None:
         event, _, _ = self._warm.channel.receive()

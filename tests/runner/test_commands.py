@@ -326,6 +326,7 @@ def test_it_has_the_identity_and_nothing_of_ours(applier: Applier) -> None:
     assert applied.error is None, applied.error
     found = json.loads(applied.outputs[0, "stdout"])
     descriptors = found.pop("descriptors")
+    found["ignored"] &= ~(0b11 << 31)  # signals 32 and 33 are the C library's: nptl(7)
     assert found == {
         "ids": [[who.uid] * 3, [who.gid] * 3, sorted(who.groups)],
         "umask": 0o027,
