@@ -76,6 +76,7 @@ def step_object(step: Step, contents: Mapping[str, bytes]) -> Object:
             "seconds": step.seconds,
             "output_bytes": step.output_bytes,
             "undo": encode(step.undo),
+            "called_after": step.called_after,
             "result": encode(step.result),
         }
     if step.kind == "blocked":

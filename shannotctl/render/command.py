@@ -66,6 +66,9 @@ def command_details(step: Step, identity: str, view: View, style: Style) -> Iter
     """Everything that a reviewer needs to know of a command."""
     label = "review" if step.runs else command_kind(step)
     yield from _detail(label, _circumstances(step, identity), style)
+    if step.decision == Decision.OBSERVE and step.called_after is not None:
+        text = f"called after step {step.called_after + 1}, which had not run: the host without it"
+        yield from _detail("when", text, style, role="warning")
     if step.program is not None and step.decision != Decision.DENY:
         digest = f" (sha256 {step.program_sha256})" if step.program_sha256 else ""
         yield from _detail("program", step.program + digest, style)
@@ -194,7 +197,7 @@ def warning_lines(plan: Plan, style: Style) -> Iterator[str]:
 def folded(steps: Sequence[Step]) -> Iterator[tuple[Step, list[int]]]:
     """Each step but scratch with its indexes: alike calls that change nothing come once.
 
-    Only among those between which nothing was changed: their order says nothing.
+    Only among those between which no step stands that is applied.
     """
     groups: list[tuple[Step, list[int]]] = []
     known: dict[object, list[int]] = {}
@@ -218,7 +221,8 @@ def _likeness(step: Step) -> tuple[object, ...]:
     """By which two calls that change nothing look alike in everything that is shown of them."""
     where = step.cwd if step.decision == Decision.DENY else step.program
     shown = (step.exit_status, step.stdout, step.stderr, step.reason, step.risk, step.applied)
-    return (step.decision, step.argv, step.rule, where, step.program_sha256, *shown)
+    called = (step.argv, where, step.called_after)
+    return (step.decision, *called, step.rule, step.program_sha256, *shown)
 
 
 def times_line(indexes: Sequence[int], style: Style) -> Iterator[str]:

@@ -17,15 +17,21 @@ from shannotctl.render.command import (
 )
 from shannotctl.render.layout import TAB_ARROW, fold, in_gutter, labelled
 from shannotctl.render.style import Style
-from shannotd.wire.model import FileState, Plan, Risk, Step
+from shannotd.wire.model import Decision, FileState, Plan, Risk, Step
 from shannotd.wire.text import visible
 
 WITH_DIFFS = View()
+_SECTIONS = {
+    "applied": "",
+    "observed": "Looked at in the dry run: nothing to apply",
+    "refused": "Refused in the dry run: nothing to apply",
+}
 _DIFF_ROLES = {"+": "added", "-": "removed", "@": "hunk"}
 
 
 def plan_lines(plan: Plan, style: Style, view: View = WITH_DIFFS) -> Iterator[str]:
-    """The whole plan: its digest, its warnings, its steps in order, scratch folded with a count."""
+    """The whole plan: its digest, its warnings, the steps that are applied, in order; then what
+    the script looked at and what it was refused; scratch folded with a count."""
     shown = [step for step in plan.steps if not step.scratch]
     yield style.paint("Plan", "title") + f": {summary(plan)}"
     yield from labelled("digest", plan.digest, style)
@@ -40,9 +46,15 @@ def plan_lines(plan: Plan, style: Style, view: View = WITH_DIFFS) -> Iterator[st
     if plan.on_failure != "keep":
         yield from labelled("on failure", plan.on_failure, style)
     yield from warning_lines(plan, style)
-    for step, indexes in folded(plan.steps):
-        yield ""
-        yield from _step_lines(indexes, step, identity.name, style, view)
+    together = list(folded(plan.steps))
+    for section, heading in _SECTIONS.items():
+        found = [(step, indexes) for step, indexes in together if _section(step) == section]
+        if found and heading:
+            yield ""
+            yield style.paint(heading, "title")
+        for step, indexes in found:
+            yield ""
+            yield from _step_lines(indexes, step, identity.name, style, view)
     if len(shown) < len(plan.steps):
         yield ""
         yield from scratch_lines(plan, style)
@@ -71,6 +83,12 @@ def highest_risk(plan: Plan) -> Risk:
         key=lambda risk: risk.rank,
         default=Risk.SAFE,
     )
+
+
+def _section(step: Step) -> str:
+    if step.has_effect:
+        return "applied"
+    return "observed" if step.decision == Decision.OBSERVE else "refused"
 
 
 def _kind(step: Step) -> str:

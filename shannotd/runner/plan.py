@@ -112,8 +112,10 @@ class CommandStep:
     that are not of the clean base. No `stdin` means /dev/null. `exit_status` is what the script
     was told; a reviewed command must end with it when it is applied. `assumed` says that the script
     may have read its output, which nobody knew. `stdout` and `stderr` are what an observed program
-    printed. `rule`, `reason` and `risk` are policy's; `seconds` and `output_bytes` are limits at
-    apply; `undo` is the argv that makes up for it in a rollback.
+    printed. `called_after`, of a command that is not applied, is the index of the reviewed command
+    that the script had called last, None where it had called none. `rule`, `reason` and `risk` are
+    policy's; `seconds` and `output_bytes` are limits at apply; `undo` is the argv that makes up
+    for it in a rollback.
     """
 
     decision: str
@@ -134,6 +136,7 @@ class CommandStep:
     seconds: float = 300.0
     output_bytes: int = 1 << 20
     undo: Optional[Tuple[str, ...]] = None
+    called_after: Optional[int] = None
     kind: str = "command"
 
 
@@ -159,7 +162,8 @@ class Identity:
 
 @dataclass(frozen=True)
 class Plan:
-    """The ordered steps of one dry run."""
+    """The steps of one dry run: what is applied, in order; then, each in their order, the calls
+    that were observed, those that were denied, and what was blocked."""
 
     session: str
     target: Dict[str, str]

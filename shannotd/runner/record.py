@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import secrets
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from shannotd.runner import plan as plans
@@ -96,9 +96,12 @@ WORD_BYTES = 64 * 1024 * 1024
 
 
 class Record:
-    """What becomes of one session, in order: the script's changes, and the commands among them.
+    """What becomes of one session: its script's changes and the commands among them in order, and
+    beside them the calls that change nothing.
 
-    Owns the contents of all of it until it is closed.
+    Where among the changes since the last command such a call was made, nobody knows: changes are
+    taken at a command. So these calls are no steps among them. Owns the contents of all of it until
+    it is closed.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class Record:
         self._changes = Recorder(warm, request, who, settings, started_ns)
         self._steps: List[object] = []
         self._notes: List[plans.StepNote] = []
+        self._beside: List[plans.CommandStep] = []
         self._contents: Dict[str, Union[Content, Kept]] = {}
         self._kept_bytes = 0
         self._word_bytes = 0
@@ -147,25 +151,23 @@ class Record:
         return plans.Output(*self.keep(content), truncated)
 
     def add(self, step: plans.CommandStep) -> None:
-        """A command that changes nothing comes next.
+        """A command that changes nothing was called.
 
         One denied is not told again and again: a shell tries every directory on PATH.
 
         :raises RunnerError: `limit_exceeded`: all commands together have too many words.
         """
-        last = self._steps[-1] if self._steps else None
+        # Until the next barrier the last step is the last command that was reviewed.
+        step = replace(step, called_after=len(self._steps) - 1 if self._steps else None)
+        last = self._beside[-1] if self._beside else None
         if (
-            isinstance(last, plans.CommandStep)
+            last is not None
             and step.decision == last.decision == "deny"
-            and (step.argv, step.cwd) == (last.argv, last.cwd)
+            and (step.argv, step.cwd, step.called_after) == (last.argv, last.cwd, last.called_after)
         ):
             return
-        words = (*step.argv, *step.environment, *step.environment.values())
-        self._word_bytes += sum(map(len, words))
-        if self._word_bytes > WORD_BYTES:
-            raise RunnerError("limit_exceeded", name="word_bytes", limit=WORD_BYTES)
-        self._steps.append(step)
-        self._notes.append(plans.StepNote())
+        self._count_words(step)
+        self._beside.append(step)
 
     def barrier(self, step: plans.CommandStep) -> None:
         """A command comes next that will run: what the script has changed so far is before it.
@@ -173,7 +175,9 @@ class Record:
         :raises RunnerError: `capture_failed` or `limit_exceeded`.
         """
         self._take(self._changes.barrier())
-        self.add(step)
+        self._count_words(step)
+        self._steps.append(step)
+        self._notes.append(plans.StepNote())
 
     def send(self, job: Channel, blocked: Sequence[plans.BlockedStep]) -> None:
         """Take what is left and send all as a plan; nothing of the sandbox runs any more.
@@ -181,14 +185,22 @@ class Record:
         :raises RunnerError: `capture_failed`, `limit_exceeded` or `not_permitted`.
         """
         self._take(self._changes.finish(starting=job.flush))
-        steps = (*apply_named(self._steps, self._request["scratch"]), *blocked)
-        notes = [*self._notes, *(plans.StepNote() for _ in blocked)]
+        applied = apply_named(self._steps, self._request["scratch"])
+        beside = sorted(self._beside, key=lambda step: step.decision == "deny")
+        steps = (*applied, *beside, *blocked)
+        notes = [*self._notes, *(plans.StepNote() for _ in steps[len(applied) :])]
         wanted = contents_of(steps)
         _send_contents(
             job, {sha256: one for sha256, one in self._contents.items() if sha256 in wanted}
         )
         _send_plan(job, self._request, self._who, steps, notes, self._settings)
         _check_permission(job, steps, self._who)
+
+    def _count_words(self, step: plans.CommandStep) -> None:
+        words = (*step.argv, *step.environment, *step.environment.values())
+        self._word_bytes += sum(map(len, words))
+        if self._word_bytes > WORD_BYTES:
+            raise RunnerError("limit_exceeded", name="word_bytes", limit=WORD_BYTES)
 
     def _take(self, delta: Delta) -> None:
         self._steps.extend(delta.steps)

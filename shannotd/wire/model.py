@@ -247,6 +247,8 @@ class Step:
     `exit_status`), `observe` (it ran in the dry run, and printed `stdout` and `stderr`) or `deny`.
     `environment` is all of it, `changed` names what in it is not of the clean base; without
     `stdin` it reads /dev/null. `assumed`: the script may have read its output, which nobody knew.
+    `called_after`, of one that is not applied: the index of the reviewed command that the script
+    had called last; None where it had called none.
     """
 
     kind: str
@@ -276,6 +278,7 @@ class Step:
     seconds: float | None = None
     output_bytes: int | None = None
     undo: tuple[str, ...] | None = None
+    called_after: int | None = None
     # blocked
     what: str | None = None
     target: str | None = None
@@ -356,7 +359,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """The ordered steps that a dry run recorded."""
+    """The steps that a dry run recorded: what is applied, in order; then, each in their order, the
+    calls that were observed, those that were denied, and what was blocked."""
 
     format: int
     session: str

@@ -94,6 +94,34 @@ def test_what_was_written_before_a_command_comes_before_it(bench: Bench, place: 
     assert len(outcome.notes) == len(outcome.steps)
 
 
+@pytest.mark.P3
+@pytest.mark.P7
+def test_what_is_not_applied_is_no_step_among_the_changes(bench: Bench, place: Path) -> None:
+    outcome = run(
+        bench,
+        "echo 1 > a; uname; mount; echo 2 > b; systemctl one; rm a; uname -r; echo 3 > c; mount",
+        cwd=place,
+        decide=decided(systemctl=review(), uname=observe, mount=verdict("deny")),
+    )
+    assert outcome.error is None
+    told = [
+        (step["kind"], step["decision"], step["called_after"])
+        if step["kind"] == "command"
+        else (step["kind"], os.path.basename(step["path"]))
+        for step in outcome.steps
+    ]
+    assert set(told[:2]) == {("file", "a"), ("file", "b")}
+    assert told[2] == ("command", "review", None)
+    assert set(told[3:5]) == {("file", "a"), ("file", "c")}
+    assert told[5:] == [
+        ("command", "observe", None),
+        ("command", "observe", 2),
+        ("command", "deny", None),
+        ("command", "deny", 2),
+    ]
+    assert len(outcome.notes) == len(outcome.steps)
+
+
 def test_an_observed_program_answers_as_the_host(bench: Bench) -> None:
     outcome = run(
         bench,

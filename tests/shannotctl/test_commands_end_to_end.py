@@ -48,12 +48,13 @@ def test_files_and_commands_in_their_order(home: Home) -> None:
     reloaded, restarted = (
         number for number, step in enumerate(steps) if step == ("review", "systemctl")
     )
-    assert steps.index(("observe", "df")) < reloaded
     assert steps.index(("create", "report")) < reloaded
     assert steps.index(("create", "a.conf")) < reloaded
     assert reloaded < steps.index(("delete", "old")) < restarted
     assert reloaded < steps.index(("create", "b.conf")) < restarted
     assert not any(name in ("rm", "cp") for _, name in steps)
+    looked = [(step["program"], step["called_after"]) for step in plan["steps"][restarted + 1 :]]
+    assert looked == [("/usr/bin/df", None), ("/usr/bin/ss", restarted)]
     assert (home.work / "old").exists() and not (home.work / "report").exists()
 
 

@@ -149,7 +149,19 @@ def test_denied_calls_are_told_once_with_their_number() -> None:
 def test_what_lies_on_either_side_of_a_change_is_not_folded_together() -> None:
     assert text_of(PS, RELOAD, PS).count("observed ps aux") == 2
     assert text_of(PS, file_step("modify", "/etc/x"), PS).count("observed ps aux") == 2
+    assert text_of(RELOAD, PS, replace(PS, called_after=0)).count("observed ps aux") == 2
     assert text_of(RELOAD, RELOAD).count("run systemctl") == 2, "each of them runs"
+
+
+def test_what_is_not_applied_stands_in_lists_of_its_own() -> None:
+    again = replace(PS, called_after=2)
+    blocked = Step("blocked", what="connect", target="192.0.2.1:80")
+    change = file_step("modify", "/etc/x")
+    shown = text_of(PS, change, RELOAD, again, DENIED, change, blocked)
+    told = re.findall(r"^ +(\d)\. |^(\w+).* dry run:|(before|without)", shown, re.MULTILINE)
+    assert ["".join(found) for found in told] == ("2 3 6 Looked 1 4 without Refused 5 7".split())
+    assert "when       called after step 3, which had not run: the host without it" in shown
+    assert "dry run: nothing" not in text_of(change, RELOAD)
 
 
 LOOK = st.sampled_from(["review", "observe", "deny", "of next year"])
