@@ -6,23 +6,20 @@ shows to have been recorded here.
 
 from __future__ import annotations
 
-import hmac
 import os
-import re
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 from shannotd.runner import identity as accounts
-from shannotd.runner import permission, plan
+from shannotd.runner import permission
 from shannotd.runner.batch import Batch, Points
 from shannotd.runner.commands import run_command
 from shannotd.runner.contents import Contents
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.orders import Orders
 from shannotd.runner.plan import CommandStep, FileStep, Identity, Plan
+from shannotd.runner.sealed import opened
 from shannotd.runner.stop import Stop
 from shannotd.runner.workspace import apply_failed, as_runner_error
-
-_SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 Part = Sequence[Tuple[int, Union[FileStep, CommandStep]]]
 
@@ -65,23 +62,7 @@ def _receive(channel: Channel, key: bytes) -> Plan:
     header, encoded, descriptors = channel.receive()
     for descriptor in descriptors:
         os.close(descriptor)
-    session, digest = str(header.get("session")), str(header.get("digest"))
-    if header.get("op") != "apply" or _SESSION.fullmatch(session) is None:
-        raise RunnerError("invalid_request", method="apply", reason="not a plan to be applied")
-    expected = plan.seal(key, session, plan.digest(encoded))
-    sealed = hmac.compare_digest(expected.encode(), str(header.get("seal")).encode())
-    if not sealed or not hmac.compare_digest(plan.digest(encoded), digest):
-        raise RunnerError("digest_mismatch", id=session, digest=plan.digest(encoded))
-    try:
-        found = plan.parse(encoded)
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"no plan of this runner's format: {error}"
-        raise RunnerError("invalid_request", method="apply", reason=reason) from error
-    if found.session != session:
-        raise RunnerError("digest_mismatch", id=session, digest=digest)
-    if found.target.get("host") != accounts.machine():
-        raise apply_failed(0, "/", "the plan was recorded on another machine")
-    return found
+    return opened(header, encoded, key, "apply")
 
 
 def _register(register: str, session: str) -> None:

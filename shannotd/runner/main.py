@@ -13,7 +13,7 @@ import select
 import signal
 import socket
 import sys
-from typing import Dict, List, Optional, Sequence
+from typing import Callable, Dict, List, Optional, Sequence
 
 from shannotd.runner import cgroups, doctor, sandbox, shim_store, shims
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
@@ -55,7 +55,7 @@ class Runner:
         self._pool = Pool(state, pool_size, hidden)
         self._cgroup_base = cgroups.arrange()
         self._jobs: Dict[int, Channel] = {}
-        self._applying: List[int] = []
+        self._working: List[int] = []
 
     def serve(self) -> None:
         """Answer requests until the daemon is gone, then end every job."""
@@ -156,18 +156,24 @@ class Runner:
         from shannotd.runner.apply import serve
         from shannotd.runner.record import key
 
+        def work(channel: Channel) -> None:
+            register = os.path.join(self._state, "applied")
+            os.makedirs(register, mode=0o700, exist_ok=True)
+            serve(channel, key=key(self._state), register=register)
+
+        self._start(job, work)
+
+    def _start(self, job: int, work: Callable[[Channel], None]) -> None:
+        """Do `work` over the channel `job`, in a process of its own."""
         child = os.fork()
-        self._applying.append(child)
+        self._working.append(child)
         if child == 0:
             status = 1
             try:
                 self._leave_for(job)
                 os.setsid()
-                channel = Channel(socket.socket(fileno=3))
-                register = os.path.join(self._state, "applied")
-                os.makedirs(register, mode=0o700, exist_ok=True)
-                with channel:
-                    serve(channel, key=key(self._state), register=register)
+                with Channel(socket.socket(fileno=3)) as channel:
+                    work(channel)
                 status = 0
             except Closed:
                 pass
@@ -183,5 +189,5 @@ class Runner:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _reap(self) -> None:
-        """Collect apply processes that have ended."""
-        self._applying = [pid for pid in self._applying if os.waitpid(pid, os.WNOHANG)[0] == 0]
+        """Collect processes of `_start` that have ended."""
+        self._working = [pid for pid in self._working if os.waitpid(pid, os.WNOHANG)[0] == 0]
