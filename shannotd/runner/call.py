@@ -267,26 +267,28 @@ class Call:
         request = verdict.observation(desk.identity, desk.hide, self._claim.environment)
         if request.as_root and not _may_be_root():
             request = replace(request, as_root=False)
-        self._observer = Observer(request, desk.settings)
+        try:
+            self._observer = Observer(request, desk.settings)
+        except OSError as error:
+            self._fail_observation(f"no process could be had: {error.strerror}")
+            return
         desk.loop.add(self._observer.fileno(), self._on_observer)
 
     def _on_observer(self, _: int) -> None:
-        """What the observed program printed, or how it ended.
-
-        :raises RunnerError: it could not be run as it must be.
-        """
+        """What the observed program printed, or how it ended."""
         assert self._observer is not None
         more = True
         while more and self._observer is not None:
             try:
                 event, payload = self._observer.receive()
             except Closed:
-                reason = "what observes a program was killed"
-                raise RunnerError("sandbox_unavailable", reason=reason, remedy="") from None
+                self._fail_observation("what observed it was killed")
+                break
             more = self._observer.pending()
             if event["event"] == "error":
-                raise RunnerError(event["code"], **event["details"])
-            if event["event"] == "output":
+                details = event["details"]
+                self._fail_observation(f"{details['reason']} {details.get('remedy', '')}".strip())
+            elif event["event"] == "output":
                 self._held[event["stream"]] += payload
                 self._send({"event": "output", "stream": event["stream"]}, payload)
             else:
@@ -294,18 +296,30 @@ class Call:
         self._arrange()
 
     def _end_observation(self, observed: Header) -> None:
-        assert self._claim is not None
         for stream in observed["truncated"]:
             self._cut[stream] = True
-        exit_code, number = observed["exit_code"], observed["signal"]
         if observed["stopped"] is not None:
-            exit_code = TIMED_OUT
-            text = f"shannot: {self._claim.name}: stopped: it took too long\n".encode(
-                "utf-8", "surrogateescape"
-            )
-            self._held["stderr"] += text
+            self._conclude(TIMED_OUT, None, "stopped: it took too long")
+        else:
+            self._conclude(observed["exit_code"], observed["signal"])
+
+    def _fail_observation(self, reason: str) -> None:
+        """It cannot be run as it must be, so it runs nowhere (P8): this one call fails."""
+        self._conclude(DENIED, None, f"could not be observed: {reason}")
+
+    def _conclude(
+        self, exit_code: Optional[int], number: Optional[int], said: Optional[str] = None
+    ) -> None:
+        """Record how an observed program ended, and what is to be `said` of it, and answer."""
+        assert self._claim is not None
+        text = b""
+        if said is not None:
+            text = os.fsencode(f"shannot: {self._claim.name}: {said}\n")
+        self._held["stderr"] += text
+        self._record_observed(128 + (number or 0) if exit_code is None else exit_code)
+        self._release()  # recorded it is, whoever is gone by now
+        if text:
             self._send({"event": "output", "stream": "stderr"}, text)
-        self._record_observed(128 + number if exit_code is None else exit_code)
         self._answer({"event": "exit", "exit_code": exit_code, "signal": number})
 
     def _record_observed(self, exit_status: int) -> None:

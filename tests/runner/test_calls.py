@@ -177,6 +177,57 @@ def test_an_observed_program_that_takes_too_long_is_ended(bench: Bench) -> None:
     assert outcome.commands()[0]["exit_status"] == 124
 
 
+@pytest.mark.P8
+def test_an_observation_that_cannot_be_built_fails_that_call_alone(bench: Bench) -> None:
+    """It runs nowhere else, and the plan says why."""
+    broken = {"net": "host", "sockets": ["/run/x"]}
+    outcome = run(
+        bench,
+        "uname -s; echo $?; df / > /dev/null && echo observed",
+        decide=decided(uname=lambda call: observe(call, **broken), df=observe),
+    )
+    assert outcome.error is None
+    assert outcome.stdout == b"126\nobserved\n"
+    assert outcome.stderr.startswith(b"shannot: uname: could not be observed: a program in ")
+    first, second = outcome.commands()
+    assert (first["decision"], first["exit_status"], first["stdout"]) == ("observe", 126, None)
+    assert content(outcome, first["stderr"]) == outcome.stderr
+    assert (second["decision"], second["exit_status"]) == ("observe", 0)
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.P8
+def test_an_observer_that_is_killed_fails_its_call_alone(bench: Bench) -> None:
+    last = f"9{os.getpid()}999"
+
+    def kill(call: dict[str, Any]) -> dict[str, Any]:
+        """While the other program runs: it is a child of its init, that one of the observer."""
+        argv = f"/usr/bin/seq\0{last}\0".encode()
+        for directory in Path("/proc").glob("[0-9]*"):
+            try:
+                if (directory / "cmdline").read_bytes() == argv:
+                    os.kill(_parent(_parent(int(directory.name))), signal.SIGKILL)
+                    break
+            except FileNotFoundError:
+                continue
+        return observe(call)
+
+    outcome = run(
+        bench,
+        f"(seq {last}; echo $? >&2) | (read first; uname -s; cat > /dev/null)",
+        decide=decided(seq=lambda call: observe(call, output_bytes=1 << 40), uname=kill),
+    )
+    assert outcome.error is None
+    assert outcome.stdout == b"Linux\n"
+    message = b"shannot: seq: could not be observed: what observed it was killed\n"
+    assert outcome.stderr == message + b"126\n"
+    statuses = {step["argv"][0]: step["exit_status"] for step in outcome.commands()}
+    assert statuses == {"/usr/bin/seq": 126, "/usr/bin/uname": 0}
+
+
 @pytest.mark.P1
 def test_a_denied_program_never_runs(bench: Bench) -> None:
     outcome = run(bench, "mount; echo $?", decide=decided(mount=verdict("deny")))
