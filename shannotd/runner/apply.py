@@ -42,7 +42,7 @@ def serve(
     try:
         try:
             found = _receive(channel, key)
-            floor = _check_identity(found.identity)
+            floor = accounts.check(found.identity)
             _register(register, found.session)
             if os.geteuid() == 0:
                 permission.become(found.identity)
@@ -79,24 +79,6 @@ def _register(register: str, session: str) -> None:
         raise RunnerError("wrong_state", id=session, state="executed", action="applied") from error
     finally:
         os.close(directory)
-
-
-def _check_identity(identity: Identity) -> accounts.Floor:
-    """The host's floor, which must allow `identity`; and this process must be able to be it.
-
-    :raises RunnerError: `identity_refused`.
-    """
-    floor = accounts.read_floor()
-    reason = None
-    if floor.identities is not None and identity.name not in floor.identities:
-        reason = f"{accounts.FLOOR_FILE} does not allow it"
-    elif os.geteuid() not in (0, identity.uid):
-        reason = f"this runner has uid {os.geteuid()} and cannot become uid {identity.uid}"
-    elif os.geteuid() != 0 and os.getegid() != identity.gid:
-        reason = f"this runner has gid {os.getegid()} and cannot become gid {identity.gid}"
-    if reason is not None:
-        raise RunnerError("identity_refused", identity=identity.name, reason=reason)
-    return floor
 
 
 def run(found: Plan, orders: Orders, points: Points, stop: Stop, floor: accounts.Floor) -> None:

@@ -119,6 +119,24 @@ def resolve(run_as: Optional[str], floor: Floor) -> Tuple[Identity, Dict[str, st
     return identity, environment
 
 
+def check(identity: Identity) -> Floor:
+    """The host's floor, which must allow `identity`; and this process must be able to be it.
+
+    :raises RunnerError: `identity_refused`.
+    """
+    floor = read_floor()
+    reason = None
+    if floor.identities is not None and identity.name not in floor.identities:
+        reason = f"{FLOOR_FILE} does not allow it"
+    elif os.geteuid() not in (0, identity.uid):
+        reason = f"this runner has uid {os.geteuid()} and cannot become uid {identity.uid}"
+    elif os.geteuid() != 0 and os.getegid() != identity.gid:
+        reason = f"this runner has gid {os.getegid()} and cannot become gid {identity.gid}"
+    if reason is not None:
+        raise RunnerError("identity_refused", identity=identity.name, reason=reason)
+    return floor
+
+
 @lru_cache(maxsize=1)
 def machine() -> str:
     """What identifies this host for good: the SHA-256 of its machine id (machine-id(5)).
