@@ -265,6 +265,7 @@ class Call:
         self._stdin = None
         desk = self._desk
         request = verdict.observation(desk.identity, desk.hide, self._claim.environment)
+        request = replace(request, caller=self._caller.process)
         if request.as_root and not _may_be_root():
             request = replace(request, as_root=False)
         try:

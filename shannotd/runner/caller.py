@@ -89,13 +89,17 @@ def accept(listener: socket.socket, namespace: int) -> Optional[Caller]:
         sock.close()
         return None
     sock.setblocking(False)
-    return Caller(sock)
+    return Caller(sock, pid)
 
 
 class Caller:
-    """A shim that waits for what becomes of its call; owns the connection."""
+    """A shim that waits for what becomes of its call; owns the connection.
 
-    def __init__(self, sock: socket.socket) -> None:
+    `process` is the one that connected.
+    """
+
+    def __init__(self, sock: socket.socket, process: int) -> None:
+        self.process = process
         self._socket = sock
         self._received = bytearray()
         self._descriptors: List[int] = []

@@ -11,7 +11,7 @@ import ctypes
 import errno
 import os
 import platform
-from typing import Optional, Union
+from typing import Optional, Sequence, Union
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # PyDLL keeps the interpreter lock: a clone must return in both processes without letting go of it.
@@ -194,15 +194,21 @@ class _CloneArguments(ctypes.Structure):
     ]
 
 
-def clone(flags: int, cgroup: Optional[int] = None) -> int:
+def clone(flags: int, cgroup: Optional[int] = None, pids: Sequence[int] = ()) -> int:
     """fork(2) into the new namespaces of `flags` (CLONE_NEW*); 0 in the child.
 
     Unlike unshare and fork, only the child enters a new pid namespace. It is born in the cgroup
     whose directory is `cgroup`: moving it there later would stop every fork on the machine for
-    some milliseconds. Python's own fork hooks are run, so that the child's interpreter is as
-    sound as after os.fork.
+    some milliseconds. `pids` are the numbers that it gets, in the caller's pid namespace first and
+    then in those around it, which takes CAP_SYS_ADMIN over each. Python's own fork hooks are run,
+    so that the child's interpreter is as sound as after os.fork.
+
+    :raises OSError: EEXIST: one of `pids` is taken; EINVAL: it is too large.
     """
     arguments = _CloneArguments(flags=flags, exit_signal=_SIGCHLD)
+    numbers = (ctypes.c_int * len(pids))(*pids)
+    if pids:
+        arguments.set_tid, arguments.set_tid_size = ctypes.addressof(numbers), len(pids)
     if cgroup is not None:
         arguments.flags |= _CLONE_INTO_CGROUP
         arguments.cgroup = cgroup

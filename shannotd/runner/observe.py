@@ -35,13 +35,9 @@ from shannotd.runner.warm import Settings, kill, write_own_map
 # BrokenPipeError when nobody reads that stream any more, TimeoutError when nobody does in time.
 Output = Callable[[str, bytes], None]
 
-_NAMESPACES = (
-    kernel.CLONE_NEWNS
-    | kernel.CLONE_NEWPID
-    | kernel.CLONE_NEWIPC
-    | kernel.CLONE_NEWUTS
-    | kernel.CLONE_NEWCGROUP
-)
+# Not those of IPC, names and control groups: without a capability and through the filter there
+# they can only be looked at, and what is looked at is the host.
+_NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID
 _CHUNK = 65536
 _NOBODY = Identity("nobody", 65534, 65534, (), identity.UMASK)
 
@@ -74,7 +70,8 @@ class Observation:
     `program` is the absolute path that a rule names; `argv` all words, the first as the script
     called it; `claimed` the script's environment, of which little is taken over; `hide` patterns
     of what nobody may see; `net` is none or host; `sockets` the host's Unix sockets that it may
-    reach, which excludes `net` host; `seconds` and `output_bytes` (of each stream) limit it.
+    reach, which excludes `net` host; `seconds` and `output_bytes` (of each stream) limit it;
+    `caller` is the process in whose place it runs, which it does not see beside itself.
     """
 
     program: str
@@ -87,6 +84,7 @@ class Observation:
     claimed: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 30.0
     output_bytes: int = 1 << 20
+    caller: Optional[int] = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +183,7 @@ def _order(
         hide=request.hide,
         hidden=settings.hidden,
         builder=settings.builder,
+        caller=request.caller,
         filter=_filter(bool(request.sockets)),
     )
 

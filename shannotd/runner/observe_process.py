@@ -6,12 +6,13 @@ namespace: what the program starts dies with it, and it dies with the runner's p
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
 import socket
 from dataclasses import dataclass
-from typing import Dict, NoReturn, Tuple
+from typing import Dict, NoReturn, Optional, Tuple
 
 from shannotd.runner import kernel, observe_view, sandbox, script
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
@@ -27,6 +28,10 @@ _LIMITS = (
 )
 # Of a child that could not be started: never seen, since its reason comes first.
 _NOT_STARTED = 125
+# How often another process may take the number that the program was to have.
+_ATTEMPTS = 1000
+# The number from which on the kernel begins anew (RESERVED_PIDS of kernel/pid.c).
+_FIRST = 300
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Order:
     hide: Tuple[str, ...]
     hidden: Tuple[str, ...]
     builder: str
+    caller: Optional[int]
     filter: bytes
 
 
@@ -72,16 +78,18 @@ def _tell(channel: Channel, error: RunnerError) -> None:
 def _run(outputs: Tuple[int, int], order: Order) -> Header:
     """Build the view, start the program in it, wait for it: how it ended."""
     os.umask(0o022)
-    tables = observe_view.enter(order.builder, order.sockets, order.hide, order.hidden)
+    tables = observe_view.enter(
+        order.builder, order.sockets, order.hide, order.hidden, order.caller
+    )
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     child, report = _start(outputs, order)
     for descriptor in outputs:
         os.close(descriptor)
     with report:
-        event = _from_child(report)
+        _from_child(report)
         if order.builder == sandbox.PRIVILEGED:
-            _write_maps(event["process"])
-        observe_view.show_mounts(event["process"], tables)
+            _write_maps(child)
+        observe_view.show_mounts(child, tables)
         observe_view.seal()
         report.send({"op": "go"})
         try:
@@ -102,16 +110,71 @@ def _ending(status: int) -> Header:
 
 
 def _start(outputs: Tuple[int, int], order: Order) -> Tuple[int, Channel]:
-    ours, theirs = socket.socketpair()
-    child = os.fork()
-    if child == 0:
-        ours.close()
-        _become(Channel(theirs), outputs, order)
-    theirs.close()
-    return child, Channel(ours)
+    """Start the program's process: its number, and what it tells.
+
+    The number is the same in its own pid namespace and in the host's /proc: ps, pgrep and others
+    look there for themselves, and would otherwise find another process. Root chooses both; an
+    ordinary user the inner one, and has to guess which is the next on the host.
+
+    :raises RunnerError: `sandbox_unavailable`.
+    """
+    last, step = int(os.readlink("/proc/self")), 1
+    for _ in range(_ATTEMPTS):
+        wanted = last + step
+        ours, theirs = socket.socketpair()
+        report = Channel(ours)
+        try:
+            pids = [wanted] if order.builder == sandbox.ONE_UID else [wanted, wanted]
+            child = kernel.clone(0, pids=pids)
+        except OSError as error:
+            theirs.close()
+            report.close()
+            last, step = _after(error, wanted), 1
+            continue
+        if child == 0:
+            ours.close()
+            _become(Channel(theirs), outputs, order)
+        theirs.close()
+        found = _number_on_host(child)
+        if found == child:
+            return child, report
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        report.close()
+        # As many others are started until the next attempt as were since the last one.
+        last, step = found, max(1, found - last)
+    reason = "no process could be had that has the same number inside and on the host"
+    raise RunnerError("sandbox_unavailable", reason=reason, remedy="")
 
 
-def _from_child(report: Channel) -> Header:
+def _after(error: OSError, wanted: int) -> int:
+    """The number after which to try next, where `wanted` could not be had.
+
+    :raises OSError: that is not why.
+    """
+    if error.errno == errno.EEXIST:
+        return wanted
+    if error.errno == errno.EINVAL:
+        return _FIRST - 1
+    raise error
+
+
+def _number_on_host(child: int) -> int:
+    """What the host's /proc calls a child."""
+    handle = os.pidfd_open(child)
+    try:
+        with open(f"/proc/self/fdinfo/{handle}", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+    finally:
+        os.close(handle)
+    return int(fields["Pid"])
+
+
+def _from_child(report: Channel) -> None:
+    """Wait until the program's process waits for its view.
+
+    :raises RunnerError: it came to nothing.
+    """
     try:
         event, _, _ = report.receive()
     except Closed:
@@ -119,10 +182,9 @@ def _from_child(report: Channel) -> Header:
         raise RunnerError("sandbox_unavailable", reason=reason, remedy="") from None
     if event["event"] == "error":
         raise RunnerError(event["code"], **event["details"])
-    return event
 
 
-def _write_maps(process: str) -> None:
+def _write_maps(process: int) -> None:
     """Map every id of a process's user namespace to itself (user_namespaces(7))."""
     for name in ("uid_map", "gid_map"):
         with open(f"/proc/{process}/{name}", "w", encoding="ascii") as file:
@@ -138,7 +200,7 @@ def _become(report: Channel, outputs: Tuple[int, int], order: Order) -> NoReturn
     try:
         if order.builder == sandbox.PRIVILEGED:
             kernel.unshare(kernel.CLONE_NEWUSER)
-        report.send({"event": "waiting", "process": os.readlink("/proc/self")})
+        report.send({"event": "waiting"})
         report.receive()  # the view is sealed
         stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         for descriptor, standard in ((stdin, 0), (outputs[0], 1), (outputs[1], 2)):

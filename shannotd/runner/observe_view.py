@@ -115,12 +115,17 @@ class Found:
 
 
 def enter(
-    builder: str, sockets: Sequence[str], hide: Sequence[str], always: Sequence[str]
+    builder: str,
+    sockets: Sequence[str],
+    hide: Sequence[str],
+    always: Sequence[str],
+    caller: Optional[int],
 ) -> Tuple[bytes, bytes]:
     """Make the view in this process's own mount namespace and enter it.
 
-    `sockets` are the host's to be reached, `hide` patterns and `always` paths to be covered.
-    Returns the host's mountinfo and mounts, for `show_mounts`.
+    `sockets` are the host's to be reached, `hide` patterns and `always` paths to be covered, and
+    `caller` a process that is not to be seen. Returns the host's mountinfo and mounts, for
+    `show_mounts`.
 
     :raises RunnerError: `sandbox_unavailable`, naming what failed.
     """
@@ -156,11 +161,12 @@ def enter(
         raise sandbox.unavailable(step, error) from error
     for found in (*open_sockets, *directories):
         os.close(found.descriptor)
-    sandbox.mask([*hidden, *_KERNEL_HIDDEN], _HIDDEN_FILE)
+    callers = [] if caller is None else [f"/proc/{caller}"]
+    sandbox.mask([*hidden, *_KERNEL_HIDDEN, *callers], _HIDDEN_FILE)
     return tables
 
 
-def show_mounts(process: str, tables: Tuple[bytes, bytes]) -> None:
+def show_mounts(process: int, tables: Tuple[bytes, bytes]) -> None:
     """Let the process that the host's /proc calls `process` see the host's mount table.
 
     df, mount and findmnt are asked about the host, not about the view.

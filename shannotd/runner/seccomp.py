@@ -88,6 +88,17 @@ _PROTOCOLS = (0, 1, 6, 17, 58, 262)
 _OBSERVED_NETLINK = (0, 4, 16)
 # SYSLOG_ACTION_READ_ALL and SYSLOG_ACTION_SIZE_BUFFER: syslog(2).
 _SYSLOG_READ = (3, 10)
+_SYSTEM_V = (
+    "msgctl msgget msgrcv msgsnd semctl semget semop semtimedop shmat shmctl shmdt shmget"
+).split()
+_QUEUES = "mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink".split()
+# Which argument is the command, and those that only look: IPC_STAT, IPC_INFO and each one's own
+# *_STAT, *_INFO and *_STAT_ANY (linux/ipc.h, msg.h, sem.h, shm.h).
+_SYSTEM_V_LOOKS = {
+    "msgctl": (1, (2, 3, 11, 12, 13)),
+    "semctl": (2, (2, 3, 18, 19, 20)),
+    "shmctl": (1, (2, 3, 13, 14, 15)),
+}
 _CLONE_NAMESPACES = 0x7E020000 | 0x00000080  # CLONE_NEW* and CLONE_NEWTIME
 
 
@@ -182,12 +193,16 @@ def compile_filter() -> bytes:
 def compile_observe_filter(unix_sockets: bool) -> bytes:
     """The BPF program of observed programs, whose refusals nobody listens to.
 
-    They read the kernel's tables by netlink and reach no peer. `unix_sockets` lets them connect
-    to those sockets of the host that a rule has put into their view.
+    They read the kernel's tables by netlink and reach no peer; of the host's shared memory,
+    semaphores and queues they see what there is. `unix_sockets` lets them connect to those
+    sockets of the host that a rule has put into their view.
 
     :raises OSError: libseccomp is missing or refuses a rule.
     """
-    rules = _common_rules()
+    rules = _common_rules(without=(*_SYSTEM_V, *_QUEUES))
+    for call, (position, commands) in _SYSTEM_V_LOOKS.items():
+        for command in commands:
+            rules.add(_ALLOW, call, [(position, _EQUAL, command, 0)])
     for call in EXECUTIONS:
         rules.add(_ALLOW, call)
     for protocol in _OBSERVED_NETLINK:
@@ -208,13 +223,14 @@ def compile_observe_filter(unix_sockets: bool) -> bytes:
     return rules.export()
 
 
-def _common_rules() -> _Filter:
+def _common_rules(without: Sequence[str] = ()) -> _Filter:
     rules = _Filter(_error(errno.EPERM))
     rules.attribute(_ATTRIBUTE_BAD_ARCHITECTURE, _KILL_PROCESS)
     rules.attribute(_ATTRIBUTE_NO_NEW_PRIVS, 0)
     rules.attribute(_ATTRIBUTE_OPTIMIZE, _BINARY_TREE)
     for call in ALLOWED:
-        rules.add(_ALLOW, call)
+        if call not in without:
+            rules.add(_ALLOW, call)
     for call in UNKNOWN:
         rules.add(_error(errno.ENOSYS), call)
     _add_conditional(rules)

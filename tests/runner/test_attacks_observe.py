@@ -563,16 +563,45 @@ def test_it_has_no_rights_to_give_away(observer: ObserverProcess) -> None:
     assert naive[1].split() == ["0", "0"]
 
 
-def test_shared_memory_and_queues_are_its_own(observer: ObserverProcess) -> None:
+SYSTEM_V = """
+import ctypes, sys
+libc = ctypes.CDLL(None)
+queue, memory, semaphore, key = map(int, sys.argv[1:])
+buffer = ctypes.create_string_buffer(128)
+libc.shmat.restype = ctypes.c_void_p
+for name, done in (
+    ("get", libc.msgget(key, 0) >= 0),
+    ("send", libc.msgsnd(queue, b"\\1" + bytes(16), 8, 0o4000) == 0),
+    ("receive", libc.msgrcv(queue, buffer, 8, 0, 0o4000) >= 0),
+    ("attach", libc.shmat(memory, None, 0) not in (None, 2**64 - 1)),
+    ("operate", libc.semop(semaphore, b"\\0\\0\\1\\0\\0\\0", 1) == 0),
+    ("set", libc.semctl(semaphore, 0, 16, 0) == 0),
+    ("look", libc.msgctl(queue, 2, buffer) == 0),
+    ("remove", libc.msgctl(queue, 0, None) == 0),
+):
+    if done:
+        print(name)
+"""
+
+
+def test_shared_memory_and_queues_can_only_be_looked_at(observer: ObserverProcess) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    queue = libc.msgget(0x5EED, 0o1666)
-    assert queue >= 0
-    code = "import ctypes; print(ctypes.CDLL(None).msgget(0x5EED, 0))"
+    key = 0x5EED0000 + os.getpid() % 0x10000
+    queue, memory = libc.msgget(key, 0o1666), libc.shmget(key, 4096, 0o1666)
+    semaphore = libc.semget(key, 1, 0o1666)
+    assert min(queue, memory, semaphore) >= 0
+    words = tuple(map(str, (queue, memory, semaphore, key)))
     try:
-        assert observer.naive_python(code).stdout == f"{queue}\n"
-        assert observer.python(code).stdout == "-1\n"
+        assert observer.python(SYSTEM_V, *words).stdout == "look\n"
+        assert f"0x{key:08x}" in observer.run("/usr/bin/ipcs", "-q").stdout
+        naive = observer.naive_python(SYSTEM_V, *words).stdout.split()
+        # Only the owner may remove it.
+        done = ["get", "send", "receive", "attach", "operate", "set", "look", "remove"]
+        assert naive == done[: None if observer.uid == os.geteuid() else -1]
     finally:
         libc.msgctl(queue, 0, None)
+        libc.shmctl(memory, 0, None)
+        libc.semctl(semaphore, 0, 0)
 
 
 def test_hidden_files_are_hidden(observer: ObserverProcess, shelf: Path) -> None:

@@ -138,6 +138,16 @@ def test_an_observed_program_answers_as_the_host(bench: Bench) -> None:
     assert content(outcome, third["stderr"]) in outcome.stderr
 
 
+def test_an_observed_pgrep_finds_neither_itself_nor_its_shim(bench: Bench) -> None:
+    outcome = bench.run(
+        "shell",
+        'name=unheard; pgrep -f "$name-of" || echo none; exec pgrep -f "pgrep[ ]-f"',
+        shims=["pgrep"],
+        decide=observe,
+    )
+    assert (outcome.error, outcome.stdout, outcome.exit_code) == (None, b"none\n", 1)
+
+
 def test_a_large_output_is_held_back_and_cut_in_the_plan(bench: Bench) -> None:
     """1.2 MB through a slow reader; the rule keeps 1 MB of it."""
     outcome = run(

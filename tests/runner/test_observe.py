@@ -43,6 +43,48 @@ def test_ps_sees_every_process_of_the_host(observer: ObserverProcess, sleeper: i
         assert "root" in observer.run("/usr/bin/ps", "-o", "user=", "1").stdout
 
 
+SELF = """
+import os
+directory = f"/proc/{os.getpid()}"
+print(os.readlink("/proc/self") == str(os.getpid()), os.readlink("/proc/self/exe"))
+print(open(directory + "/comm").read(), os.getsid(0) == os.getpid())
+"""
+
+
+def test_a_program_finds_itself_among_the_hosts_processes(observer: ObserverProcess) -> None:
+    """ps and pgrep look up their own number in /proc; also while others fork all the time."""
+    with subprocess.Popen(["/bin/sh", "-c", "while :; do /bin/true; done"]) as busy:
+        try:
+            for _ in range(20):
+                seen = observer.python(SELF)
+                python = os.path.realpath("/usr/bin/python3")
+                assert seen.stdout.split() == ["True", python, "python3", "True"], seen
+        finally:
+            busy.kill()
+    name = f"unheard-of-{os.getpid()}"
+    assert observer.run("/usr/bin/pgrep", "-f", name).stdout == ""
+    assert "ps" in observer.run("/usr/bin/ps", "-o", "comm=").stdout.split()
+
+
+def test_who_called_is_not_seen_beside_it(observer: ObserverProcess) -> None:
+    """`pgrep -f` would always find the shim that waits for it."""
+    name = f"unheard-of-{os.getpid()}"
+    with subprocess.Popen(["/bin/sh", "-c", "read x", name], stdin=subprocess.PIPE) as shim:
+        argv = ("/usr/bin/pgrep", "-f", name)
+        assert observer.run(*argv).stdout == f"{shim.pid}\n"
+        assert observer.run(*argv, caller=shim.pid).stdout == ""
+        assert str(shim.pid) not in observer.run("/usr/bin/ps", "-e", caller=shim.pid).stdout
+        assert shim.stdin is not None
+        shim.stdin.close()
+        shim.wait()
+        assert observer.run(*argv, caller=shim.pid).exit_code == 1
+
+
+def test_control_groups_and_names_are_the_hosts(observer: ObserverProcess) -> None:
+    for path in ("/proc/1/cgroup", "/proc/self/cgroup", "/proc/sys/kernel/hostname"):
+        assert observer.run("/bin/cat", path).stdout == observer.naive("/bin/cat", path).stdout
+
+
 def test_ss_sees_the_hosts_listening_sockets_only_in_its_network(observer: ObserverProcess) -> None:
     _needs("/usr/bin/ss")
     with socket.create_server(("127.0.0.1", 0)) as server:
