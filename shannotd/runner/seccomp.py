@@ -248,6 +248,9 @@ def _add_sockets(rules: _Filter) -> None:
                     _ALLOW, "socket", [(0, _EQUAL, family, 0), kind_only, (2, _EQUAL, protocol, 0)]
                 )
     rules.add(_ALLOW, "socket", [(0, _EQUAL, AF_NETLINK, 0), (2, _EQUAL, 0, 0)])
+    # As by a kernel that has no such thing: useradd goes on without audit only if it hears so.
+    no_protocol = _error(errno.EPROTONOSUPPORT)
+    rules.add(no_protocol, "socket", [(0, _EQUAL, AF_NETLINK, 0), (2, _NOT_EQUAL, 0, 0)])
     rules.add(_ALLOW, "socketpair", [(0, _EQUAL, AF_UNIX, 0)])
     # With an address sendto reaches out by itself; without one the socket is connected.
     rules.add(_ALLOW, "sendto", [(4, _EQUAL, 0, 0)])

@@ -151,6 +151,13 @@ def test_words_that_are_paths_are_made_absolute() -> None:
     assert same is not None and same.argv == ("/usr/bin/df", "-h", ".")
 
 
+def test_df_of_a_directory_of_roots_is_by_root() -> None:
+    for as_root in (False, True):
+        found = verdict("df -h .", cwd="/root/x", as_root=as_root)
+        assert found.decision is Decision.OBSERVE and found.observation is not None
+        assert found.observation.as_root == as_root
+
+
 def test_what_an_observed_program_reaches() -> None:
     status, sockets = verdict("systemctl status").observation, verdict("ss -t").observation
     assert status is not None and sockets is not None

@@ -223,6 +223,23 @@ def test_system_calls_that_lead_out_are_refused(bench: Bench, code: str) -> None
     assert outcome.stdout == b"-1\n", outcome
 
 
+def test_a_kernel_without_audit_is_what_a_script_sees(bench: Bench) -> None:
+    """Tools for accounts go on without audit if there is none, and give up if it is refused."""
+    code = (
+        "import errno, socket\n"
+        "for protocol in range(1, 22):\n"
+        "    try:\n"
+        "        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)\n"
+        "    except OSError as error:\n"
+        "        assert error.errno == errno.EPROTONOSUPPORT, error\n"
+        "    else:\n"
+        "        assert False, protocol\n"
+        "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)\n"
+    )
+    outcome = bench.run("python", code)
+    assert (outcome.exit_code, outcome.stderr) == (0, b"")
+
+
 def test_foreign_architecture_calls_kill(bench: Bench) -> None:
     """int 0x80 is i386's entry: its numbers would slip past a filter of x86_64's."""
     code = (

@@ -7,7 +7,6 @@ import json
 import os
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from tests.support.embedded import PROGRAM, Home, temporary_home
 
 REPOSITORY = Path(__file__).parents[2]
 SCHEMA = json.loads((REPOSITORY / "docs" / "session.schema.json").read_text(encoding="utf-8"))
-DEMO = str(REPOSITORY / "examples" / "fix-nginx" / "demo")
 EDIT = "echo two >> a; echo new > b; rm c; chmod 640 d"
 
 
@@ -279,25 +277,3 @@ def test_the_daemon_does_not_keep_the_environment_of_its_first_client() -> None:
         "LD_PRELOAD": "y",
     }
     assert daemon_environment(environment) == {"PATH": "/bin", "HOME": "/h", "LC_ALL": "C"}
-
-
-def test_the_demo_on_a_terminal(home: Home) -> None:
-    child = home.terminal(DEMO, str(Path(sys.executable).parent))
-    child.expect(r"\[yes/no\] ")
-    child.sendline("yes")
-    assert ended(child) == 0
-    shown = child.before.replace("\r", "")
-    assert "+\tserver_tokens off;" in shown and "-rw-r-----" in shown
-
-
-def test_the_demo_without_a_terminal(home: Home) -> None:
-    done = subprocess.run(
-        [DEMO, str(Path(sys.executable).parent)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        env={**home.environment, "HOME": str(home.work)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert b"Nothing has been changed" in done.stdout and b"+add_header" in done.stdout
-    (left,) = home.work.glob("shannot-demo.*")
-    subprocess.run(["rm", "-r", left], check=True)
