@@ -19,7 +19,7 @@ from shannotd.runner.orders import Orders
 from shannotd.runner.plan import CommandStep, FileStep, Identity, Plan
 from shannotd.runner.sealed import opened
 from shannotd.runner.stop import Stop
-from shannotd.runner.workspace import apply_failed, as_runner_error
+from shannotd.runner.workspace import apply_failed, as_runner_error, reason_of
 
 Part = Sequence[Tuple[int, Union[FileStep, CommandStep]]]
 
@@ -98,6 +98,11 @@ def run(found: Plan, orders: Orders, points: Points, stop: Stop, floor: accounts
                     _apply_part(part, found.identity, contents, points, stop, floor, orders)
                 except RunnerError as error:
                     stopped = error
+                except OSError as error:
+                    # Before a batch had begun: it puts back what happens to it.
+                    index, step = part[0]
+                    path = step.program if isinstance(step, CommandStep) else step.path
+                    stopped = apply_failed(index, path, reason_of(error))
                 told = _results(part, stopped)
             else:
                 told = {index: "skipped" for index, _ in part}

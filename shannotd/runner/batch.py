@@ -359,8 +359,6 @@ class Batch:
         # What could not be put back may be in a new directory.
         left += self._stage.discard(directories=not kept)
         left += self._quarantine.discard_empty()
-        if left:
-            failure.details["left"] = ", ".join(left)
         if failure.code == "apply_failed" and changed:
             failure.details["before"] = "undone"
         if kept:
@@ -370,6 +368,8 @@ class Batch:
                 str(failure.details.get("reason", failure.code)),
                 "undone, except for " + ", ".join(kept),
             )
+        if left:
+            failure.details["left"] = ", ".join(left)
         self._points.reached("undone")
         return failure
 

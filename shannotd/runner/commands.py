@@ -88,7 +88,12 @@ def run_command(
             step.seconds,
             step.output_bytes,
         )
-        ended = _follow(index, step, command_process.keep(start), orders)
+        try:
+            keeper = command_process.keep(start)
+        except OSError as error:
+            orders.send({"event": "command", "index": index, **_NOT_STARTED})
+            raise command_failed(index, step, _not_started(error.errno)) from error
+        ended = _follow(index, step, keeper, orders)
     ending = _ending(step, ended)
     if ending is not None:
         raise command_failed(index, step, ending)
@@ -226,8 +231,7 @@ def _follow(index: int, step: CommandStep, keeper: Channel, orders: Orders) -> H
                 raise command_failed(index, step, reason) from None
             if event["event"] == "not_started":
                 listener.tell({"event": "command", **_NOT_STARTED})
-                reason = f"could not be started ({os.strerror(event['errno'])})"
-                raise command_failed(index, step, reason)
+                raise command_failed(index, step, _not_started(event["errno"]))
             if event["event"] == "ended":
                 break
             listener.tell({**event, "event": "command_output"}, payload)
@@ -235,6 +239,10 @@ def _follow(index: int, step: CommandStep, keeper: Channel, orders: Orders) -> H
     if listener.lost is not None:
         raise listener.lost
     return event
+
+
+def _not_started(code: Optional[int]) -> str:
+    return f"could not be started ({os.strerror(code or 0)})"
 
 
 def _stop(keeper: Channel) -> None:

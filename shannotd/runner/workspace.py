@@ -141,7 +141,11 @@ def as_runner_error(error: BaseException, action: Optional[Action]) -> RunnerErr
     if isinstance(error, MountInside):
         return apply_failed(index, path, f"something is mounted at {error}")
     if isinstance(error, OSError):
-        call, _, reason = (error.strerror or str(error)).rpartition(": ")
-        text = f"{reason} ({call})" if call else reason
-        return apply_failed(index, path, text)
+        return apply_failed(index, path, reason_of(error))
     return apply_failed(index, path, f"{type(error).__name__}: {error}")
+
+
+def reason_of(error: OSError) -> str:
+    """What went wrong in words, and in which system call where that is known."""
+    call, _, reason = (error.strerror or str(error)).rpartition(": ")
+    return f"{reason} ({call})" if call else reason
