@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from shannotd.runner import apply, identity, plan
-from shannotd.runner.frames import Channel
+from shannotd.runner.frames import Channel, Closed
 from shannotd.runner.plan import ABSENT, CommandStep, FileState, FileStep, Identity, Input, Plan
 
 KEY = b"a key of the tests"
@@ -39,6 +39,7 @@ class Applying:
     at_start: Act | None = None
     at_output: Act | None = None
     at_need: Act | None = None
+    lost: bool = False
 
     @property
     def code(self) -> str | None:
@@ -75,6 +76,14 @@ class Applying:
                 assert event == "error", event
                 self.error = header
 
+    def follow(self) -> Applying:
+        """`finish`, or until the process is `lost`."""
+        try:
+            return self.finish()
+        except Closed:
+            self.lost = True
+            return self
+
     def _send_contents(self, names: Sequence[str]) -> None:
         for name in names:
             data = self.contents[name]
@@ -88,6 +97,36 @@ class Applying:
                 self.channel.send({"op": "blobs", "blobs": [[name, len(data)]]}, data)
 
 
+class Process(Protocol):
+    """A process that does one thing."""
+
+    pid: int
+
+    def finish(self) -> int:
+        """Wait for its end; its wait status."""
+
+
+class Forked:
+    """A process that does `work`."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 1
+            try:
+                os.setsid()
+                work()
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+
+    def finish(self) -> int:
+        """Wait for its end; its wait status."""
+        return os.waitpid(self.pid, 0)[1]
+
+
 @contextmanager
 def applying(
     steps: Sequence[Any],
@@ -98,10 +137,11 @@ def applying(
     at_start: Act | None = None,
     at_output: Act | None = None,
     at_need: Act | None = None,
+    start: Callable[[Callable[[], None]], Process] = Forked,
 ) -> Iterator[Applying]:
     """Apply `steps` as `who` in a process that is root's, or that of `become`.
 
-    A content that begins with LARGE is sent by descriptor.
+    A content that begins with LARGE is sent by descriptor. `start` makes the process.
     """
     target = {"kind": "local", "host": identity.machine()}
     found = Plan(SESSION, target, who, "1", "rollback", tuple(steps))
@@ -110,21 +150,16 @@ def applying(
     register = Path(tempfile.mkdtemp(prefix="shannot-register-", dir="/var/tmp"))
     register.chmod(0o777)
     ours, theirs = socket.socketpair()
-    child = os.fork()
-    if child == 0:
-        try:
-            ours.close()
-            os.setsid()
-            if become is not None and os.geteuid() == 0:
-                os.setgroups(list(become.groups))
-                os.setresgid(become.gid, become.gid, become.gid)
-                os.setresuid(become.uid, become.uid, become.uid)
-            apply.serve(Channel(theirs), key=KEY, register=str(register))
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(1)
+
+    def serve() -> None:
+        ours.close()
+        if become is not None and os.geteuid() == 0:
+            os.setgroups(list(become.groups))
+            os.setresgid(become.gid, become.gid, become.gid)
+            os.setresuid(become.uid, become.uid, become.uid)
+        apply.serve(Channel(theirs), key=KEY, register=str(register))
+
+    process = start(serve)
     theirs.close()
     digest = plan.digest(encoded)
     named = {hashlib.sha256(content).hexdigest(): content for content in contents}
@@ -132,11 +167,14 @@ def applying(
         with Channel(ours) as channel:
             seal = plan.seal(KEY, SESSION, digest)
             header = {"op": "apply", "session": SESSION, "digest": digest, "seal": seal}
-            channel.send(header, encoded)
+            try:
+                channel.send(header, encoded)
+            except Closed:
+                pass  # It is dead already; who receives meets that too.
             acts = {"at_start": at_start, "at_output": at_output, "at_need": at_need}
-            yield Applying(child, channel, named, **acts)
+            yield Applying(process.pid, channel, named, **acts)
     finally:
-        os.waitpid(child, 0)
+        process.finish()
         shutil.rmtree(register)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import struct
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,13 +23,14 @@ Phase = Sequence[Operation]
 OLD_NS = 1_500_000_000 * 10**9
 
 
-def perform(top: str, operations: Phase) -> None:
-    """Do `operations` below `top`; what cannot be done is left out."""
+def perform(top: str, operations: Phase, *, strict: bool = False) -> None:
+    """Do `operations` below `top`; what cannot be done is left out, or raised if `strict`."""
     for name, *arguments in operations:
         try:
             _DOES[str(name)](top, *arguments)
         except OSError:
-            pass
+            if strict:
+                raise
 
 
 def _write(top: str, path: str, text: str) -> None:
@@ -69,6 +71,20 @@ def _age(top: str, path: str) -> None:
     os.utime(f"{top}/{path}", ns=(OLD_NS, OLD_NS), follow_symlinks=False)
 
 
+def _age_all(top: str) -> None:
+    for base, directories, files in os.walk(top):
+        for name in directories + files:
+            os.utime(f"{base}/{name}", ns=(OLD_NS, OLD_NS), follow_symlinks=False)
+
+
+def _acl(top: str, path: str, uid: int) -> None:
+    """Let `uid` read and write a file of mode 0644 (linux/posix_acl_xattr.h)."""
+    nobody = 0xFFFFFFFF
+    entries = [(1, 6, nobody), (2, 6, uid), (4, 4, nobody), (16, 6, nobody), (32, 4, nobody)]
+    value = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    os.setxattr(f"{top}/{path}", "system.posix_acl_access", value)
+
+
 _DOES: dict[str, Callable[..., None]] = {
     "write": _write,
     "append": _append,
@@ -77,6 +93,9 @@ _DOES: dict[str, Callable[..., None]] = {
     "rename-file": _rename_file,
     "remove": _remove,
     "age": _age,
+    "age-all": _age_all,
+    "acl": _acl,
+    "own": lambda top, path, uid, gid: os.chown(f"{top}/{path}", uid, gid, follow_symlinks=False),
     "mkdir": lambda top, path: os.mkdir(f"{top}/{path}"),
     "chmod": lambda top, path, mode: os.chmod(f"{top}/{path}", mode),
     "symlink": lambda top, path, target: os.symlink(target, f"{top}/{path}"),
