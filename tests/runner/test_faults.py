@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from tests.runner import overlays
-from tests.runner.overlays import Snapshot
 from tests.support import mixed, syscalls
 from tests.support.accounts import is_root
 from tests.support.applying import Applying, applying
@@ -34,7 +33,6 @@ pytestmark = [
 ]
 # Calls are shared out among so many tests, which can run beside one another.
 SHARES = 8
-TEMPORARY = ".shannot-"
 
 
 @pytest.fixture(scope="module")
@@ -78,31 +76,10 @@ def test_the_plan_has_steps_of_every_kind(bed: Bed) -> None:
 # What is there, and what was told of it.
 
 
-def visible(snapshot: Snapshot) -> Snapshot:
-    """Without temporary names and what is below them."""
-    return {
-        path: entry
-        for path, entry in snapshot.items()
-        if not any(name.startswith(TEMPORARY) for name in path.split("/"))
-    }
-
-
 def check_between(bed: Bed, number: int) -> None:
     """Every path is as before the batch `number` or as after it."""
-    states = bed.states[number : number + 2]
-    for path in {
-        path for state in (*states, visible(overlays.snapshot(bed.host))) for path in state
-    }:
-        found = overlays.snapshot(bed.host).get(path)
-        assert any(same(found, state.get(path)) for state in states), (path, found)
-
-
-def same(found: dict[str, object] | None, expected: dict[str, object] | None) -> bool:
-    """Whether a path is in a state, but for metadata, which a step changes one by one."""
-    if found is None or expected is None:
-        return found is expected
-    names = ("type", "content", "target")
-    return all(found.get(name) == expected.get(name) for name in names)
+    found = overlays.snapshot(bed.host)
+    assert mixed.is_between(found, *bed.states[number : number + 2]) is None
 
 
 def check_told(bed: Bed, applied: Applying) -> None:

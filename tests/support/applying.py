@@ -138,17 +138,22 @@ def applying(
     at_output: Act | None = None,
     at_need: Act | None = None,
     start: Callable[[Callable[[], None]], Process] = Forked,
+    state: Path | None = None,
 ) -> Iterator[Applying]:
     """Apply `steps` as `who` in a process that is root's, or that of `become`.
 
-    A content that begins with LARGE is sent by descriptor. `start` makes the process.
+    A content that begins with LARGE is sent by descriptor. `start` makes the process; `state` is
+    its runner's directory.
     """
     target = {"kind": "local", "host": identity.machine()}
     found = Plan(SESSION, target, who, "1", "rollback", tuple(steps))
     encoded = plan.canonical(found)
     assert plan.parse(encoded) == found
-    register = Path(tempfile.mkdtemp(prefix="shannot-register-", dir="/var/tmp"))
-    register.chmod(0o777)
+    made = None
+    if state is None:
+        made = state = Path(tempfile.mkdtemp(prefix="shannot-register-", dir="/var/tmp"))
+        state.chmod(0o777)
+    register = str(state)
     ours, theirs = socket.socketpair()
 
     def serve() -> None:
@@ -157,7 +162,7 @@ def applying(
             os.setgroups(list(become.groups))
             os.setresgid(become.gid, become.gid, become.gid)
             os.setresuid(become.uid, become.uid, become.uid)
-        apply.serve(Channel(theirs), key=KEY, register=str(register))
+        apply.serve(Channel(theirs), key=KEY, register=register)
 
     process = start(serve)
     theirs.close()
@@ -175,7 +180,8 @@ def applying(
             yield Applying(process.pid, channel, named, **acts)
     finally:
         process.finish()
-        shutil.rmtree(register)
+        if made is not None:
+            shutil.rmtree(made)
 
 
 def created(path: Path, content: bytes, who: Identity) -> FileStep:

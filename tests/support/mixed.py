@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shannotd.runner.plan import CommandStep, FileStep
+from shannotd.runner.workspace import TEMPORARY
 from tests.runner import overlays
 from tests.runner.overlays import Snapshot
 from tests.support.applying import shell
@@ -133,6 +134,32 @@ class Bed:
     def batch_of(self, index: int) -> int:
         """To which batch a step belongs; a command to the one before it."""
         return sum(isinstance(step, CommandStep) for step in self.steps[:index])
+
+
+def visible(snapshot: Snapshot) -> Snapshot:
+    """Without temporary names and what is below them."""
+    return {
+        path: entry
+        for path, entry in snapshot.items()
+        if not any(name.startswith(TEMPORARY) for name in path.split("/"))
+    }
+
+
+def is_between(found: Snapshot, before: Snapshot, after: Snapshot) -> str | None:
+    """The first path that is neither as before a batch nor as after it; None if there is none.
+
+    Metadata aside, of which a step changes one after the other.
+    """
+    for path in sorted({*before, *after, *visible(found)}):
+        if not any(_same(found.get(path), state.get(path)) for state in (before, after)):
+            return path
+    return None
+
+
+def _same(found: dict[str, Any] | None, expected: dict[str, Any] | None) -> bool:
+    if found is None or expected is None:
+        return found is expected
+    return all(found.get(name) == expected.get(name) for name in ("type", "content", "target"))
 
 
 def lay_out(host: Path) -> None:
