@@ -47,7 +47,7 @@ def _serve(channel: Channel, wanted: sandbox.Wanted, program: bytes) -> None:
     sandbox.seal_proc()
     with caller.listen() as calls:
         ready = (stage, processes, listener, calls.fileno())
-        channel.send({"event": "ready"}, plan.encode(), ready)
+        channel.send({"event": "ready", "script": child}, plan.encode(), ready)
     os.close(processes)
     os.close(listener)
     _rehearse(channel, report)

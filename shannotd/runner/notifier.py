@@ -65,6 +65,8 @@ class Notifier:
         self._executions = Executions()
         self._denied = DenyNames(deny_names)
         self._ask = ask
+        # Whether the kernel may do work for a process of the sandbox that has ended.
+        self.asynchronous = False
         try:
             # Who waits runs next on this processor, instead of after a way round the scheduler.
             fcntl.ioctl(listener, _SET_FLAGS, _SYNC_WAKE_UP)
@@ -95,7 +97,10 @@ class Notifier:
             self._execution(name, identifier, pid, arguments)
             return
         code = errno.EPERM
-        if name in ("connect", "bind", "sendto"):
+        if name == seccomp.ASYNCHRONOUS:
+            self.asynchronous = True
+            code = 0
+        elif name in ("connect", "bind", "sendto"):
             code = self._network(name, identifier, pid, arguments)
         else:
             self._record(name, "")

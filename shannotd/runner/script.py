@@ -7,6 +7,7 @@ starts.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -245,8 +246,28 @@ def execute(program: str, argv: List[str], environment: Dict[str, str]) -> NoRet
     try:
         if "/" in program:
             os.execve(program, argv, environment)
-        os.execvpe(program, argv, environment)
+        _search(program, argv, environment)
     except OSError as error:
         sys.stderr.write(f"{program!r}: {error.strerror}\n")
         sys.stderr.flush()
         os._exit(127 if isinstance(error, FileNotFoundError) else 126)
+
+
+def _search(program: str, argv: List[str], environment: Dict[str, str]) -> NoReturn:
+    """Become the first of that name on PATH which can be executed.
+
+    os.execvpe would import a module for it, and try (so have the filter tell) every directory.
+
+    :raises OSError: there is none.
+    """
+    failure: Optional[OSError] = None
+    for directory in environment.get("PATH", os.defpath).split(os.pathsep):
+        path = os.path.join(directory, program)
+        try:
+            os.stat(path)
+            os.execve(path, argv, environment)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            failure = failure or error
+    raise failure or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)

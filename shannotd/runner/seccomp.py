@@ -36,7 +36,7 @@ ALLOWED = (
     "getgroups getitimer getpeername getpgid getpgrp getpid getppid getpriority getrandom "
     "getresgid getresuid getrlimit getrusage getsid getsockname getsockopt gettid gettimeofday "
     "getuid getxattr inotify_add_watch inotify_init inotify_init1 inotify_rm_watch io_cancel ioctl "
-    "io_destroy io_getevents io_pgetevents io_setup io_submit ioprio_get ioprio_set kill "
+    "io_destroy io_getevents io_pgetevents io_submit ioprio_get ioprio_set kill "
     "landlock_add_rule landlock_create_ruleset landlock_restrict_self lchown lgetxattr link "
     "linkat listen listxattr llistxattr lremovexattr lseek lsetxattr lstat madvise "
     "map_shadow_stack mbind "
@@ -72,7 +72,9 @@ REPORTED = (
 # Allowed, and told to the listener first (the network namespace is the boundary; what starts
 # runs in the sandbox).
 EXECUTIONS = ("execve", "execveat")
-WATCHED = ("connect", "bind", *EXECUTIONS)
+# After io_setup the kernel may write to a script's memory when it has ended (ending.py).
+ASYNCHRONOUS = "io_setup"
+WATCHED = ("connect", "bind", ASYNCHRONOUS, *EXECUTIONS)
 
 # Newer calls whose callers fall back where they see ENOSYS; clone3's flags are out of a filter's
 # reach (they are in memory), glibc then uses clone.

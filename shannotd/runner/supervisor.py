@@ -2,8 +2,8 @@
 
 One process each, single-threaded: it may block. It reads what the script prints, answers the
 filter's notifications, ends everything at a limit, a cancel, or when the daemon or the
-runner is gone; after the sandbox's init is reaped nothing can change any more and the
-upper layers are captured.
+runner is gone; when no process of the sandbox can do anything any more (watch.py), the upper
+layers are captured.
 """
 
 from __future__ import annotations

@@ -45,11 +45,13 @@ class Settings:
 class Warm:
     """A sandbox that waits for its job; owns its descriptors, its cgroup and its init.
 
-    `listener` is that of its filter, `calls` the socket on which its shims call; its pid namespace
-    is the inode `pid_namespace`.
+    `script` is the process that becomes the script, by its number inside. `listener` is that of
+    its filter, `calls` the socket on which its shims call; its pid namespace is the inode
+    `pid_namespace`.
     """
 
     init: int
+    script: int
     channel: Channel
     blueprint: sandbox.Blueprint
     stage: int
@@ -208,6 +210,7 @@ def _build_watched(
     stage, processes, listener, calls = descriptors
     return Warm(
         init=pid,
+        script=event["script"],
         channel=channel,
         blueprint=sandbox.Blueprint.decode(plan),
         stage=stage,

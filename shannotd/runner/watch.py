@@ -11,6 +11,7 @@ from typing import Dict, List, Optional
 from shannotd.runner.call import DENIED, Desk
 from shannotd.runner.calls import Calls
 from shannotd.runner.decisions import Verdict
+from shannotd.runner.ending import has_succeeded
 from shannotd.runner.executions import Execution
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.notifier import Notifier
@@ -22,10 +23,13 @@ CHUNK = 65536
 FLOOD_BYTES = 256 * 1024 * 1024
 # How often processes are counted, and how long output waits for more of it.
 TICK_SECONDS = 0.01
+# A process that gave up its filter gives up its memory at once, if it is let run.
+_LOOKS = 4
+_LOOK_SECONDS = 0.00005
 
 
 class Watch:
-    """Follows one running script until its sandbox's init is reaped."""
+    """Follows one running script until nothing of it can do anything any more."""
 
     def __init__(
         self,
@@ -133,9 +137,7 @@ class Watch:
     def _on_stream(self, descriptor: int, _: int) -> None:
         data = os.read(descriptor, CHUNK)
         if not data:
-            self._desk.loop.remove(descriptor)
-            os.close(descriptor)
-            del self._streams[descriptor]
+            self._end_stream(descriptor)
             return
         stream = self._streams[descriptor]
         room = int(self._limits["output_bytes"]) - self._sent[stream]
@@ -149,6 +151,11 @@ class Watch:
                 self._lose_daemon()
         if self._dropped[stream] > FLOOD_BYTES:
             self._stop("output_bytes")
+
+    def _end_stream(self, descriptor: int) -> None:
+        self._desk.loop.remove(descriptor)
+        os.close(descriptor)
+        del self._streams[descriptor]
 
     def _flush_output(self) -> None:
         if not self._daemon_gone:
@@ -193,6 +200,32 @@ class Watch:
             self._notifier.answer()
         else:  # Nobody is left who runs under the filter.
             self._desk.loop.remove(self._warm.listener)
+            self._look_for_end()
+
+    def _look_for_end(self) -> None:
+        """Go on without the init's word if the script ended well and nothing more can happen."""
+        if not self._alive or self._notifier.asynchronous:
+            return
+        for _ in range(_LOOKS):
+            if has_succeeded(self._warm.processes, self._warm.script):
+                break
+            time.sleep(_LOOK_SECONDS)
+        else:
+            return
+        self._ending = {"exit_code": 0, "signal": None, "leftover": 0}
+        self._deserted = True
+        self._leave_init()
+        for descriptor in tuple(self._streams):
+            self._drain(descriptor)
+
+    def _drain(self, descriptor: int) -> None:
+        """Take what is left of a stream that nobody writes to any more."""
+        os.set_blocking(descriptor, False)
+        while descriptor in self._streams:
+            try:
+                self._on_stream(descriptor, 0)
+            except BlockingIOError:
+                self._end_stream(descriptor)
 
     def _on_denied_name(self, identifier: int, execution: Execution) -> None:
         """A program is started of which policy may say that it never runs."""

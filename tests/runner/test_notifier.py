@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import platform
 import select
 import signal
 import socket
@@ -273,3 +275,37 @@ def test_without_tables_of_sockets_no_server_is_known(tmp_path: Path, unreadable
         os.waitpid(pid, 0)  # its call went on
         assert notifier.steps() == [BlockedStep("connect", "127.0.0.1:9", 1)]
     os.close(processes)
+
+
+def asynchronous() -> None:
+    number = {"x86_64": 206, "aarch64": 0}[platform.machine()]  # io_setup(2)
+    ctypes.CDLL(None).syscall(
+        ctypes.c_long(number), ctypes.c_uint(1), ctypes.byref(ctypes.c_long())
+    )
+
+
+@pytest.mark.P2
+@pytest.mark.parametrize("call", [asynchronous, outward])
+def test_it_is_known_whether_the_kernel_may_work_on_for_who_ended(
+    call: Callable[[], object], tmp_path: Path
+) -> None:
+    processes = os.open(tmp_path, os.O_RDONLY)
+    with calling(call) as (pid, listener):
+        notifier = Notifier(listener, processes)
+        notifier.answer()
+        os.waitpid(pid, 0)  # its call went on
+        assert notifier.asynchronous is (call is asynchronous)
+    os.close(processes)
+
+
+def test_asynchronous_input_and_output_works(bench: Bench) -> None:
+    code = (
+        "import ctypes, platform\n"
+        "context = ctypes.c_ulong()\n"
+        "number = {'x86_64': 206, 'aarch64': 0}[platform.machine()]\n"
+        "call = ctypes.CDLL(None, use_errno=True).syscall\n"
+        "print(call(ctypes.c_long(number), ctypes.c_uint(1), ctypes.byref(context)))\n"
+    )
+    outcome = bench.run("python", code)
+    assert outcome.stdout == b"0\n"
+    assert attempts(outcome) == {}

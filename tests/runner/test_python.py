@@ -180,6 +180,19 @@ def test_commands_that_cannot_start(bench: Bench, argv: list[str], status: int) 
 def test_a_command_by_its_name(bench: Bench) -> None:
     outcome = bench.run("command", b"", "printf", "%s-", "a b", "c")
     assert outcome.stdout == b"a b-c-"
+    assert [program["count"] for program in outcome.programs] == [1]
+
+
+def test_a_command_is_searched_as_a_shell_does(bench: Bench, place: Path) -> None:
+    for name, mode in (("one", 0o644), ("two", 0o755), ("three", 0o755)):
+        (place / name).mkdir()
+        (place / name / "tool").write_text(f"#!/bin/sh\necho {name}\n")
+        (place / name / "tool").chmod(mode)
+    path = ":".join(str(place / name) for name in ("none", "one", "two", "three"))
+    outcome = bench.run("command", b"", "tool", environment={"PATH": path})
+    assert outcome.stdout == b"two\n"
+    only = bench.run("command", b"", "tool", environment={"PATH": str(place / "one")})
+    assert (only.exit_code, only.stderr) == (126, b"'tool': Permission denied\n")
 
 
 def test_binary_junk_is_a_scripts_error(bench: Bench) -> None:
