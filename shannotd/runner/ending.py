@@ -23,12 +23,14 @@ def has_succeeded(processes: int, script: int) -> bool:
     under the filter. In doubt it says no: then the init tells, a little later, how it ended.
     """
     try:
+        if not _may_know(processes, script):
+            return False
         names = [name for name in os.listdir(processes) if name.isdigit() and name != "1"]
         fields: Dict[str, List[bytes]] = {name: _fields(processes, name) for name in names}
         own = fields.get(str(script))
         if own is None or not all(map(_is_powerless, fields.values())):
             return False
-        return own[_EXIT_STATUS] == b"0" and _may_know(processes, script)
+        return own[_EXIT_STATUS] == b"0"
     except (OSError, IndexError, ValueError):
         return False  # gone meanwhile
 
@@ -50,7 +52,8 @@ def _is_powerless(fields: List[bytes]) -> bool:
 def _may_know(processes: int, script: int) -> bool:
     """Whether we are told the exit status: who may not know it is told 0 (proc_pid_stat(5), PT).
 
-    A link in /proc is kept from the same ones.
+    A link in /proc is kept from the same ones. A process that is ending may become known, since
+    what is not dumpable is its memory, but not unknown: so this is asked first.
     """
     try:
         os.readlink(f"{script}/cwd", dir_fd=processes)

@@ -132,3 +132,12 @@ def test_the_last_output_of_a_script_is_all_there(bench: Bench) -> None:
     for _ in range(10):
         outcome = bench.run("python", code)
         assert (outcome.stdout, outcome.stderr) == (b"A" * 60_000, b"B" * 60_000)
+
+
+@pytest.mark.P8
+def test_what_never_began_has_not_succeeded(bench: Bench) -> None:
+    """Who reads the status a moment too early is told 0 of a process that is not dumpable."""
+    for _ in range(10):
+        outcome = bench.run("python", b"", environment={"A=B": "c"})
+        assert outcome.error is not None, outcome
+        assert outcome.error["code"] == "invalid_request"
