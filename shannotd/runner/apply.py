@@ -7,47 +7,58 @@ shows to have been recorded here.
 from __future__ import annotations
 
 import os
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Dict, Mapping, Optional, Tuple
 
+from shannotd.runner import checkpoints, permission, plan
 from shannotd.runner import identity as accounts
-from shannotd.runner import permission
-from shannotd.runner.batch import Batch, Points
+from shannotd.runner.batch import Batch, Points, Setting
 from shannotd.runner.commands import run_command
-from shannotd.runner.contents import Contents
+from shannotd.runner.contents import AskedContents
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.orders import Orders
-from shannotd.runner.plan import CommandStep, FileStep, Identity, Plan
+from shannotd.runner.outcome import Part, apply_over, command_result, parts
+from shannotd.runner.plan import CommandStep, FileStep, Plan
+from shannotd.runner.resume import settle_all
 from shannotd.runner.sealed import opened
 from shannotd.runner.stop import Stop
+from shannotd.runner.turn import Turn
 from shannotd.runner.workspace import apply_failed, as_runner_error, reason_of
-
-Part = Sequence[Tuple[int, Union[FileStep, CommandStep]]]
 
 
 def serve(
     channel: Channel,
     *,
     key: bytes,
-    register: str,
+    state: str,
     points: Optional[Points] = None,
 ) -> None:
     """Apply the plan that comes over `channel`, and report there (see frames.py).
 
-    `key` is what seals are made with; `register` the directory that remembers which sessions
-    were applied; `points` what else is to happen on the way. Returns when all was reported,
-    or nobody listens any more. Signals that ask this process to end, it obeys between two steps.
+    `key` is what seals are made with; `state` the runner's directory, with the checkpoints and the
+    memory of which sessions were applied; `points` what else is to happen on the way. Returns when
+    all was reported, or nobody listens any more. Signals that ask this process to end, it obeys
+    between two steps.
     """
     stop = Stop()
     stop.listen()
     try:
         try:
-            found = _receive(channel, key)
+            found, encoded = _receive(channel, key)
             floor = accounts.check(found.identity)
-            _register(register, found.session)
-            if os.geteuid() == 0:
-                permission.become(found.identity)
-            os.umask(found.identity.umask)
-            run(found, Orders(channel.socket), points or Points(), stop, floor)
+            orders = Orders(channel.socket)
+            with Turn(state) as turn:
+                if not turn.wait(orders):
+                    raise apply_failed(0, "/", "it was cancelled")
+                settle_all(state)
+                digest = plan.digest(encoded)
+                with checkpoints.create(state, found.session, encoded, digest) as checkpoint:
+                    if os.geteuid() == 0:
+                        permission.become(found.identity)
+                    os.umask(found.identity.umask)
+                    setting = Setting(
+                        found.identity, checkpoint, points or Points(), stop, floor.protected
+                    )
+                    run(found, orders, setting, floor, turn)
         except RunnerError as error:
             channel.send(error.header())
         except OSError as error:
@@ -57,88 +68,88 @@ def serve(
         pass
 
 
-def _receive(channel: Channel, key: bytes) -> Plan:
+def _receive(channel: Channel, key: bytes) -> Tuple[Plan, bytes]:
     """The plan to be applied: one that this runner recorded, for this machine."""
     header, encoded, descriptors = channel.receive()
     for descriptor in descriptors:
         os.close(descriptor)
-    return opened(header, encoded, key, "apply")
+    return opened(header, encoded, key, "apply"), encoded
 
 
-def _register(register: str, session: str) -> None:
-    """Remember for good that `session` was applied.
-
-    :raises RunnerError: `wrong_state`: it was before.
-    """
-    directory = os.open(register, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        os.close(os.open(session, flags, 0o600, dir_fd=directory))
-        os.fsync(directory)
-    except FileExistsError as error:
-        raise RunnerError("wrong_state", id=session, state="executed", action="applied") from error
-    finally:
-        os.close(directory)
-
-
-def run(found: Plan, orders: Orders, points: Points, stop: Stop, floor: accounts.Floor) -> None:
+def run(found: Plan, orders: Orders, setting: Setting, floor: accounts.Floor, turn: Turn) -> None:
     """Apply `found` as this process: a batch of file steps, a command, the next batch, in order.
 
-    The first failure is the last thing that is done. Every step is told of.
+    The first failure is the last thing that is done, but for what is taken back then. Every step
+    is told of.
 
-    :raises RunnerError: what stopped it; its `applied` says in words which steps were done.
+    :raises RunnerError: what stopped it; its details say in words what became of the steps.
     :raises Closed: the daemon is gone.
     """
     stopped: Optional[RunnerError] = None
     results: Dict[int, str] = {}
-    with Contents(orders) as contents:
+    teller = _Teller(orders)
+    with AskedContents(orders) as contents:
         for part in parts(found):
-            if stopped is None:
-                try:
-                    _apply_part(part, found.identity, contents, points, stop, floor, orders)
-                except RunnerError as error:
-                    stopped = error
-                except OSError as error:
-                    # Before a batch had begun: it puts back what happens to it.
-                    index, step = part[0]
-                    path = step.program if isinstance(step, CommandStep) else step.path
-                    stopped = apply_failed(index, path, reason_of(error))
-                told = _results(part, stopped)
-            else:
-                told = {index: "skipped" for index, _ in part}
-            _tell(orders, told)
-            results.update(told)
-    _tell(orders, {i: "skipped" for i in range(len(found.steps)) if i not in results})
-    if stopped is not None:
-        _name_applied(stopped, [index for index, result in results.items() if result == "done"])
-        raise stopped
+            try:
+                _apply_part(part, contents, orders, setting, floor, turn)
+            except RunnerError as error:
+                stopped = error
+            except OSError as error:  # before a batch had begun, which would put back
+                index, step = part[0]
+                path = step.program if isinstance(step, CommandStep) else step.path
+                stopped = apply_failed(index, path, reason_of(error))
+            except Closed as error:
+                stopped = teller.lose(error, part)
+            results.update(_results(part, stopped, setting))
+            teller.tell(results)
+            if stopped is not None or teller.lost is not None:
+                break
+    if teller.lost is not None and stopped is None:
+        stopped = teller.lose(teller.lost, parts(found)[-1])
+    ended = apply_over(found, setting, results, stopped)
+    teller.tell(ended.results)
+    if teller.lost is not None:
+        raise teller.lost
+    if ended.failure is not None:
+        raise ended.failure
 
 
-def parts(found: Plan) -> List[Part]:
-    """What is to be done, in order: batches of file steps, and single commands between them.
+class _Teller:
+    """Tells the daemon what became of steps, as long as it is there."""
 
-    Only a command that waited for the review is a barrier: what comes before it is applied
-    before it runs. What was observed has run, what was denied never does.
-    """
-    done: List[Part] = []
-    batch: List[Tuple[int, FileStep]] = []
-    for index, step in enumerate(found.steps):
-        if isinstance(step, FileStep) and not step.scratch:
-            batch.append((index, step))
-        elif isinstance(step, CommandStep) and step.decision == "review":
-            done += [batch, [(index, step)]]
-            batch = []
-    return [part for part in (*done, batch) if part]
+    def __init__(self, orders: Orders) -> None:
+        self.lost: Optional[Closed] = None
+        self._orders = orders
+        self._told: Dict[int, str] = {}
+
+    def tell(self, results: Mapping[int, str]) -> None:
+        """Tell what is new in `results`."""
+        new = {i: result for i, result in results.items() if self._told.get(i) != result}
+        self._told.update(new)
+        if self.lost is not None:
+            return
+        try:
+            for index, result in sorted(new.items()):
+                self._orders.hold({"event": "step", "index": index, "applied": result})
+            self._orders.flush()
+        except Closed as error:
+            self.lost = error
+
+    def lose(self, error: Closed, part: Part) -> RunnerError:
+        """The daemon is gone: nothing more is begun for it."""
+        self.lost = error
+        index, step = part[0]
+        path = step.program if isinstance(step, CommandStep) else step.path
+        return apply_failed(index, path, "the daemon went away")
 
 
 def _apply_part(
     part: Part,
-    identity: Identity,
-    contents: Contents,
-    points: Points,
-    stop: Stop,
-    floor: accounts.Floor,
+    contents: AskedContents,
     orders: Orders,
+    setting: Setting,
+    floor: accounts.Floor,
+    turn: Turn,
 ) -> None:
     orders.look()
     if orders.cancelled:
@@ -147,29 +158,28 @@ def _apply_part(
         raise apply_failed(index, path, "it was cancelled")
     files = [(index, step) for index, step in part if isinstance(step, FileStep)]
     if files:
-        batch = Batch(
-            files,
-            identity=identity,
-            contents=contents,
-            points=points,
-            stop=stop,
-            protected=floor.protected,
-        )
-        batch.run()
+        Batch(files, setting, contents).run()
     for index, step in part:
         if isinstance(step, CommandStep):
             run_command(
                 index,
                 step,
-                identity=identity,
+                identity=setting.identity,
                 contents=contents,
                 protected=floor.programs,
                 orders=orders,
+                journal=setting.checkpoint.journal,
+                held=(turn.descriptor,),
             )
 
 
-def _results(part: Part, error: Optional[RunnerError]) -> Dict[int, str]:
+def _results(part: Part, error: Optional[RunnerError], setting: Setting) -> Dict[int, str]:
     """What became of each step of a part that was begun."""
+    index, step = part[0]
+    if isinstance(step, CommandStep) and error is not None:
+        commands = setting.checkpoint.applied().commands
+        if index in commands:  # it ran, whatever came after
+            return {index: command_result(step, commands[index])}
     return {index: _outcome(index, error) for index, _ in part}
 
 
@@ -182,28 +192,3 @@ def _outcome(index: int, error: Optional[RunnerError]) -> str:
     if error.code == "clean_up_failed" or index != step:
         return "skipped"
     return "stale" if error.code == "stale" else "failed"
-
-
-def _name_applied(error: RunnerError, done: Sequence[int]) -> None:
-    error.details["applied"] = _numbers(done)
-    before = error.details.get("before")
-    if done and before is not None and not str(before).startswith("applied"):
-        error.details["before"] = f"{before}, except for {_numbers(done)}"
-
-
-def _tell(orders: Orders, results: Dict[int, str]) -> None:
-    for index, result in results.items():
-        orders.hold({"event": "step", "index": index, "applied": result})
-    orders.flush()
-
-
-def _numbers(indexes: Sequence[int]) -> str:
-    """The numbers of steps in words, from 1 as people count them: steps 1-4, 6."""
-    ranges: List[List[int]] = []
-    for number in (index + 1 for index in indexes):
-        if ranges and ranges[-1][1] == number - 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    words = [f"{first}-{last}" if first < last else str(first) for first, last in ranges]
-    return "steps " + ", ".join(words) if words else "none"

@@ -39,7 +39,8 @@ class Start:
 
     `program` is its descriptor, `path` where it stands if it cannot be executed by that; `cwd`
     and `stdin` are descriptors too. `seconds` and `output_bytes` (of each stream) are limits. The
-    identity and the umask are those of this process.
+    identity and the umask are those of this process. The keeper has the descriptors `held` open
+    until the program has ended.
     """
 
     program: int
@@ -50,6 +51,7 @@ class Start:
     stdin: int
     seconds: float
     output_bytes: int
+    held: Tuple[int, ...] = ()
 
 
 def keep(start: Start) -> Channel:
@@ -82,7 +84,7 @@ def _keep(channel: Channel, start: Start) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-    _close_others((channel.fileno(), start.program, start.cwd, start.stdin))
+    _close_others((channel.fileno(), start.program, start.cwd, start.stdin, *start.held))
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
@@ -106,6 +108,8 @@ def _keep(channel: Channel, start: Start) -> None:
     ]
     _Keeper(channel, child, streams, started, start.seconds).run()
     channel.close()
+    for descriptor in start.held:
+        os.close(descriptor)
     # From here on nobody counts what is left; nothing of it shall become a zombie.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     _drain(streams)

@@ -18,12 +18,13 @@ import shlex
 import signal
 import stat
 from contextlib import ExitStack
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Tuple
 
 from shannotd.runner import command_process, filesystem, tree
 from shannotd.runner.command_process import Start
-from shannotd.runner.contents import EMPTY, Contents
+from shannotd.runner.contents import EMPTY, AskedContents
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
+from shannotd.runner.journal import Journal
 from shannotd.runner.orders import Orders
 from shannotd.runner.plan import CommandStep, Identity, Input
 from shannotd.runner.workspace import stale
@@ -48,13 +49,17 @@ def run_command(
     step: CommandStep,
     *,
     identity: Identity,
-    contents: Contents,
+    contents: AskedContents,
     protected: Sequence[str],
     orders: Orders,
+    journal: Journal,
+    held: Tuple[int, ...] = (),
 ) -> None:
     """Run the command of step `index` and tell of it; it must end as the dry run assumed.
 
-    `protected` are programs, and directories of programs, that no plan may start.
+    `protected` are programs, and directories of programs, that no plan may start. Its start and
+    its end go to the `journal`; the descriptors `held` stay open until it has ended, even if
+    this process has not.
 
     :raises RunnerError: `stale`: the program or directory is another one, nothing ran;
         `not_permitted`: nothing ran; `command_failed`.
@@ -63,18 +68,18 @@ def run_command(
     _check_protected(step, identity, protected)
     with ExitStack() as stack:
 
-        def held(descriptor: int) -> int:
+        def owned(descriptor: int) -> int:
             stack.callback(os.close, descriptor)
             return descriptor
 
-        held(_open_program(index, step))  # so that what cannot start is not said to
-        cwd = held(_open_directory(index, step))
-        stdin = held(_open_input(index, step, contents))
+        owned(_open_program(index, step))  # so that what cannot start is not said to
+        cwd = owned(_open_directory(index, step))
+        stdin = owned(_open_input(index, step, contents))
         if not orders.may_start(index):
             raise command_failed(index, step, "was cancelled before it began")
         # Once more: only now is just before it runs.
         try:
-            program = held(_open_program(index, step))
+            program = owned(_open_program(index, step))
         except RunnerError:
             orders.send({"event": "command", "index": index, **_NOT_STARTED})
             raise
@@ -87,13 +92,16 @@ def run_command(
             stdin,
             step.seconds,
             step.output_bytes,
+            held,
         )
+        journal.write("command", index=index)
         try:
             keeper = command_process.keep(start)
         except OSError as error:
+            journal.write("ended", index=index, ending=_NOT_STARTED)
             orders.send({"event": "command", "index": index, **_NOT_STARTED})
             raise command_failed(index, step, _not_started(error.errno)) from error
-        ended = _follow(index, step, keeper, orders)
+        ended = _follow(index, step, keeper, orders, journal)
     ending = _ending(step, ended)
     if ending is not None:
         raise command_failed(index, step, ending)
@@ -178,7 +186,7 @@ def _open_directory(index: int, step: CommandStep) -> int:
         raise command_failed(index, step, reason) from error
 
 
-def _open_input(index: int, step: CommandStep, contents: Contents) -> int:
+def _open_input(index: int, step: CommandStep, contents: AskedContents) -> int:
     """What the command reads as its standard input, from its beginning and read-only."""
     if step.stdin is None:
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -192,7 +200,7 @@ def _open_input(index: int, step: CommandStep, contents: Contents) -> int:
         os.close(memory)
 
 
-def _fill(memory: int, wanted: Input, contents: Contents) -> str:
+def _fill(memory: int, wanted: Input, contents: AskedContents) -> str:
     """Write a content to `memory`; the SHA-256 of what was written."""
     if wanted.sha256 == EMPTY:
         return EMPTY
@@ -204,19 +212,22 @@ def _fill(memory: int, wanted: Input, contents: Contents) -> str:
             digest.update(content)
             target.write(content)
         else:
-            left = wanted.size
-            while left > 0:
-                part = os.read(content, min(left, _COPY_BYTES))
+            done = 0
+            while done < wanted.size:
+                part_size = min(wanted.size - done, _COPY_BYTES)
+                part = os.pread(content.descriptor, part_size, content.offset + done)
                 if not part:
                     break
                 digest.update(part)
                 target.write(part)
-                left -= len(part)
+                done += len(part)
     contents.drop()
     return digest.hexdigest()
 
 
-def _follow(index: int, step: CommandStep, keeper: Channel, orders: Orders) -> Header:
+def _follow(
+    index: int, step: CommandStep, keeper: Channel, orders: Orders, journal: Journal
+) -> Header:
     """Pass on what the keeper tells, until the command has ended; how it did."""
     listener = _Listener(orders, index)
     with keeper:
@@ -230,11 +241,13 @@ def _follow(index: int, step: CommandStep, keeper: Channel, orders: Orders) -> H
                 reason = "lost the process that watched over it and may still run"
                 raise command_failed(index, step, reason) from None
             if event["event"] == "not_started":
+                journal.write("ended", index=index, ending=_NOT_STARTED)
                 listener.tell({"event": "command", **_NOT_STARTED})
                 raise command_failed(index, step, _not_started(event["errno"]))
             if event["event"] == "ended":
                 break
             listener.tell({**event, "event": "command_output"}, payload)
+    journal.write("ended", index=index, ending=event)
     listener.tell({**event, "event": "command"})
     if listener.lost is not None:
         raise listener.lost

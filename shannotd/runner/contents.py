@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import Dict, Sequence, Tuple, Union
+from typing import Dict, NamedTuple, Protocol, Sequence, Tuple, Union
 
 from shannotd.runner.frames import Channel, RunnerError
 
@@ -14,14 +14,34 @@ NEED_COUNT = 4096
 EMPTY = hashlib.sha256().hexdigest()
 
 
-class Contents:
-    """What was asked for last: as bytes, or as a descriptor where it is large."""
+class Source(NamedTuple):
+    """Where a large content is: in an open file, from `offset` on."""
+
+    descriptor: int
+    offset: int = 0
+
+
+class Contents(Protocol):
+    """Where a batch has its contents from."""
+
+    def has(self, sha256: str) -> bool:
+        """Whether `get` can give it now."""
+
+    def get(self, sha256: str) -> Union[bytes, Source]:
+        """Bytes whose hash was checked, or a place to read from where it was not."""
+
+    def ask(self, wanted: Sequence[Tuple[str, int]]) -> None:
+        """Have as many of `wanted` (hash and size, in order) as make up one request."""
+
+
+class AskedContents:
+    """What was asked of the channel's other end last; large ones are descriptors."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._held: Dict[str, Union[bytes, int]] = {EMPTY: b""}
 
-    def __enter__(self) -> Contents:
+    def __enter__(self) -> AskedContents:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -31,9 +51,10 @@ class Contents:
         """Whether `get` can give it now."""
         return sha256 in self._held
 
-    def get(self, sha256: str) -> Union[bytes, int]:
-        """Bytes whose hash was checked, or a descriptor whose content was not."""
-        return self._held[sha256]
+    def get(self, sha256: str) -> Union[bytes, Source]:
+        """Bytes whose hash was checked, or a place to read from where it was not."""
+        content = self._held[sha256]
+        return Source(content) if isinstance(content, int) else content
 
     def drop(self) -> None:
         """Forget everything."""

@@ -120,6 +120,7 @@ _statx = _function(
     "statx", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p
 )
 _syncfs = _function("syncfs", ctypes.c_int)
+_fallocate = _function("fallocate64", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _fchownat = _function(
     "fchownat", ctypes.c_int, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_int
 )
@@ -286,6 +287,15 @@ def sync_filesystem(descriptor: int) -> None:
     """syncfs(2): all of the filesystem that `descriptor` (not O_PATH) is on, to disk."""
     if _syncfs(descriptor) != 0:
         raise _failure("syncfs", "")
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """fallocate(2) with FALLOC_FL_KEEP_SIZE: have room for `size` bytes, where that can be had.
+
+    :raises OSError: the disk is full.
+    """
+    if _fallocate(descriptor, 1, 0, size) != 0 and ctypes.get_errno() != errno.EOPNOTSUPP:
+        raise _failure("fallocate", "")
 
 
 def change_owner(descriptor: int, uid: int, gid: int) -> None:

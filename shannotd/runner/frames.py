@@ -10,6 +10,7 @@ Control connection (daemon -> runner main), one answer per request, in order:
     {op: "run", fds: 1}   + job end    -> {}   (hands the job channel to a warm sandbox)
     {op: "programs"}                   -> {names: [str]}   (of all programs on the host's PATH)
     {op: "apply", fds: 1} + job end    -> {}   (hands the job channel to a new apply process)
+    {op: "resume", fds: 1} + job end   -> {}   (the same for one that looks after an old apply)
     {op: "pool", size: int, hide: [glob], shims: [name]} -> {ready: int}
                                           what most jobs will hide, and the programs of the
                                           directories on PATH whose calls are asked about
@@ -68,9 +69,17 @@ Apply. The daemon sends one frame and then answers each `need`:
     <- {event: "command", index, exit_status: int|null, signal: int|null,
         stopped: null|"seconds"|"output_bytes"|"cancelled"|"not_started",
         duration, truncated: [stream], left: int}       (`left`: processes that it left behind)
-    <- {event: "step", index, applied: "done"|"failed"|"stale"|"skipped"}
+    <- {event: "step", index, applied: "done"|"failed"|"stale"|"skipped"|"undone"|"in_doubt"}
     <- {event: "error", code: "stale"|"apply_failed"|..., details}    (what stopped it)
     <- {event: "end"}
+
+`undone` comes after `done` where a failure had the runner take back what was applied. `in_doubt` is
+a command that was running when its apply was cut short.
+
+Resume. The daemon sends one frame, and gets `step`, `error` and `end` as above when the apply of
+that session has ended, or was brought to an end:
+
+    {op: "resume", session}
 
 At any time {op: "cancel"} ends a command that runs; nothing after the step at hand is done.
 """

@@ -128,7 +128,10 @@ class Runner:
             self._jobs[channel.fileno()] = channel
             return {}
         if operation == "apply" and len(descriptors) == 1:
-            self._apply(descriptors[0])
+            self._start(descriptors[0], self._apply)
+            return {}
+        if operation == "resume" and len(descriptors) == 1:
+            self._start(descriptors[0], self._resume)
             return {}
         if operation == "pool":
             self._pool.expect(
@@ -151,20 +154,8 @@ class Runner:
             }
         return {"error": {"code": "invalid_request", "details": {"method": str(operation)}}}
 
-    def _apply(self, job: int) -> None:
-        """Start a process of its own for one apply: it survives neither us nor needs us."""
-        from shannotd.runner.apply import serve
-        from shannotd.runner.record import key
-
-        def work(channel: Channel) -> None:
-            register = os.path.join(self._state, "applied")
-            os.makedirs(register, mode=0o700, exist_ok=True)
-            serve(channel, key=key(self._state), register=register)
-
-        self._start(job, work)
-
     def _start(self, job: int, work: Callable[[Channel], None]) -> None:
-        """Do `work` over the channel `job`, in a process of its own."""
+        """Start a process of its own for `work`: it survives us, and needs us for nothing."""
         child = os.fork()
         self._working.append(child)
         if child == 0:
@@ -179,6 +170,17 @@ class Runner:
                 pass
             finally:
                 os._exit(status)
+
+    def _apply(self, channel: Channel) -> None:
+        from shannotd.runner import apply
+        from shannotd.runner.record import key
+
+        apply.serve(channel, key=key(self._state), state=self._state)
+
+    def _resume(self, channel: Channel) -> None:
+        from shannotd.runner import resume
+
+        resume.serve(channel, state=self._state)
 
     @staticmethod
     def _leave_for(job: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional
 
 from shannotd.runner import filesystem
 from shannotd.runner.directories import remove, writable
@@ -37,18 +37,31 @@ class Quarantine:
         self._workspace = workspace
         self._places: Dict[int, Place] = {}
 
-    def take(
-        self, directory: int, status: Status, path: str, name: str
-    ) -> Optional[Tuple[int, str]]:
-        """Move `name` away from `directory`, which is at `path`.
+    def prepare(self, path: str) -> Optional[str]:
+        """Make a place for what will be deleted from the directory at `path`; where it is.
 
-        Returns the descriptor of the directory that holds it now (this object's), and its
-        name there; None where no place can take it and nothing was moved.
+        None where there can be none.
         """
-        place = self._place(status.mount, path)
+        _, status = self._workspace.directories.get(path)
+        if status.mount not in self._places:
+            self._find(status.mount, path)
+        place = self._places.get(status.mount)
+        return None if place is None else place.path
+
+    @property
+    def paths(self) -> List[str]:
+        """Where the places are."""
+        return [place.path for place in self._places.values()]
+
+    def take(self, directory: int, status: Status, name: str, temporary: str) -> Optional[int]:
+        """Move `name` away from `directory`, under the name `temporary`.
+
+        Returns the descriptor of the directory that holds it now (this object's); None where
+        no place can take it and nothing was moved.
+        """
+        place = self._places.get(status.mount)
         if place is None:
             return None
-        temporary = self._workspace.name()
         try:
             filesystem.rename(directory, name, place.descriptor, temporary, RENAME_NOREPLACE)
         except OSError as error:
@@ -57,18 +70,16 @@ class Quarantine:
             if error.errno in (errno.EACCES, errno.EPERM, errno.EXDEV):
                 return None
             raise
-        return place.descriptor, temporary
+        return place.descriptor
 
-    def _place(self, mount: int, path: str) -> Optional[Place]:
-        if mount not in self._places:
-            names = path.split("/")
-            for depth in range(1, len(names) + 1):
-                above = "/".join(names[:depth])
-                directory, status = self._workspace.directories.get(above)
-                if status.mount == mount and obstacle(status) is None and writable(directory):
-                    self._places[mount] = self._make(directory, above)
-                    break
-        return self._places.get(mount)
+    def _find(self, mount: int, path: str) -> None:
+        names = path.split("/")
+        for depth in range(1, len(names) + 1):
+            above = "/".join(names[:depth])
+            directory, status = self._workspace.directories.get(above)
+            if status.mount == mount and obstacle(status) is None and writable(directory):
+                self._places[mount] = self._make(directory, above)
+                break
 
     def _make(self, directory: int, path: str) -> Place:
         name = self._workspace.name()

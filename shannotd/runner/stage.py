@@ -15,9 +15,16 @@ from shannotd.runner.contents import Contents
 from shannotd.runner.directories import remove, writable
 from shannotd.runner.filesystem import Status
 from shannotd.runner.plan import FileState, FileStep
+from shannotd.runner.saved import DEVICES
 from shannotd.runner.tree import MountInside
 from shannotd.runner.workspace import Action, Workspace, apply_failed, stale
 
+_NODES = {
+    "fifo": stat.S_IFIFO,
+    "socket": stat.S_IFSOCK,
+    "character": stat.S_IFCHR,
+    "block": stat.S_IFBLK,
+}
 # So many directories with temporary names are held open; others are found by their path.
 _HELD_PARENTS = 256
 
@@ -64,15 +71,19 @@ class Stage:
         elif step.after.type == "directory":
             action.inode = self._directory(step.after, directory, name)
             self.built[step.path] = f"{where}/{name}", action.inode[:2]
-        elif step.after.type == "symlink":
-            action.inode = self._symlink(step.after, directory, name)
+        elif step.after.type in ("symlink", "fifo", "socket", *DEVICES):
+            action.inode = self._node(step.after, directory, name)
         else:
             raise apply_failed(action.index, step.path, f"no plan makes a {step.after.type}")
         if not rides:
-            action.temporary = name
-            self._temporaries.append((where, name, action.inode))
-            if where not in self._parents and len(self._parents) < _HELD_PARENTS:
-                self._parents[where] = os.dup(directory)
+            action.temporary, action.written_in = name, where
+            self.add(where, name, action.inode, directory)
+
+    def add(self, path: str, name: str, inode: filesystem.Incarnation, directory: int) -> None:
+        """One more temporary name in `directory`, which is at `path`."""
+        self._temporaries.append((path, name, inode))
+        if path not in self._parents and len(self._parents) < _HELD_PARENTS:
+            self._parents[path] = os.dup(directory)
 
     def _widen(self, path: str, directory: int, status: Status) -> None:
         """A directory that the batch makes writable is so already for what is staged in it."""
@@ -90,10 +101,10 @@ class Stage:
             if step.change == "append":
                 begin = self._copy_old(action, directory, descriptor)
             content = self._contents.get(sha256)
-            if isinstance(content, int):
-                staging.write_from(descriptor, content, size, sha256, begin)
-            else:
+            if isinstance(content, bytes):
                 staging.write(descriptor, content, begin)
+            else:
+                staging.write_from(descriptor, content, size, sha256, begin)
             status = filesystem.status(descriptor)
             staging.set_state(descriptor, step.after, status, keep_open=False)
             self.remember(descriptor, status.device)
@@ -139,9 +150,15 @@ class Stage:
             os.rmdir(name, dir_fd=parent)
             raise
 
-    def _symlink(self, after: FileState, directory: int, name: str) -> filesystem.Incarnation:
-        assert after.target is not None
-        os.symlink(after.target, name, dir_fd=directory)
+    def _node(self, after: FileState, directory: int, name: str) -> filesystem.Incarnation:
+        """A symlink, or a special file that a checkpoint has."""
+        if after.type == "symlink":
+            assert after.target is not None
+            os.symlink(after.target, name, dir_fd=directory)
+        else:
+            major, _, minor = (after.target or "0:0").partition(":")
+            device = os.makedev(int(major), int(minor))
+            os.mknod(name, 0o600 | _NODES[after.type], device, dir_fd=directory)
         try:
             descriptor = os.open(name, filesystem.O_PATH, dir_fd=directory)
             try:
@@ -178,11 +195,10 @@ class Stage:
         for descriptor in self._filesystems.values():
             filesystem.sync_filesystem(descriptor)
 
-    def discard(self, *, directories: bool) -> List[str]:
+    def discard(self) -> List[str]:
         """Remove every temporary name that still holds what was staged under it.
 
-        New `directories`, with all that is in them by now, only if that is said. Returns
-        the names that are left.
+        Returns the names that are left.
         """
         self._workspace.directories.forget()
         left: List[str] = []
@@ -193,11 +209,7 @@ class Stage:
                 if directory is None:
                     directory, _ = self._workspace.directories.get(path)
                 status = filesystem.status_at(directory, name)
-                if status.incarnation != inode:
-                    continue
-                if stat.S_ISDIR(status.mode) and not directories:
-                    left.append(f"{path}/{name}")
-                else:
+                if status.incarnation == inode:
                     remove(directory, name, path)
             except FileNotFoundError:
                 pass

@@ -9,6 +9,7 @@ import stat
 from typing import Dict
 
 from shannotd.runner import filesystem
+from shannotd.runner.contents import Source
 from shannotd.runner.filesystem import Status
 from shannotd.runner.plan import FileState
 from shannotd.runner.tree import CAPABILITY, CHUNK_BYTES, LABEL, read_xattrs
@@ -48,15 +49,16 @@ def _write_all(descriptor: int, data: bytes, position: int) -> None:
         position += written
 
 
-def write_from(descriptor: int, source: int, size: int, sha256: str, position: int = 0) -> None:
-    """Write the `size` bytes of the file `source` at `position`, in chunks.
+def write_from(descriptor: int, source: Source, size: int, sha256: str, position: int = 0) -> None:
+    """Write the `size` bytes of `source` at `position`, in chunks.
 
     :raises WrongContent: they are not those that `sha256` names.
     """
     digest = hashlib.sha256()
     done = 0
     while done < size:
-        part = os.pread(source, min(CHUNK_BYTES, size - done), done)
+        wanted = min(CHUNK_BYTES, size - done)
+        part = os.pread(source.descriptor, wanted, source.offset + done)
         if not part:
             break
         digest.update(part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Optional, Sequence, Set
+from typing import AbstractSet, Optional, Sequence, Set
 
 from shannotd.runner import expectation, filesystem, tree
 from shannotd.runner.course import Course
@@ -29,6 +29,11 @@ class Starting:
         self._made: Set[str] = set()
         # The host's directories that get other metadata: they may become writable by it.
         self.changed_directories: Set[str] = set()
+
+    @property
+    def moved(self) -> AbstractSet[str]:
+        """Where on the host that was found everything is that the steps so far move or delete."""
+        return self._course.moved
 
     def check(self, index: int, step: FileStep) -> Action:
         """The action for the next step, whose paths were found as it expects.
@@ -106,9 +111,11 @@ class Starting:
                 path,
                 with_tree=expected.tree is not None,
                 excluded=self._course.moved,
+                keep=step.change in ("modify", "append", "delete"),
             )
         if found.status is not None:
             self._refuse_target(step, directory, found.status)
+            action.found, action.here = found, path
         if step.change == "append":
             return self._appendable(action, directory, name, found)
         require(action.index, path, expected, found)

@@ -17,6 +17,9 @@ from shannotd.runner.tree import Entry, MountInside
 
 TEMPORARY = ".shannot-"
 NOT_APPLIED = "not applied"
+# Contents of so many bytes are kept in memory from the check to the checkpoint, and all together.
+_KEPT_BYTES = 64 * 1024
+_KEPT_IN_ALL_BYTES = 64 * 1024 * 1024
 
 
 @dataclass
@@ -26,7 +29,9 @@ class Action:
     `parent` and `name` are its path after the steps before it; `staged_in` is where its
     directory was before the batch, None if the batch makes it, `parent_identity` which it
     is (`old_identity` that of a renamed path's old one). `expected` is what is to be
-    displaced, `temporary` the name of what takes its place, `inode` its inode.
+    displaced, `found` just that as it was found, at the host's path `here`; None where a step
+    of the batch makes it. `temporary` is the name of what takes its place (of a deleted path,
+    where it waits), in the directory that was at `written_in`; `inode` that of what is new.
     """
 
     index: int
@@ -37,7 +42,10 @@ class Action:
     parent_identity: Optional[filesystem.Identity] = None
     old_identity: Optional[filesystem.Identity] = None
     expected: Optional[FileState] = None
+    found: Optional[Entry] = None
+    here: Optional[str] = None
     temporary: Optional[str] = None
+    written_in: Optional[str] = None
     inode: Optional[filesystem.Incarnation] = None
 
 
@@ -51,6 +59,7 @@ class Workspace:
         # Directories whose mode was widened for the batch: by inode, path and mode before.
         self.widened: Dict[filesystem.Identity, Tuple[str, int]] = {}
         self._names = 0
+        self._room = _KEPT_IN_ALL_BYTES
 
     def name(self) -> str:
         """A new temporary name: a dot name that no include pattern matches."""
@@ -87,9 +96,16 @@ class Workspace:
         *,
         with_tree: bool,
         excluded: AbstractSet[str] = frozenset(),
+        keep: bool = False,
     ) -> Entry:
-        """What is at `name` in `directory`, which is at `path`; what the batch staged is not."""
-        found = tree.entry(directory, name, identity=self.identity)
+        """What is at `name` in `directory`, which is at `path`; what the batch staged is not.
+
+        With `keep` a small content comes along.
+        """
+        kept = min(_KEPT_BYTES, self._room) if keep else 0
+        found = tree.entry(directory, name, identity=self.identity, keep=kept)
+        if kept and found.data is not None:
+            self._room -= len(found.data)
         if found.status is not None and found.status.identity in self.widened:
             _, mode = self.widened[found.status.identity]
             found = replace(found, state=replace(found.state, mode=mode))

@@ -45,6 +45,8 @@ def _words(name: str, detail: Detail) -> str:
     """A detail as the message says it: steps count from 0, but from 1 where people read of them."""
     if name == "step" and isinstance(detail, int):
         detail += 1
+    if name == "earlier" and detail is None:
+        return ""  # nothing came before it
     return "?" if detail is None else str(detail)
 
 
@@ -148,7 +150,7 @@ class DigestMismatch(ShannotError):
 
 class Stale(ShannotError):
     """{path} is no longer what the dry run saw (expected {expected}, found {found}).
-    Nothing from step {step} on was applied. Submit the script again."""
+    Nothing from step {step} on was applied{earlier}. Submit the script again."""
 
     code = "stale"
     exit_status = 7
@@ -163,7 +165,7 @@ class ApplyFailed(ShannotError):
 
 class CommandFailed(ShannotError):
     """Step {step}, the command {command}, {ending}; the plan needs it to end with exit status
-    {expected}. Steps before it were applied, nothing after it was."""
+    {expected}. Nothing after it was applied; steps before it were {before}."""
 
     code = "command_failed"
     exit_status = 5
@@ -175,6 +177,45 @@ class CleanUpFailed(ShannotError):
 
     code = "clean_up_failed"
     exit_status = 5
+
+
+class CheckpointFailed(ShannotError):
+    """Step {step} was not begun, since what it changes cannot be saved first: {path}: {reason}.
+    Steps before it were {before}."""
+
+    code = "checkpoint_failed"
+    exit_status = 5
+
+
+class ApplyInterrupted(ShannotError):
+    """The apply was cut short: the machine, the runner or its process ended while it was under
+    way. Its steps were {before}."""
+
+    code = "apply_interrupted"
+    exit_status = 5
+
+
+class RecoveryFailed(ShannotError):
+    """The apply of session {id} was cut short and could not be brought to an end: {reason}. Until
+    it is, nothing else is applied. Mend what it says; the next attempt goes on from there."""
+
+    code = "recovery_failed"
+    exit_status = 5
+
+
+class CheckpointUnknown(ShannotError):
+    """Session {id} has no checkpoint: it was not applied, or its checkpoint was dropped. It cannot
+    be rolled back."""
+
+    code = "checkpoint_unknown"
+    exit_status = 2
+
+
+class CheckpointInUse(ShannotError):
+    """The checkpoint of session {id} is needed: its apply is not over. Try again when it is."""
+
+    code = "checkpoint_in_use"
+    exit_status = 2
 
 
 class NotPermitted(ShannotError):

@@ -248,7 +248,7 @@ def apply_plan(
     points: Points | None = None,
     seal: str | None = None,
     digest: str | None = None,
-    register: Path | None = None,
+    state: Path | None = None,
     become: Identity | None = None,
     descriptors: bool = False,
 ) -> Applied:
@@ -257,16 +257,16 @@ def apply_plan(
     assert plan.parse(encoded) == found
     ours, theirs = socket.socketpair()
     made = None
-    if register is None:
-        made = register = Path(tempfile.mkdtemp(prefix="shannot-register-", dir="/var/tmp"))
-        register.chmod(0o777)
+    if state is None:
+        made = state = Path(tempfile.mkdtemp(prefix="shannot-state-", dir="/var/tmp"))
+        state.chmod(0o777)
     child = os.fork()
     if child == 0:
         try:
             ours.close()
             if become is not None:
                 _turn_into(become)
-            apply.serve(Channel(theirs), key=KEY, register=str(register), points=points)
+            apply.serve(Channel(theirs), key=KEY, state=str(state), points=points)
             os._exit(0)
         except BaseException:
             traceback.print_exc()

@@ -219,11 +219,11 @@ def test_only_what_was_recorded_here_is_applied(top: Path) -> None:
 def test_a_session_is_applied_once(top: Path) -> None:
     recording = record(top, "", "write('file', 'x')")
     found = overlays.plan_of(recording, ROOT)
-    (top / "register").mkdir()
-    register = top / "register"
-    assert overlays.apply_plan(found, recording.contents, register=register).error is None
+    (top / "state").mkdir()
+    state = top / "state"
+    assert overlays.apply_plan(found, recording.contents, state=state).error is None
     os.unlink(top / "host/file")
-    again = overlays.apply_plan(found, recording.contents, register=register)
+    again = overlays.apply_plan(found, recording.contents, state=state)
     assert again.code == "wrong_state"
     assert not (top / "host/file").exists()
 

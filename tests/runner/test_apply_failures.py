@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 
 from shannotd.runner import apply as applying
-from shannotd.runner import kernel, plan
+from shannotd.runner import checkpoints, kernel, plan
+from shannotd.runner.batch import Setting
 from shannotd.runner.frames import Channel, RunnerError
 from shannotd.runner.identity import Floor
 from shannotd.runner.orders import Orders
 from shannotd.runner.plan import CommandStep, FileStep, Identity
 from shannotd.runner.stop import Stop
+from shannotd.runner.turn import Turn
 from tests.runner import overlays
 from tests.runner.overlays import Applied
 from tests.runner.test_apply import CHANGE, LAYOUT, ROOT, At, apply, in_a_namespace, record
@@ -232,9 +234,17 @@ def test_no_batch_follows_one_that_is_not_cleaned_up(top: Path) -> None:
     def work() -> None:
         kernel.mount(str(host), str(host), None, kernel.MS_BIND)  # what is deleted waits in it
         ours, theirs = socket.socketpair()
-        with Channel(ours) as daemon, Orders(theirs) as orders:
+        encoded = plan.canonical(found)
+        state = str(top)
+        with (
+            Channel(ours) as daemon,
+            Orders(theirs) as orders,
+            Turn(state) as turn,
+            checkpoints.create(state, found.session, encoded, "") as checkpoint,
+        ):
+            setting = Setting(ROOT, checkpoint, At("done", protect), Stop())
             with pytest.raises(RunnerError) as raised:
-                applying.run(found, orders, At("done", protect), Stop(), Floor())
+                applying.run(found, orders, setting, Floor(), turn)
             told = {}
             for _ in range(3):
                 event, _, _ = daemon.receive()
@@ -353,7 +363,7 @@ def test_a_directory_that_cannot_leave_its_parent_waits_there(
 # What is sent to an apply process.
 
 
-def served(encoded: bytes, session: str, register: Path, *, sealed: bytes | None = None) -> str:
+def served(encoded: bytes, session: str, state: Path, *, sealed: bytes | None = None) -> str:
     """The code of the error that such a request is answered with, by a process of its own."""
 
     def work() -> str:
@@ -364,7 +374,7 @@ def served(encoded: bytes, session: str, register: Path, *, sealed: bytes | None
             header = {"op": "apply", "session": session, "digest": digest, "seal": seal}
             daemon.send(header, encoded, (null.fileno(),))
             with Channel(theirs) as channel:
-                applying.serve(channel, key=overlays.KEY, register=str(register))
+                applying.serve(channel, key=overlays.KEY, state=str(state))
             answer, _, _ = daemon.receive()
             assert daemon.receive()[0] == {"event": "end"}
         return str(answer["code"])
@@ -376,15 +386,15 @@ def served(encoded: bytes, session: str, register: Path, *, sealed: bytes | None
 def test_what_is_no_plan_is_refused(top: Path) -> None:
     recording = record(top, "", "write('file', 'x')")
     encoded = plan.canonical(overlays.plan_of(recording, ROOT, "one"))
-    register = top / "register"
-    register.mkdir()
+    state = top / "state"
+    state.mkdir()
     for garbage in (b"", b"{}", b"[]", b"\xff", b'{"version": 1}'):
-        assert served(garbage, "one", register) == "invalid_request"
-    assert served(encoded, "two", register) == "digest_mismatch"
-    assert served(encoded, "one", register, sealed=b"{}") == "digest_mismatch"
+        assert served(garbage, "one", state) == "invalid_request"
+    assert served(encoded, "two", state) == "digest_mismatch"
+    assert served(encoded, "one", state, sealed=b"{}") == "digest_mismatch"
     assert served(encoded, "one", top / "missing") == "apply_failed"
     assert os.listdir(top / "host") == []
-    assert os.listdir(register) == []
+    assert os.listdir(state) == []
 
 
 @pytest.mark.P10
@@ -400,7 +410,7 @@ def test_a_daemon_that_goes_away_ends_the_apply(top: Path) -> None:
         with Channel(theirs) as channel:
             with Channel(ours) as daemon:
                 daemon.send(header, encoded)
-            applying.serve(channel, key=overlays.KEY, register=str(top))
+            applying.serve(channel, key=overlays.KEY, state=str(top))
 
     overlays.in_child(work)
     assert os.listdir(top / "host") == []
@@ -442,7 +452,7 @@ def test_steps_of_no_sound_plan_are_refused(top: Path) -> None:
     (step,) = overlays.file_steps(recording)
     for unsound in (
         replace(step, path=f"{top}/host/d/file"),
-        replace(step, after=replace(step.after, type="fifo")),
+        replace(step, after=replace(step.after, type="door")),
     ):
         assert isinstance(unsound, FileStep)
         applied = apply(replace(recording, steps=(unsound,)))

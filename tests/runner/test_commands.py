@@ -140,10 +140,12 @@ def test_what_a_command_changed_under_a_later_batch_is_stale_there(applier: Appl
     assert applied.code == "stale"
     assert applied.error is not None
     assert applied.error["details"]["path"] == str(place / "later")
-    assert applied.error["details"]["applied"] == "steps 1-2"
-    assert applied.steps == {0: "done", 1: "done", 2: "skipped", 3: "stale", 4: "skipped"}
+    assert applied.error["details"]["earlier"] == (
+        "; steps before it were rolled back; what the commands of step 2 did stays"
+    )
+    assert applied.steps == {0: "undone", 1: "done", 2: "skipped", 3: "stale", 4: "skipped"}
     assert (place / "later").read_text() == "mine\n"
-    assert sorted(os.listdir(place)) == ["first", "later"]
+    assert os.listdir(place) == ["later"]
 
 
 # Failure
@@ -157,9 +159,10 @@ FAILURES = {
 
 
 @pytest.mark.P2
+@pytest.mark.parametrize("on_failure", ["rollback", "keep"])
 @pytest.mark.parametrize("name", FAILURES)
 def test_another_ending_than_the_dry_run_assumed_stops_the_plan(
-    name: str, applier: Applier
+    name: str, on_failure: str, applier: Applier
 ) -> None:
     place = applier.place
     text, expected, words = FAILURES[name]
@@ -169,14 +172,18 @@ def test_another_ending_than_the_dry_run_assumed_stops_the_plan(
         created(place / "after", b"x", applier.who),
         shell('touch "$1/never"', str(place)),
         contents=[b"x"],
+        on_failure=on_failure,
     )
+    kept = on_failure == "keep"
     assert applied.code == "command_failed"
     assert applied.error is not None
     details = applied.error["details"]
     assert words in details["ending"]
-    assert (details["step"], details["expected"], details["applied"]) == (1, expected, "steps 1")
-    assert applied.steps == {0: "done", 1: "failed", 2: "skipped", 3: "skipped"}
-    assert os.listdir(place) == ["before"]
+    assert (details["step"], details["expected"]) == (1, expected)
+    assert details["before"] == ("applied (step 1)" if kept else "rolled back")
+    first = "done" if kept else "undone"
+    assert applied.steps == {0: first, 1: "failed", 2: "skipped", 3: "skipped"}
+    assert os.listdir(place) == (["before"] if kept else [])
 
 
 def test_the_status_that_was_assumed_need_not_be_0(applier: Applier) -> None:
@@ -201,7 +208,9 @@ def test_a_failing_batch_names_what_was_applied_before(applier: Applier) -> None
     )
     assert applied.code == "apply_failed"
     assert applied.error is not None
-    assert applied.error["details"]["before"] == "not applied, except for steps 1-2"
+    expected = "rolled back; what the commands of step 2 did stays"
+    assert applied.error["details"]["before"] == expected
+    assert os.listdir(place) == []
 
 
 def never_ran(applied: Applying, code: str, path: str) -> None:
@@ -515,8 +524,8 @@ def test_a_cancel_ends_the_command_and_what_is_after_it(applier: Applier) -> Non
     assert applied.code == "command_failed"
     assert applied.error is not None
     assert "cancelled" in applied.error["details"]["ending"]
-    assert applied.steps == {0: "done", 1: "failed", 2: "skipped"}
-    assert os.listdir(place) == ["before"]
+    assert applied.steps == {0: "undone", 1: "failed", 2: "skipped"}
+    assert os.listdir(place) == []
 
 
 @pytest.mark.P6
@@ -541,8 +550,8 @@ def test_a_cancel_in_a_batch_stops_before_what_is_next(applier: Applier) -> None
     )
     assert applied.code == "apply_failed"
     assert applied.started == []
-    assert applied.steps == {0: "done", 1: "failed", 2: "skipped"}
-    assert os.listdir(place) == ["first"]
+    assert applied.steps == {0: "undone", 1: "failed", 2: "skipped"}
+    assert os.listdir(place) == []
 
 
 @pytest.mark.P6

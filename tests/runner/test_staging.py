@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from shannotd.runner import filesystem, staging, tree
+from shannotd.runner.contents import Source
 from shannotd.runner.plan import Identity
 from tests.runner import overlays
 from tests.support.accounts import is_root
@@ -55,12 +56,16 @@ def test_bytes_of_another_hash_are_no_content(host: Path, position: int) -> None
     with tempfile.TemporaryFile() as source, new(host / "file") as descriptor:
         source.write(data)
         source.flush()
-        staging.write_from(descriptor, source.fileno(), len(data), sha256(data), position)
+        staging.write_from(descriptor, Source(source.fileno()), len(data), sha256(data), position)
         assert (host / "file").read_bytes() == bytes(position) + data
         with pytest.raises(staging.WrongContent):
-            staging.write_from(descriptor, source.fileno(), len(data), sha256(b""), position)
+            staging.write_from(
+                descriptor, Source(source.fileno()), len(data), sha256(b""), position
+            )
         with pytest.raises(staging.WrongContent):  # shorter than it was said to be
-            staging.write_from(descriptor, source.fileno(), len(data) + 1, sha256(data + b"x"))
+            staging.write_from(
+                descriptor, Source(source.fileno()), len(data) + 1, sha256(data + b"x")
+            )
 
 
 @pytest.mark.parametrize("filesystem_of_source", ["/var/tmp", "/dev/shm"], ids=["same", "other"])

@@ -134,6 +134,7 @@ def applying(
     *,
     contents: Sequence[bytes] = (),
     become: Identity | None = None,
+    on_failure: str = "rollback",
     at_start: Act | None = None,
     at_output: Act | None = None,
     at_need: Act | None = None,
@@ -146,7 +147,7 @@ def applying(
     its runner's directory.
     """
     target = {"kind": "local", "host": identity.machine()}
-    found = Plan(SESSION, target, who, "1", "rollback", tuple(steps))
+    found = Plan(SESSION, target, who, "1", on_failure, tuple(steps))
     encoded = plan.canonical(found)
     assert plan.parse(encoded) == found
     made = None

@@ -1,0 +1,48 @@
+"""What is left to do when every step of a batch is done: new directories get their final mode
+and time. Doing it twice does no harm."""
+
+from __future__ import annotations
+
+from typing import List, Sequence, Tuple
+
+from shannotd.runner import staging
+from shannotd.runner.directories import Directories
+from shannotd.runner.plan import FileState, FileStep
+from shannotd.runner.removal import told
+
+
+def final_path(path: str, position: int, steps: Sequence[FileStep]) -> str:
+    """Where what is at `path` after the step at `position` is after all `steps`."""
+    for step in steps[position + 1 :]:
+        if step.change == "rename" and step.old_path is not None:
+            old = step.old_path
+            if path == old or path.startswith(old + "/"):
+                path = step.path + path[len(old) :]
+    return path
+
+
+def needing_closing(steps: Sequence[FileStep]) -> List[Tuple[str, FileState]]:
+    """The directories that get their final mode or time last, in the order of their steps: where
+    each is in the end, and that state."""
+    return [
+        (final_path(step.path, position, steps), step.after)
+        for position, step in enumerate(steps)
+        if step.change != "rename" and staging.needs_closing(step.after)
+    ]
+
+
+def close_directories(
+    closing: Sequence[Tuple[str, FileState]], directories: Directories
+) -> List[str]:
+    """Give directories their final mode and time, the last one first.
+
+    Returns those that could not be given it, each with the reason.
+    """
+    failed: List[str] = []
+    for path, state in reversed(closing):
+        try:
+            directory, _ = directories.get(path)
+            staging.close_directory(directory, state)
+        except OSError as error:
+            failed.append(told(path, error))
+    return failed

@@ -1,0 +1,279 @@
+"""Taking a half-done batch back, by what is found where: in the process that failed, and after
+a crash in another (P4, P9).
+
+What somebody else has put in the place of ours since is not touched, and named.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass, field, replace
+from typing import Dict, List, Optional, Sequence, Set, Tuple
+
+from shannotd.runner import filesystem, staging, tree
+from shannotd.runner.directories import Directories
+from shannotd.runner.filesystem import (
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    Descent,
+    Incarnation,
+    Status,
+)
+from shannotd.runner.intent import Intent, rides
+from shannotd.runner.plan import FileState, FileStep, Identity
+from shannotd.runner.removal import told
+
+_REPLACED = "somebody replaced it meanwhile"
+_FOREIGN = "somebody put something in it meanwhile"
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+@dataclass
+class Undone:
+    """What became of an undo: the paths that are not as before, each with the reason, and the
+    temporary names (directory and name) that hold what was there before."""
+
+    kept: List[str] = field(default_factory=list)
+    held: Set[Tuple[str, str]] = field(default_factory=set)
+
+
+def undo(
+    intents: Sequence[Tuple[Intent, FileStep]],
+    identity: Identity,
+    directories: Directories,
+    begun: Optional[int] = None,
+) -> Undone:
+    """Take back each step that was done, the last one first. What was new is under its temporary
+    name then. Only the first `begun` steps can be, if that is known."""
+    return _Undo(identity, directories).run(intents, len(intents) if begun is None else begun)
+
+
+class _Undo:
+    def __init__(self, identity: Identity, directories: Directories) -> None:
+        self._identity = identity
+        self._directories = directories
+        self._undone = Undone()
+        # What may be in new directories, by the path that it has while they are in place.
+        self._riding: Dict[str, Incarnation] = {}
+
+    def run(self, intents: Sequence[Tuple[Intent, FileStep]], begun: int) -> Undone:
+        for intent, step in intents[begun:]:
+            self._note_new(intent, step)
+        for intent, step in reversed(intents[:begun]):
+            self._note_new(intent, step)
+            try:
+                self._step(intent, step)
+            except OSError as error:
+                self._undone.kept.append(told(intent.path, error))
+                if intent.temporary is not None:
+                    self._undone.held.add((intent.parent, intent.temporary))
+        return self._undone
+
+    def _note_new(self, intent: Intent, step: FileStep) -> None:
+        """Remember what the batch may have made in a new directory."""
+        if step.change in ("rename", "metadata", "delete"):
+            return
+        inode = self._new(intent, step)
+        name = intent.name if rides(intent, step) else intent.temporary
+        if inode is not None:
+            self._riding[f"{intent.parent}/{name}"] = inode
+
+    def _step(self, intent: Intent, step: FileStep) -> None:
+        if rides(intent, step):
+            pass  # It goes with its directory.
+        elif step.change == "metadata":
+            self._metadata(intent, step)
+        elif step.change == "rename":
+            self._rename(intent, step)
+        elif step.change == "delete":
+            self._delete(intent)
+        else:
+            self._placed(intent, step)
+
+    def _status(self, parent: str, name: str) -> Optional[Status]:
+        """What is at `name` in the directory at `parent`; None where nothing is."""
+        try:
+            directory, _ = self._directories.get(parent)
+            return filesystem.status_at(directory, name)
+        except OSError as error:
+            if error.errno in _GONE:
+                return None
+            raise
+
+    def _move(self, old: Tuple[str, str], new: Tuple[str, str], flags: int) -> None:
+        source, _ = self._directories.get(old[0])
+        target, _ = self._directories.get(new[0])
+        filesystem.rename(source, old[1], target, new[1], flags)
+        # Paths may lead elsewhere now.
+        self._directories.forget()
+
+    def _placed(self, intent: Intent, step: FileStep) -> None:
+        """Something new that came from its temporary name to its place."""
+        temporary = intent.temporary
+        assert temporary is not None
+        new = self._new(intent, step)
+        here = self._status(intent.parent, intent.name)
+        waiting = self._status(intent.parent, temporary)
+        if new is None or here is None or here.incarnation != new:
+            not_begun = waiting is not None and waiting.incarnation == new
+            if not_begun or (step.change == "create" and here is None):
+                return
+            if step.link_to is not None and waiting is None:
+                return  # the link was not made yet
+            if waiting is None and self._status_staged(intent) == new:
+                return
+            raise OSError(errno.ESTALE, _REPLACED, intent.path)
+        if stat.S_ISDIR(here.mode) and not self._is_ours(intent):
+            raise OSError(errno.ENOTEMPTY, _FOREIGN, intent.path)
+        if step.change == "create":
+            flags = RENAME_NOREPLACE
+        else:
+            flags = RENAME_EXCHANGE
+            if waiting is None:
+                raise OSError(errno.ENOENT, "what was there before is gone", intent.path)
+        self._move((intent.parent, intent.name), (intent.parent, temporary), flags)
+
+    def _new(self, intent: Intent, step: FileStep) -> Optional[Incarnation]:
+        if step.link_to is None:
+            return intent.inode
+        parent, _, name = step.link_to.rpartition("/")
+        target = self._status(parent, name)
+        return None if target is None else target.incarnation
+
+    def _status_staged(self, intent: Intent) -> Optional[Incarnation]:
+        if intent.staged_in is None or intent.temporary is None:
+            return None
+        found = self._status(intent.staged_in, intent.temporary)
+        return None if found is None else found.incarnation
+
+    def _is_ours(self, intent: Intent) -> bool:
+        """Whether all in the new directory at the intent's place was made there by the batch.
+
+        If not, what was is removed.
+        """
+        path = intent.path
+        strange = False
+        mine: List[Tuple[int, str]] = []
+        top = filesystem.open_directory(path, filesystem.O_DIRECTORY_READ)
+        with Descent(top) as descent:
+            way: List[str] = []
+            pending: List[Optional[str]] = list(self._names(descent.current))
+            while pending:
+                name = pending.pop()
+                if name is None:
+                    descent.leave()
+                    way.pop()
+                    continue
+                status = filesystem.status_at(descent.current, name)
+                below = "/".join([path, *way, name])
+                if self._riding.get(below) != status.incarnation:
+                    strange = True
+                    continue
+                mine.append((len(way), below))
+                if stat.S_ISDIR(status.mode) and not status.mount_root:
+                    looked = os.open(name, filesystem.O_DIRECTORY_READ, dir_fd=descent.current)
+                    descent.enter(looked)
+                    way.append(name)
+                    pending.append(None)
+                    pending.extend(self._names(looked))
+        if strange:
+            self._remove_ours([below for _, below in sorted(mine, reverse=True)])
+        return not strange
+
+    @staticmethod
+    def _names(directory: int) -> List[str]:
+        return sorted(os.listdir(directory))
+
+    def _remove_ours(self, paths: Sequence[str]) -> None:
+        """Remove what the batch made in a directory that others use by now, the deepest first."""
+        for path in paths:
+            parent, _, name = path.rpartition("/")
+            try:
+                directory, _ = self._directories.get(parent)
+                status = filesystem.status_at(directory, name)
+                if status.incarnation != self._riding[path]:
+                    continue
+                if stat.S_ISDIR(status.mode):
+                    self._directories.forget()
+                    directory, _ = self._directories.get(parent)
+                    os.rmdir(name, dir_fd=directory)
+                else:
+                    os.unlink(name, dir_fd=directory)
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    self._undone.kept.append(told(path, error))
+
+    def _rename(self, intent: Intent, step: FileStep) -> None:
+        assert step.old_path is not None and intent.inode is not None
+        parent, _, name = step.old_path.rpartition("/")
+        here = self._status(intent.parent, intent.name)
+        old = self._status(parent, name)
+        # The inode alone: in an overlay a file is born again when it is moved first.
+        if here is None:
+            return
+        if here.identity != intent.inode[:2]:
+            if old is None or old.identity != intent.inode[:2]:
+                raise OSError(errno.ESTALE, _REPLACED, intent.path)
+            return
+        self._move((intent.parent, intent.name), (parent, name), RENAME_NOREPLACE)
+
+    def _delete(self, intent: Intent) -> None:
+        assert intent.temporary is not None
+        for waiting in (intent.place, intent.parent):
+            if waiting is not None and self._status(waiting, intent.temporary) is not None:
+                try:
+                    old = waiting, intent.temporary
+                    self._move(old, (intent.parent, intent.name), RENAME_NOREPLACE)
+                except OSError:
+                    self._undone.held.add((waiting, intent.temporary))
+                    raise
+                return
+
+    def _metadata(self, intent: Intent, step: FileStep) -> None:
+        assert intent.inode is not None
+        directory, _ = self._directories.get(intent.parent)
+        try:
+            descriptor = os.open(intent.name or ".", filesystem.O_PATH, dir_fd=directory)
+        except FileNotFoundError:
+            raise OSError(errno.ESTALE, _REPLACED, intent.path) from None
+        try:
+            status = filesystem.status(descriptor)
+            found = tree.describe(descriptor, status, identity=self._identity)
+            changed = status.identity == intent.inode[:2] and between(found.state, step)
+            if not changed:
+                raise OSError(errno.ESTALE, _REPLACED, intent.path)
+            wanted = step.before
+            if step.after.mtime_ns is not None:
+                wanted = replace(wanted, mtime_ns=intent.mtime_ns)
+            staging.set_state(descriptor, wanted, status, keep_open=False)
+        finally:
+            os.close(descriptor)
+
+
+def between(found: FileState, step: FileStep) -> bool:
+    """Whether `found` is what a change of metadata leaves at any moment of it: each attribute as
+    it was or as it is to be."""
+    before, after = step.before, step.after
+    if (found.type, found.size, found.target) != (before.type, before.size, before.target):
+        return False
+    if None not in (found.sha256, before.sha256) and found.sha256 != before.sha256:
+        return False
+    if found.uid not in (before.uid, after.uid) or found.gid not in (before.gid, after.gid):
+        return False
+    if found.type != "symlink" and found.mode not in _modes(before, after):
+        return False
+    names = {*found.xattrs, *before.xattrs, *after.xattrs}
+    return all(
+        # One that the kernel clears with the owner, or that is not there yet, is None.
+        found.xattrs.get(name) in (None, before.xattrs.get(name), after.xattrs.get(name))
+        for name in names
+    )
+
+
+def _modes(before: FileState, after: FileState) -> Set[int]:
+    """Every mode on the way: chown(2) clears bits, attributes and directories need access."""
+    modes = {mode for mode in (before.mode, after.mode) if mode is not None}
+    modes |= {mode & ~0o6000 for mode in modes}
+    return modes | {mode | 0o200 for mode in modes} | {mode | 0o700 for mode in modes}
