@@ -160,6 +160,7 @@ class Service:
             self._sessions = Sessions(self._registry, self._runner, self._config)
             self._approvals = Approvals(self._registry, self._runner)
             await self._sessions.recover()
+            self._approvals.recover()
             self._server = self._make_server(events)
             await self._listen()
             undo.pop_all()

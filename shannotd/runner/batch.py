@@ -202,12 +202,13 @@ class Batch:
         failed += close_directories(needing_closing(steps), self._workspace.directories)
         try:
             self._stage.sync()
+            if not failed:
+                self._journal.write("cleaned", sync=False)
         except OSError as error:
-            failed.append(told("the filesystem", error))
+            failed.append(told("the filesystem or the journal", error))
         if failed:
             last = self._actions[-1].index
             raise RunnerError("clean_up_failed", step=last, left=", ".join(failed))
-        self._journal.write("cleaned", sync=False)
         self._points.reached("synced")
 
     # One step.

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from typing import List
 
 from shannotd.runner import directories, filesystem
 from shannotd.runner.checkpoint import Checkpoint
 from shannotd.runner.frames import RunnerError
-
-SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+from shannotd.runner.sealed import SESSION
 
 _CHECKPOINTS = "checkpoints"
 _APPLIED = "applied"

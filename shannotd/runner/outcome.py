@@ -10,6 +10,7 @@ from shannotd.runner.batch import Setting
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.plan import CommandStep, FileStep, Plan
 from shannotd.runner.rollback import take_back
+from shannotd.runner.workspace import as_runner_error
 
 Part = Sequence[Tuple[int, Union[FileStep, CommandStep]]]
 
@@ -79,8 +80,11 @@ def apply_over(
             refused = _roll_back(found, setting, results, failure)
         _explain(found, results, failure, refused)
     outcome = Outcome(results, failure)
-    setting.checkpoint.journal.write("finished", sync=False, **outcome.encode())
-    setting.checkpoint.journal.write("closed")
+    try:
+        setting.checkpoint.journal.write("finished", sync=False, **outcome.encode())
+        setting.checkpoint.journal.write("closed")
+    except OSError:
+        pass  # Whoever looks at it next finds the same, and closes it.
     return outcome
 
 
@@ -93,9 +97,11 @@ def _roll_back(
     if not changes:
         return None
     told = {"code": failure.code, "details": failure.details}
-    setting.checkpoint.journal.write("rollback", failure=told)
     try:
+        setting.checkpoint.journal.write("rollback", failure=told)
         take_back(setting, changes)
+    except OSError as error:
+        return as_runner_error(error, None)
     except RunnerError as error:
         if error.code != "clean_up_failed":
             return error

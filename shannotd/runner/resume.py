@@ -15,6 +15,7 @@ from shannotd.runner.journal import Damaged
 from shannotd.runner.orders import Orders
 from shannotd.runner.outcome import Outcome
 from shannotd.runner.recovery import recover
+from shannotd.runner.sealed import SESSION
 from shannotd.runner.stop import Stop
 from shannotd.runner.turn import Turn
 from shannotd.runner.workspace import as_runner_error
@@ -31,7 +32,7 @@ def serve(channel: Channel, *, state: str) -> None:
             for descriptor in descriptors:
                 os.close(descriptor)
             session = str(header.get("session"))
-            if header.get("op") != "resume" or checkpoints.SESSION.fullmatch(session) is None:
+            if header.get("op") != "resume" or SESSION.fullmatch(session) is None:
                 raise RunnerError("invalid_request", method="resume", reason="no session's id")
             with Turn(state) as turn:
                 turn.wait(Orders(channel.socket))

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Coroutine
 from dataclasses import replace
 
 from shannotd.sessions.access import Caller, require_approver
@@ -84,7 +85,7 @@ class Approvals:
             self._check_unchanged(live, before)
             self._registry.adopt(live, record, uid=caller.uid, stored=True)
         if record.session.state is State.APPROVED:
-            self._start_execution(live)
+            self._start(self._execute(live))
 
     def _approved(self, caller: Caller, record: Record, digest: str, comment: str) -> Record | None:
         """`record` with the caller's approval; None when it has it already."""
@@ -133,15 +134,21 @@ class Approvals:
 
     # Execution
 
-    def _start_execution(self, live: Live) -> None:
-        task = asyncio.get_running_loop().create_task(self._execute(live))
+    def recover(self) -> None:
+        """Find out what became of the plans that an earlier daemon was having applied."""
+        for live in self._registry:
+            if live.session.state is State.EXECUTING:
+                self._start(self._execute(live))
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _execute(self, live: Live) -> None:
         async with self._applying:
-            if live.session.state is not State.APPROVED:  # cancelled while it waited for its turn
-                return
+            if live.session.state not in (State.APPROVED, State.EXECUTING):
+                return  # cancelled while it waited for its turn
             progress: Progress | None = None
             notes = b""
             error: ShannotError | None
@@ -150,8 +157,11 @@ class Approvals:
                 progress = Progress(self._registry, live, plan)
                 execution = Execution(self._runner, plan, progress)
                 live.job = execution
-                await self._begin(live)
-                error = await execution.run()
+                if live.session.state is State.EXECUTING:
+                    error = await execution.resume()
+                else:
+                    await self._begin(live)
+                    error = await execution.run()
             except ShannotError as failure:
                 error = failure
             except Exception as failure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from shannotd.sessions.records import Content
 from shannotd.sessions.runner import Job, Runner, RunnerGone
 from shannotd.wire.errors import RunnerLost, ShannotError, error_from_wire
 
-_APPLIED = ("done", "failed", "stale", "skipped")
+log = logging.getLogger(__name__)
+
+_APPLIED = ("done", "failed", "stale", "skipped", "undone", "in_doubt")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Progress(Protocol):
         """
 
     def stepped(self, index: int, outcome: str) -> None:
-        """What became of a step: done, failed, stale or skipped."""
+        """What became of a step: done, failed, stale, skipped, undone or in_doubt."""
 
 
 class Execution:
@@ -65,20 +68,39 @@ class Execution:
     async def run(self) -> ShannotError | None:
         """Apply the plan; None when all of it was applied, else what stopped it.
 
-        :raises RunnerLost: the runner ended before it said how it went.
+        :raises RunnerLost: what became of it cannot be found out.
         """
+        plan = self._plan
+        request = {"op": "apply", "session": plan.session, "digest": plan.digest, "seal": plan.seal}
         try:
             job = await self._runner.apply_job()
         except RunnerGone as error:
             raise self._lost(str(error)) from None
         try:
-            return await self._drive(job.channel)
+            return await self._drive(job.channel, request, plan.canonical)
         except ChannelClosed as error:
             await _raise_refusal(job)
-            raise self._lost(str(error)) from None
+            log.warning("session %s: the apply was cut short (%s)", plan.session, error)
         finally:
             self._channel = None
             job.channel.close()
+        return await self.resume()
+
+    async def resume(self) -> ShannotError | None:
+        """Find out what became of an apply that was cut short, when it has been brought to an end.
+
+        :raises RunnerLost: that cannot be.
+        """
+        try:
+            job = await self._runner.resume_job()
+            try:
+                request = {"op": "resume", "session": self._plan.session}
+                return await self._drive(job.channel, request, b"")
+            finally:
+                self._channel = None
+                job.channel.close()
+        except (RunnerGone, ChannelClosed) as error:
+            raise self._lost(str(error)) from None
 
     def cancel(self) -> None:
         """Have nothing done after the step at hand, and a command that runs ended."""
@@ -87,12 +109,10 @@ class Execution:
             if self._channel is not None:
                 self._send_cancel(self._channel)
 
-    async def _drive(self, channel: Channel) -> ShannotError | None:
-        plan = self._plan
-        await channel.send(
-            {"op": "apply", "session": plan.session, "digest": plan.digest, "seal": plan.seal},
-            plan.canonical,
-        )
+    async def _drive(
+        self, channel: Channel, request: Mapping[str, Any], payload: bytes
+    ) -> ShannotError | None:
+        await channel.send(request, payload)
         self._channel = channel
         if self._cancelled:
             self._send_cancel(channel)

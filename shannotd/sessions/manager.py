@@ -74,7 +74,8 @@ class Sessions:
         }
 
     async def recover(self) -> None:
-        """Take up what an earlier daemon left: pending sessions wait on, the rest ends.
+        """Take up what an earlier daemon left: pending sessions wait on, the rest ends. What it was
+        applying is left to `Approvals.recover`.
 
         :raises StoreFull: the store cannot be read.
         """
@@ -85,13 +86,8 @@ class Sessions:
             if session.state is State.RUNNING:
                 reason = "the daemon ended during the dry run"
                 self._change(live, State.CANCELLED, "recovered", uid=None, reason=reason)
-            elif session.state in (State.APPROVED, State.EXECUTING):
-                reason = (
-                    "the daemon ended before the plan was applied: nothing of it was"
-                    if session.state is State.APPROVED
-                    else "the daemon ended while the plan was being applied, and it is not known"
-                    " which of its steps were"
-                )
+            elif session.state is State.APPROVED:
+                reason = "the daemon ended before the plan was applied: nothing of it was"
                 failure = failure_of(RunnerLost(id=session.id, reason=reason))
                 self._change(live, State.FAILED, "recovered", uid=None, error=failure)
         self.registry.settle_all()

@@ -49,7 +49,8 @@ def run(bed: Bed, decide: Decide, program: bytes) -> Applying:
         return Supervised(work, decide, program)
 
     contents = list(bed.contents.values())
-    with applying(bed.steps, overlays.ourselves(), contents=contents, start=start) as applied:
+    who = overlays.ourselves()
+    with applying(bed.steps, who, contents=contents, on_failure="keep", start=start) as applied:
         return applied.follow()
 
 

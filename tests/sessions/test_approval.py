@@ -289,10 +289,10 @@ async def test_approved_and_executing_sessions_of_a_dead_daemon_have_failed(
     for pending, state in zip(sessions, ("approved", "executing", "running"), strict=True):
         change_stored(tmp_path, pending["id"], state=state)
     async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
-        found = [await caller.call("sessions.get", id=each["id"]) for each in sessions]
+        found = [await caller.call("sessions.wait", id=each["id"], states=[]) for each in sessions]
         assert [each["state"] for each in found] == ["failed", "failed", "cancelled"]
         assert "nothing of it was" in found[0]["error"]["message"]
-        assert "not known" in found[1]["error"]["message"]
+        assert found[1]["error"]["code"] == "runner_lost"
 
 
 # In service mode, with other accounts

@@ -152,9 +152,9 @@ def applying(
     assert plan.parse(encoded) == found
     made = None
     if state is None:
-        made = state = Path(tempfile.mkdtemp(prefix="shannot-register-", dir="/var/tmp"))
+        made = state = Path(tempfile.mkdtemp(prefix="shannot-state-", dir="/var/tmp"))
         state.chmod(0o777)
-    register = str(state)
+    directory = str(state)
     ours, theirs = socket.socketpair()
 
     def serve() -> None:
@@ -163,7 +163,7 @@ def applying(
             os.setgroups(list(become.groups))
             os.setresgid(become.gid, become.gid, become.gid)
             os.setresuid(become.uid, become.uid, become.uid)
-        apply.serve(Channel(theirs), key=KEY, register=register)
+        apply.serve(Channel(theirs), key=KEY, state=directory)
 
     process = start(serve)
     theirs.close()

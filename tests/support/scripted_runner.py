@@ -17,7 +17,8 @@ a list of a name and its argument:
     ["large", size]                a content of so many bytes, by descriptor
 
 At apply, a path that holds `stale`, `failed` or `die` ends that way; one that holds `slow`
-waits until the file of that path with `.go` behind it can be opened (a FIFO).
+waits until the file of that path with `.go` behind it can be opened (a FIFO). What became of an
+apply afterwards, it does not know.
 
 A command of which the text is `fail` fails, `die` ends the runner, `hang` waits for a cancel,
 `flood` prints 300,000 bytes on each stream, `strange` is told to have ended as none ends, `other`
@@ -64,7 +65,7 @@ def main() -> None:
                 details = {"reason": "told so", "remedy": "Wait."}
                 answer = {"error": {"code": "sandbox_unavailable", "details": details}}
             else:
-                target = run if request["op"] == "run" else apply
+                target = {"run": run, "apply": apply, "resume": forget}[request["op"]]
                 job = Channel(socket.socket(fileno=descriptors[0]))
                 threading.Thread(target=serve, args=(target, job), daemon=True).start()
             control.send(answer)
@@ -131,6 +132,11 @@ def run(job: Channel) -> None:
     if exited["stopped"] is None:
         send_plan(job, request, steps)
     job.send({"event": "end"})
+
+
+def forget(job: Channel) -> None:
+    """What became of an apply: not known any more."""
+    job.receive()
 
 
 def content_of(path: str) -> bytes:
