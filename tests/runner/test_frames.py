@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shannotd.runner.contents import Contents
+from shannotd.runner.contents import AskedContents
 from shannotd.runner.frames import LENGTHS, MAX_HEADER_BYTES, Channel, Closed, RunnerError
 
 pytestmark = pytest.mark.P10
@@ -83,13 +83,13 @@ def test_contents_that_are_none(tmp_path: Path) -> None:
             ({"op": "blobs", "blobs": [[wanted, 2]]}, ()),
         ):
             channel, theirs = pair()
-            with channel, Channel(theirs) as daemon, Contents(channel) as contents:
+            with channel, Channel(theirs) as daemon, AskedContents(channel) as contents:
                 daemon.send(header, b"no", descriptors)
                 with pytest.raises(RunnerError) as raised:
                     contents.ask([(wanted, 1)])
                 assert raised.value.code == "apply_failed"
         channel, theirs = pair()
-        with channel, Channel(theirs) as daemon, Contents(channel) as contents:
+        with channel, Channel(theirs) as daemon, AskedContents(channel) as contents:
             daemon.send({**blob, "sha256": "another"}, b"", (file.fileno(),))
             daemon.send({**blob, "sha256": "another"}, b"", (file.fileno(),))
             daemon.send(blob, b"", (file.fileno(),))
