@@ -158,7 +158,7 @@ class Batch:
         """What `action` will do; it has a temporary name then, if it needs one."""
         step, found = action.step, action.found
         place: Optional[str] = None
-        inode = action.inode
+        inode = None if action.inode is None else action.inode[1:]
         if step.change == "delete":
             action.temporary = self._workspace.name()
             if action.staged_in is not None:
@@ -166,7 +166,7 @@ class Batch:
         elif step.link_to is not None:
             action.temporary = self._workspace.name()
         if step.change in ("rename", "metadata") and found is not None and found.status is not None:
-            inode = found.status.incarnation
+            inode = found.status.lasting
         return Intent(
             index=action.index,
             parent=action.parent,

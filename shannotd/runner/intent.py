@@ -8,9 +8,9 @@ a crash as well.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional
 
-from shannotd.runner.filesystem import Incarnation
+from shannotd.runner.filesystem import Lasting
 from shannotd.runner.plan import FileStep
 
 
@@ -31,7 +31,7 @@ class Intent:
     staged_in: Optional[str] = None
     temporary: Optional[str] = None
     place: Optional[str] = None
-    inode: Optional[Incarnation] = None
+    inode: Optional[Lasting] = None
     mtime_ns: Optional[int] = None
 
     @property
@@ -55,8 +55,8 @@ def decode(value: Dict[str, Any]) -> Intent:
 
     :raises TypeError: it is none.
     """
-    inode: Optional[Tuple[int, int, int]] = None
+    inode: Optional[Lasting] = None
     if "inode" in value:
-        device, number, born = value["inode"]
-        inode = int(device), int(number), int(born)
+        number, born = value["inode"]
+        inode = int(number), int(born)
     return Intent(**{**value, "inode": inode})

@@ -18,7 +18,7 @@ from shannotd.runner.filesystem import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
     Descent,
-    Incarnation,
+    Lasting,
     Status,
 )
 from shannotd.runner.intent import Intent, rides
@@ -56,7 +56,7 @@ class _Undo:
         self._directories = directories
         self._undone = Undone()
         # What may be in new directories, by the path that it has while they are in place.
-        self._riding: Dict[str, Incarnation] = {}
+        self._riding: Dict[str, Lasting] = {}
 
     def run(self, intents: Sequence[Tuple[Intent, FileStep]], begun: int) -> Undone:
         for intent, step in intents[begun:]:
@@ -116,8 +116,8 @@ class _Undo:
         new = self._new(intent, step)
         here = self._status(intent.parent, intent.name)
         waiting = self._status(intent.parent, temporary)
-        if new is None or here is None or here.incarnation != new:
-            not_begun = waiting is not None and waiting.incarnation == new
+        if new is None or here is None or here.lasting != new:
+            not_begun = waiting is not None and waiting.lasting == new
             if not_begun or (step.change == "create" and here is None):
                 return
             if step.link_to is not None and waiting is None:
@@ -135,18 +135,18 @@ class _Undo:
                 raise OSError(errno.ENOENT, "what was there before is gone", intent.path)
         self._move((intent.parent, intent.name), (intent.parent, temporary), flags)
 
-    def _new(self, intent: Intent, step: FileStep) -> Optional[Incarnation]:
+    def _new(self, intent: Intent, step: FileStep) -> Optional[Lasting]:
         if step.link_to is None:
             return intent.inode
         parent, _, name = step.link_to.rpartition("/")
         target = self._status(parent, name)
-        return None if target is None else target.incarnation
+        return None if target is None else target.lasting
 
-    def _status_staged(self, intent: Intent) -> Optional[Incarnation]:
+    def _status_staged(self, intent: Intent) -> Optional[Lasting]:
         if intent.staged_in is None or intent.temporary is None:
             return None
         found = self._status(intent.staged_in, intent.temporary)
-        return None if found is None else found.incarnation
+        return None if found is None else found.lasting
 
     def _is_ours(self, intent: Intent) -> bool:
         """Whether all in the new directory at the intent's place was made there by the batch.
@@ -168,7 +168,7 @@ class _Undo:
                     continue
                 status = filesystem.status_at(descent.current, name)
                 below = "/".join([path, *way, name])
-                if self._riding.get(below) != status.incarnation:
+                if self._riding.get(below) != status.lasting:
                     strange = True
                     continue
                 mine.append((len(way), below))
@@ -193,7 +193,7 @@ class _Undo:
             try:
                 directory, _ = self._directories.get(parent)
                 status = filesystem.status_at(directory, name)
-                if status.incarnation != self._riding[path]:
+                if status.lasting != self._riding[path]:
                     continue
                 if stat.S_ISDIR(status.mode):
                     self._directories.forget()
@@ -213,8 +213,8 @@ class _Undo:
         # The inode alone: in an overlay a file is born again when it is moved first.
         if here is None:
             return
-        if here.identity != intent.inode[:2]:
-            if old is None or old.identity != intent.inode[:2]:
+        if here.inode != intent.inode[0]:
+            if old is None or old.inode != intent.inode[0]:
                 raise OSError(errno.ESTALE, _REPLACED, intent.path)
             return
         self._move((intent.parent, intent.name), (parent, name), RENAME_NOREPLACE)
@@ -241,7 +241,7 @@ class _Undo:
         try:
             status = filesystem.status(descriptor)
             found = tree.describe(descriptor, status, identity=self._identity)
-            changed = status.identity == intent.inode[:2] and between(found.state, step)
+            changed = status.inode == intent.inode[0] and between(found.state, step)
             if not changed:
                 raise OSError(errno.ESTALE, _REPLACED, intent.path)
             wanted = step.before
