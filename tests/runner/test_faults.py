@@ -29,7 +29,7 @@ from tests.support.faults import (
 )
 from tests.support.mixed import Bed
 from tests.support.syscalls import TELLING
-from tests.support.truth import check_between, check_order, check_told
+from tests.support.truth import check_between, check_order, check_told, files_told
 
 pytestmark = [
     pytest.mark.P4,
@@ -112,11 +112,6 @@ def test_killed_at_any_call_it_is_taken_back_or_all_done(
         check_told(bed, told)
         assert told.error is None or "done" not in files_told(bed, told)
         assert resume(bed).steps == told.steps
-
-
-def files_told(bed: Bed, told: Applying) -> set[str]:
-    """What became of the file steps."""
-    return {told.steps[i] for i, step in enumerate(bed.steps) if step.kind == "file" and told.steps}
 
 
 def killed(bed: Bed, number: int, call: Call, count: int, fault: Answer = kill) -> None:

@@ -152,7 +152,7 @@ def applying(
     assert plan.parse(encoded) == found
     made = None
     if state is None:
-        made = state = Path(tempfile.mkdtemp(prefix="shannot-register-", dir="/var/tmp"))
+        made = state = Path(tempfile.mkdtemp(prefix="shannot-state-", dir="/var/tmp"))
         state.chmod(0o777)
     ours, theirs = socket.socketpair()
 
