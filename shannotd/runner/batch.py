@@ -176,6 +176,7 @@ class Batch:
             place=place,
             inode=inode,
             mtime_ns=None if found is None or found.status is None else found.status.mtime_ns,
+            written_ns=action.written_ns,
         )
 
     def _change_all(self) -> None:
@@ -317,7 +318,14 @@ class Batch:
             raise stale(action.index, step.path, "nothing", "something") from error
         self._workspace.directories.forget()
         directory, _ = self._here(action)
-        self._require(action, directory, action.name, step.path, step.before)
+        try:
+            self._require(action, directory, action.name, step.path, step.before)
+        except RunnerError:
+            # Whatever it is that was moved, it goes back to where somebody has put it.
+            old, _ = self._workspace.same_directory(old_parent, identity, action.index)
+            filesystem.rename(directory, action.name, old, old_name, RENAME_NOREPLACE)
+            self._begun = self._position
+            raise
 
     def _delete(self, action: Action, directory: int, status: Status) -> None:
         name, path, temporary = action.name, action.step.path, action.temporary

@@ -22,7 +22,7 @@ class Intent:
     with what is new (a delete's: what is old), `staged_in` the path of that directory when the
     new content was written. A delete moves to `temporary` in the directory `place`, or in
     `parent`. `inode` is that of what is new; of what is renamed or changed in place, its own.
-    `mtime_ns` is a time that the step may replace.
+    `mtime_ns` is a time that the step may replace, `written_ns` that of a new file's content.
     """
 
     index: int
@@ -33,6 +33,7 @@ class Intent:
     place: Optional[str] = None
     inode: Optional[Lasting] = None
     mtime_ns: Optional[int] = None
+    written_ns: Optional[int] = None
 
     @property
     def path(self) -> str:

@@ -108,6 +108,7 @@ class Stage:
             status = filesystem.status(descriptor)
             staging.set_state(descriptor, step.after, status, keep_open=False)
             self.remember(descriptor, status.device)
+            action.written_ns = filesystem.status(descriptor).mtime_ns
             return status.incarnation
         except BaseException:
             self._withdraw(path, name, directory)
