@@ -158,7 +158,7 @@ class Batch:
         """What `action` will do; it has a temporary name then, if it needs one."""
         step, found = action.step, action.found
         place: Optional[str] = None
-        inode = action.inode
+        inode = None if action.inode is None else action.inode[1:]
         if step.change == "delete":
             action.temporary = self._workspace.name()
             if action.staged_in is not None:
@@ -166,7 +166,7 @@ class Batch:
         elif step.link_to is not None:
             action.temporary = self._workspace.name()
         if step.change in ("rename", "metadata") and found is not None and found.status is not None:
-            inode = found.status.incarnation
+            inode = found.status.lasting
         return Intent(
             index=action.index,
             parent=action.parent,
@@ -176,6 +176,7 @@ class Batch:
             place=place,
             inode=inode,
             mtime_ns=None if found is None or found.status is None else found.status.mtime_ns,
+            written_ns=action.written_ns,
         )
 
     def _change_all(self) -> None:
@@ -317,7 +318,14 @@ class Batch:
             raise stale(action.index, step.path, "nothing", "something") from error
         self._workspace.directories.forget()
         directory, _ = self._here(action)
-        self._require(action, directory, action.name, step.path, step.before)
+        try:
+            self._require(action, directory, action.name, step.path, step.before)
+        except RunnerError:
+            # Whatever it is that was moved, it goes back to where somebody has put it.
+            old, _ = self._workspace.same_directory(old_parent, identity, action.index)
+            filesystem.rename(directory, action.name, old, old_name, RENAME_NOREPLACE)
+            self._begun = self._position
+            raise
 
     def _delete(self, action: Action, directory: int, status: Status) -> None:
         name, path, temporary = action.name, action.step.path, action.temporary

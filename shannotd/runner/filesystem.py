@@ -47,6 +47,7 @@ _OPEN_LEVELS = 48
 
 Identity = Tuple[int, int]  # device and inode
 Incarnation = Tuple[int, int, int]  # and when it was made
+Lasting = Tuple[int, int]  # inode and when it was made
 
 
 class Status(NamedTuple):
@@ -80,6 +81,11 @@ class Status(NamedTuple):
         Not for a file that an overlay may still copy up, which is born a second time.
         """
         return self.device, self.inode, self.born_ns
+
+    @property
+    def lasting(self) -> Lasting:
+        """Which it is on its filesystem, also after a restart, when devices have other numbers."""
+        return self.inode, self.born_ns
 
 
 class _OpenHow(ctypes.Structure):

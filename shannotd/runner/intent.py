@@ -8,9 +8,9 @@ a crash as well.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional
 
-from shannotd.runner.filesystem import Incarnation
+from shannotd.runner.filesystem import Lasting
 from shannotd.runner.plan import FileStep
 
 
@@ -22,7 +22,7 @@ class Intent:
     with what is new (a delete's: what is old), `staged_in` the path of that directory when the
     new content was written. A delete moves to `temporary` in the directory `place`, or in
     `parent`. `inode` is that of what is new; of what is renamed or changed in place, its own.
-    `mtime_ns` is a time that the step may replace.
+    `mtime_ns` is a time that the step may replace, `written_ns` that of a new file's content.
     """
 
     index: int
@@ -31,8 +31,9 @@ class Intent:
     staged_in: Optional[str] = None
     temporary: Optional[str] = None
     place: Optional[str] = None
-    inode: Optional[Incarnation] = None
+    inode: Optional[Lasting] = None
     mtime_ns: Optional[int] = None
+    written_ns: Optional[int] = None
 
     @property
     def path(self) -> str:
@@ -55,8 +56,8 @@ def decode(value: Dict[str, Any]) -> Intent:
 
     :raises TypeError: it is none.
     """
-    inode: Optional[Tuple[int, int, int]] = None
+    inode: Optional[Lasting] = None
     if "inode" in value:
-        device, number, born = value["inode"]
-        inode = int(device), int(number), int(born)
+        number, born = value["inode"]
+        inode = int(number), int(born)
     return Intent(**{**value, "inode": inode})

@@ -55,8 +55,13 @@ class Journal:
         """
         text = json.dumps({"point": point, **record}, separators=(",", ":")).encode("ascii")
         line = memoryview(b"%08x %s\n" % (zlib.crc32(text), text))
-        while line:
-            line = line[os.write(self._descriptor, line) :]
+        end = os.fstat(self._descriptor).st_size
+        try:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
+        except OSError:
+            os.ftruncate(self._descriptor, end)  # Half a line would spoil the next one.
+            raise
         if sync:
             os.fdatasync(self._descriptor)
 

@@ -67,12 +67,12 @@ class Stage:
             self._contents.ask([_content(later) for later in following if _has_content(later)])
         name = action.name if rides else self._workspace.name()
         if step.after.type == "file":
-            action.inode = self._file(action, directory, name)
+            action.inode = self._file(action, directory, where, name)
         elif step.after.type == "directory":
-            action.inode = self._directory(step.after, directory, name)
+            action.inode = self._directory(step.after, directory, where, name)
             self.built[step.path] = f"{where}/{name}", action.inode[:2]
         elif step.after.type in ("symlink", "fifo", "socket", *DEVICES):
-            action.inode = self._node(step.after, directory, name)
+            action.inode = self._node(step.after, directory, where, name)
         else:
             raise apply_failed(action.index, step.path, f"no plan makes a {step.after.type}")
         if not rides:
@@ -92,7 +92,7 @@ class Stage:
             os.chmod(filesystem.by_descriptor(directory), mode | 0o700)
             self._workspace.widened[status.identity] = path, mode
 
-    def _file(self, action: Action, directory: int, name: str) -> filesystem.Incarnation:
+    def _file(self, action: Action, directory: int, path: str, name: str) -> filesystem.Incarnation:
         step = action.step
         sha256, size = _content(step)
         descriptor = os.open(name, staging.O_NEW, 0o600, dir_fd=directory)
@@ -108,12 +108,24 @@ class Stage:
             status = filesystem.status(descriptor)
             staging.set_state(descriptor, step.after, status, keep_open=False)
             self.remember(descriptor, status.device)
+            action.written_ns = filesystem.status(descriptor).mtime_ns
             return status.incarnation
         except BaseException:
-            os.unlink(name, dir_fd=directory)
+            self._withdraw(path, name, directory)
             raise
         finally:
             os.close(descriptor)
+
+    def _withdraw(self, path: str, name: str, directory: int) -> None:
+        """Remove what could not be made whole: now, or if that fails with all else."""
+        try:
+            remove(directory, name, path)
+        except (OSError, MountInside):
+            try:
+                inode = filesystem.status_at(directory, name).incarnation
+            except OSError:
+                return  # What it was about is of more interest than this.
+            self.add(path, name, inode, directory)
 
     def _copy_old(self, action: Action, directory: int, descriptor: int) -> int:
         """Begin an appended file with all that the file holds now; returns how much."""
@@ -134,7 +146,9 @@ class Stage:
             raise stale(action.index, path, "the same content", "content that changes")
         return expected.size
 
-    def _directory(self, after: FileState, parent: int, name: str) -> filesystem.Incarnation:
+    def _directory(
+        self, after: FileState, parent: int, path: str, name: str
+    ) -> filesystem.Incarnation:
         os.mkdir(name, 0o700, dir_fd=parent)
         try:
             descriptor = os.open(name, filesystem.O_DIRECTORY_READ, dir_fd=parent)
@@ -147,10 +161,12 @@ class Stage:
             finally:
                 os.close(descriptor)
         except BaseException:
-            os.rmdir(name, dir_fd=parent)
+            self._withdraw(path, name, parent)
             raise
 
-    def _node(self, after: FileState, directory: int, name: str) -> filesystem.Incarnation:
+    def _node(
+        self, after: FileState, directory: int, path: str, name: str
+    ) -> filesystem.Incarnation:
         """A symlink, or a special file that a checkpoint has."""
         if after.type == "symlink":
             assert after.target is not None
@@ -168,7 +184,7 @@ class Stage:
             finally:
                 os.close(descriptor)
         except BaseException:
-            os.unlink(name, dir_fd=directory)
+            self._withdraw(path, name, directory)
             raise
 
     def remember(self, descriptor: int, device: int) -> None:

@@ -18,7 +18,7 @@ from shannotd.runner.filesystem import (
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
     Descent,
-    Incarnation,
+    Lasting,
     Status,
 )
 from shannotd.runner.intent import Intent, rides
@@ -26,6 +26,8 @@ from shannotd.runner.plan import FileState, FileStep, Identity
 from shannotd.runner.removal import told
 
 _REPLACED = "somebody replaced it meanwhile"
+_CHANGED = "somebody changed it meanwhile"
+_MOVED = "somebody moved its directory meanwhile"
 _FOREIGN = "somebody put something in it meanwhile"
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
@@ -47,18 +49,32 @@ def undo(
 ) -> Undone:
     """Take back each step that was done, the last one first. What was new is under its temporary
     name then. Only the first `begun` steps can be, if that is known."""
-    return _Undo(identity, directories).run(intents, len(intents) if begun is None else begun)
+    return _Undo(identity, directories, known=begun is not None).run(
+        intents, len(intents) if begun is None else begun
+    )
+
+
+@dataclass(frozen=True)
+class _New:
+    """What the batch made."""
+
+    inode: Lasting
+    intent: Intent
+    step: FileStep
 
 
 class _Undo:
-    def __init__(self, identity: Identity, directories: Directories) -> None:
+    def __init__(self, identity: Identity, directories: Directories, *, known: bool) -> None:
+        """`known` says that every step that is to be taken back was done."""
         self._identity = identity
         self._directories = directories
+        self._known = known
         self._undone = Undone()
         # What may be in new directories, by the path that it has while they are in place.
-        self._riding: Dict[str, Incarnation] = {}
+        self._riding: Dict[str, _New] = {}
 
     def run(self, intents: Sequence[Tuple[Intent, FileStep]], begun: int) -> Undone:
+        """See `undo`."""
         for intent, step in intents[begun:]:
             self._note_new(intent, step)
         for intent, step in reversed(intents[:begun]):
@@ -78,7 +94,7 @@ class _Undo:
         inode = self._new(intent, step)
         name = intent.name if rides(intent, step) else intent.temporary
         if inode is not None:
-            self._riding[f"{intent.parent}/{name}"] = inode
+            self._riding[f"{intent.parent}/{name}"] = _New(inode, intent, step)
 
     def _step(self, intent: Intent, step: FileStep) -> None:
         if rides(intent, step):
@@ -102,6 +118,17 @@ class _Undo:
                 return None
             raise
 
+    def _here(self, intent: Intent) -> Optional[Status]:
+        """What is at the step's path; None where nothing is."""
+        if self._known:
+            try:
+                self._directories.get(intent.parent)
+            except OSError as error:
+                if error.errno in _GONE:
+                    raise OSError(errno.ESTALE, _MOVED, intent.path) from error
+                raise
+        return self._status(intent.parent, intent.name)
+
     def _move(self, old: Tuple[str, str], new: Tuple[str, str], flags: int) -> None:
         source, _ = self._directories.get(old[0])
         target, _ = self._directories.get(new[0])
@@ -114,10 +141,10 @@ class _Undo:
         temporary = intent.temporary
         assert temporary is not None
         new = self._new(intent, step)
-        here = self._status(intent.parent, intent.name)
+        here = self._here(intent)
         waiting = self._status(intent.parent, temporary)
-        if new is None or here is None or here.incarnation != new:
-            not_begun = waiting is not None and waiting.incarnation == new
+        if new is None or here is None or here.lasting != new:
+            not_begun = waiting is not None and waiting.lasting == new
             if not_begun or (step.change == "create" and here is None):
                 return
             if step.link_to is not None and waiting is None:
@@ -125,7 +152,7 @@ class _Undo:
             if waiting is None and self._status_staged(intent) == new:
                 return
             raise OSError(errno.ESTALE, _REPLACED, intent.path)
-        if stat.S_ISDIR(here.mode) and not self._is_ours(intent):
+        if stat.S_ISDIR(here.mode) and not self._is_ours(intent.path, intent.path):
             raise OSError(errno.ENOTEMPTY, _FOREIGN, intent.path)
         if step.change == "create":
             flags = RENAME_NOREPLACE
@@ -133,27 +160,61 @@ class _Undo:
             flags = RENAME_EXCHANGE
             if waiting is None:
                 raise OSError(errno.ENOENT, "what was there before is gone", intent.path)
-        self._move((intent.parent, intent.name), (intent.parent, temporary), flags)
+        place, away = (intent.parent, intent.name), (intent.parent, temporary)
+        self._move(place, away, flags)
+        # Only now nobody can change what is at its path any more.
+        if not self._is_as_made(f"{intent.parent}/{temporary}", _New(new, intent, step)):
+            self._move(away, place, flags)
+            raise OSError(errno.ESTALE, _CHANGED, intent.path)
 
-    def _new(self, intent: Intent, step: FileStep) -> Optional[Incarnation]:
+    def _is_as_made(self, path: str, new: _New) -> bool:
+        """Whether at `path` is what the batch made, and nobody has changed it since."""
+        parent, _, name = path.rpartition("/")
+        directory, _ = self._directories.get(parent)
+        descriptor = os.open(name, filesystem.O_PATH, dir_fd=directory)
+        try:
+            status = filesystem.status(descriptor)
+            if status.lasting != new.inode:
+                return False
+            if stat.S_ISREG(status.mode):
+                return self._is_unchanged(descriptor, status, new)
+        finally:
+            os.close(descriptor)
+        return not stat.S_ISDIR(status.mode) or self._is_ours(path, new.intent.path)
+
+    def _is_unchanged(self, descriptor: int, status: Status, new: _New) -> bool:
+        after = new.step.after
+        found = tree.describe(descriptor, status, identity=self._identity).state
+        if (found.mode, found.uid, found.gid) != (after.mode, after.uid, after.gid):
+            return False
+        names = {*found.xattrs, *after.xattrs} - {tree.LABEL}
+        if any(found.xattrs.get(name) != after.xattrs.get(name) for name in names):
+            return False
+        if new.intent.written_ns not in (None, status.mtime_ns):
+            return False
+        if new.step.change == "append" or None in (found.sha256, after.sha256):
+            return True  # What others appended before is in it: only its time tells.
+        return found.sha256 == after.sha256
+
+    def _new(self, intent: Intent, step: FileStep) -> Optional[Lasting]:
         if step.link_to is None:
             return intent.inode
         parent, _, name = step.link_to.rpartition("/")
         target = self._status(parent, name)
-        return None if target is None else target.incarnation
+        return None if target is None else target.lasting
 
-    def _status_staged(self, intent: Intent) -> Optional[Incarnation]:
+    def _status_staged(self, intent: Intent) -> Optional[Lasting]:
         if intent.staged_in is None or intent.temporary is None:
             return None
         found = self._status(intent.staged_in, intent.temporary)
-        return None if found is None else found.incarnation
+        return None if found is None else found.lasting
 
-    def _is_ours(self, intent: Intent) -> bool:
-        """Whether all in the new directory at the intent's place was made there by the batch.
+    def _is_ours(self, path: str, place: str) -> bool:
+        """Whether all in the new directory at `path` was made there by the batch.
 
-        If not, what was is removed.
+        `place` is the path that it is made for. If it is there and something was not, what was is
+        removed.
         """
-        path = intent.path
         strange = False
         mine: List[Tuple[int, str]] = []
         top = filesystem.open_directory(path, filesystem.O_DIRECTORY_READ)
@@ -167,8 +228,8 @@ class _Undo:
                     way.pop()
                     continue
                 status = filesystem.status_at(descent.current, name)
-                below = "/".join([path, *way, name])
-                if self._riding.get(below) != status.incarnation:
+                below = "/".join([place, *way, name])
+                if not self._rides(below, descent.current, name, status):
                     strange = True
                     continue
                 mine.append((len(way), below))
@@ -178,9 +239,22 @@ class _Undo:
                     way.append(name)
                     pending.append(None)
                     pending.extend(self._names(looked))
-        if strange:
+        if strange and path == place:
             self._remove_ours([below for _, below in sorted(mine, reverse=True)])
         return not strange
+
+    def _rides(self, path: str, directory: int, name: str, status: Status) -> bool:
+        """Whether `name` was made in a new directory by the batch, and is as it was made."""
+        new = self._riding.get(path)
+        if new is None or new.inode != status.lasting:
+            return False
+        if not stat.S_ISREG(status.mode):
+            return True
+        descriptor = os.open(name, filesystem.O_PATH, dir_fd=directory)
+        try:
+            return self._is_unchanged(descriptor, filesystem.status(descriptor), new)
+        finally:
+            os.close(descriptor)
 
     @staticmethod
     def _names(directory: int) -> List[str]:
@@ -193,7 +267,7 @@ class _Undo:
             try:
                 directory, _ = self._directories.get(parent)
                 status = filesystem.status_at(directory, name)
-                if status.incarnation != self._riding[path]:
+                if status.lasting != self._riding[path].inode:
                     continue
                 if stat.S_ISDIR(status.mode):
                     self._directories.forget()
@@ -208,19 +282,24 @@ class _Undo:
     def _rename(self, intent: Intent, step: FileStep) -> None:
         assert step.old_path is not None and intent.inode is not None
         parent, _, name = step.old_path.rpartition("/")
-        here = self._status(intent.parent, intent.name)
+        here = self._here(intent)
         old = self._status(parent, name)
         # The inode alone: in an overlay a file is born again when it is moved first.
         if here is None:
             return
-        if here.identity != intent.inode[:2]:
-            if old is None or old.identity != intent.inode[:2]:
+        if here.inode != intent.inode[0]:
+            if old is None or old.inode != intent.inode[0]:
                 raise OSError(errno.ESTALE, _REPLACED, intent.path)
             return
         self._move((intent.parent, intent.name), (parent, name), RENAME_NOREPLACE)
+        moved = self._status(parent, name)
+        if moved is None or moved.inode != intent.inode[0]:
+            self._move((parent, name), (intent.parent, intent.name), RENAME_NOREPLACE)
+            raise OSError(errno.ESTALE, _REPLACED, intent.path)
 
     def _delete(self, intent: Intent) -> None:
         assert intent.temporary is not None
+        self._here(intent)
         for waiting in (intent.place, intent.parent):
             if waiting is not None and self._status(waiting, intent.temporary) is not None:
                 try:
@@ -241,7 +320,7 @@ class _Undo:
         try:
             status = filesystem.status(descriptor)
             found = tree.describe(descriptor, status, identity=self._identity)
-            changed = status.identity == intent.inode[:2] and between(found.state, step)
+            changed = status.inode == intent.inode[0] and between(found.state, step)
             if not changed:
                 raise OSError(errno.ESTALE, _REPLACED, intent.path)
             wanted = step.before

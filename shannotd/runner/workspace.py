@@ -31,7 +31,8 @@ class Action:
     is (`old_identity` that of a renamed path's old one). `expected` is what is to be
     displaced, `found` just that as it was found, at the host's path `here`; None where a step
     of the batch makes it. `temporary` is the name of what takes its place (of a deleted path,
-    where it waits), in the directory that was at `written_in`; `inode` that of what is new.
+    where it waits), in the directory that was at `written_in`; `inode` that of what is new,
+    `written_ns` the time of its content.
     """
 
     index: int
@@ -47,6 +48,7 @@ class Action:
     temporary: Optional[str] = None
     written_in: Optional[str] = None
     inode: Optional[filesystem.Incarnation] = None
+    written_ns: Optional[int] = None
 
 
 class Workspace:

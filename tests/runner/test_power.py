@@ -10,8 +10,10 @@ import pytest
 from tests.runner import overlays
 from tests.support import mixed, power
 from tests.support.accounts import is_root
+from tests.support.applying import resuming
 from tests.support.mixed import Bed
 from tests.support.power import Kept
+from tests.support.truth import check_told, files_told
 
 pytestmark = [
     pytest.mark.P3,
@@ -40,15 +42,21 @@ def busy(bed: Bed) -> Kept:
 
 
 def check(bed: Bed, image: bytes, batches: int) -> None:
-    """Every path is old or new, and what had to be there is."""
+    """Every path is old or new, and what had to be there is; then all of it is, or nothing."""
     with power.restored(bed, image):
         found = overlays.snapshot(bed.host)
-    wrong: list[str | None] = []
-    for number in range(batches, len(bed.states) - 1):
-        wrong.append(mixed.is_between(found, *bed.states[number : number + 2]))
-    if batches == len(bed.states) - 1:
-        wrong.append(mixed.is_between(found, bed.states[-1], bed.states[-1]))
-    assert None in wrong, wrong
+        wrong: list[str | None] = []
+        for number in range(batches, len(bed.states) - 1):
+            wrong.append(mixed.is_between(found, *bed.states[number : number + 2]))
+        if batches == len(bed.states) - 1:
+            wrong.append(mixed.is_between(found, bed.states[-1], bed.states[-1]))
+        assert None in wrong, wrong
+        with resuming(bed.state) as told:
+            told.finish()
+        commands = len(bed.states) - 2
+        check_told(bed, told, ran=(batches - 1, min(batches, commands)))
+        assert told.error is None or "done" not in files_told(bed, told)
+        assert told.error is None or batches <= commands
 
 
 def check_all(bed: Bed, kept: Kept, cuts: Sequence[int]) -> None:

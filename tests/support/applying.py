@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from shannotd.runner import apply, identity, plan
+from shannotd.runner import apply, identity, plan, resume
 from shannotd.runner.frames import Channel, Closed
 from shannotd.runner.plan import ABSENT, CommandStep, FileState, FileStep, Identity, Input, Plan
 
@@ -154,7 +154,6 @@ def applying(
     if state is None:
         made = state = Path(tempfile.mkdtemp(prefix="shannot-state-", dir="/var/tmp"))
         state.chmod(0o777)
-    directory = str(state)
     ours, theirs = socket.socketpair()
 
     def serve() -> None:
@@ -163,7 +162,7 @@ def applying(
             os.setgroups(list(become.groups))
             os.setresgid(become.gid, become.gid, become.gid)
             os.setresuid(become.uid, become.uid, become.uid)
-        apply.serve(Channel(theirs), key=KEY, state=directory)
+        apply.serve(Channel(theirs), key=KEY, state=str(state))
 
     process = start(serve)
     theirs.close()
@@ -183,6 +182,30 @@ def applying(
         process.finish()
         if made is not None:
             shutil.rmtree(made)
+
+
+@contextmanager
+def resuming(
+    state: Path, start: Callable[[Callable[[], None]], Process] = Forked
+) -> Iterator[Applying]:
+    """Ask what became of the apply of the session, which `start`'s process brings to an end."""
+    ours, theirs = socket.socketpair()
+
+    def serve() -> None:
+        ours.close()
+        resume.serve(Channel(theirs), state=str(state))
+
+    process = start(serve)
+    theirs.close()
+    try:
+        with Channel(ours) as channel:
+            try:
+                channel.send({"op": "resume", "session": SESSION})
+            except Closed:
+                pass
+            yield Applying(process.pid, channel, {})
+    finally:
+        process.finish()
 
 
 def created(path: Path, content: bytes, who: Identity) -> FileStep:

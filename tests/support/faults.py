@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,16 +198,32 @@ class Once:
         self._answer(held)
 
 
-class Lasting:
-    """From one call on, those of some names are answered by `answer`, until there is no process."""
+class HalfThen:
+    """A write writes half of its bytes, and the next one is answered by `answer`: a full disk."""
 
-    def __init__(self, number: int, answer: Answer, names: frozenset[str]) -> None:
+    def __init__(self, number: int, answer: Answer) -> None:
+        self._number = number
+        self._answer = answer
+
+    def __call__(self, number: int, held: Held) -> None:
+        if number == self._number:
+            half(held)
+        elif number == self._number + 1 and held.name in syscalls.WRITING:
+            self._answer(held)
+        else:
+            held.go()
+
+
+class Lasting:
+    """From one call on all are answered by `answer`, or those of some names."""
+
+    def __init__(self, number: int, answer: Answer, names: Collection[str] = ()) -> None:
         self._number = number
         self._answer = answer
         self._names = names
 
     def __call__(self, number: int, held: Held) -> None:
-        if number >= self._number and held.name in self._names:
+        if number >= self._number and (not self._names or held.name in self._names):
             self._answer(held)
         else:
             held.go()

@@ -122,10 +122,18 @@ class Bed:
         """Where the commands write."""
         return self.top / "log"
 
+    @property
+    def state(self) -> Path:
+        """The runner's directory."""
+        return self.top / "state"
+
     def lay_out(self) -> None:
         """Make the start state, with nothing else."""
         lay_out(self.host)
         self.log.unlink(missing_ok=True)
+        if self.state.exists():
+            shutil.rmtree(self.state)
+        self.state.mkdir(mode=0o700)
 
     def seen(self) -> list[str]:
         """What the commands that ran saw."""
@@ -184,24 +192,24 @@ def quick_place() -> Path:
 
 
 @contextmanager
-def bed(place: Path) -> Iterator[Bed]:
-    """Record the plan in a directory below `place`. Root's privilege."""
+def bed(place: Path, phases: Sequence[Phase] = PHASES) -> Iterator[Bed]:
+    """Record the plan of `phases` in a directory below `place`. Root's privilege."""
     top = Path(tempfile.mkdtemp(prefix="shannot-faults-", dir=place))
     try:
         top.chmod(0o755)
         (top / "layers").mkdir()
         lay_out(top / "host")
         account = overlays.ourselves()
-        recordings = record_phases(top, PHASES, account)
+        recordings = record_phases(top, phases, account)
         states = [overlays.snapshot(top / "host")]
         steps: list[Any] = []
         contents: dict[str, bytes] = {}
-        for number, (phase, recording) in enumerate(zip(PHASES, recordings, strict=True)):
+        for number, (phase, recording) in enumerate(zip(phases, recordings, strict=True)):
             perform(str(top / "host"), phase, strict=True)
             states.append(overlays.snapshot(top / "host"))
             steps += recording.steps
             contents.update(recording.contents)
-            if number < len(PHASES) - 1:
+            if number < len(phases) - 1:
                 steps.append(shell(_LOOK, str(top / "host"), str(top / "log")))
         yield Bed(top, tuple(steps), contents, tuple(states))
     finally:
