@@ -21,7 +21,8 @@ from pathlib import Path
 
 from shannotd.runner import kernel
 
-MEGABYTES = 8
+# A checkpoint leaves 16 of them free.
+MEGABYTES = 32
 # No journal commit but those that somebody waits for, and data is put to disk as late as can be.
 OPTIONS = "loop,noatime,commit=300,noauto_da_alloc"
 
@@ -72,12 +73,32 @@ class Disk:
         self._server = os.fork()
         if self._server == 0:
             try:
-                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-                with image.open("r+b") as file, self._kept.open("wb") as kept:
-                    _Server(device, file.fileno(), kept.fileno(), self._counter).run()
+                self._serve(device, image)
             finally:
                 os._exit(0)
         os.close(device)
+
+    def _serve(self, device: int, image: Path) -> None:
+        """In a process of its own; in the namespace of what is mounted from it, it could not end:
+        it would wait for itself."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        kept = os.open(self._kept, os.O_WRONLY | os.O_CREAT, 0o600)
+        descriptors = [device, os.open(image, os.O_RDWR), kept]
+        kernel.unshare(kernel.CLONE_NEWNS)
+        kernel.unmount(str(self.path))
+        for number, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, 100 + number)
+        os.closerange(3, 100)
+        os.closerange(100 + len(descriptors), 1000)
+        _Server(100, 101, 102, self._counter).run()
+
+    def __enter__(self) -> Disk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take it away; nothing may be mounted from it any more."""
+        kernel.unmount(str(self.path))
+        os.waitpid(self._server, 0)
 
     @property
     def position(self) -> int:
@@ -85,10 +106,8 @@ class Disk:
         count: int = _COUNT.unpack(self._counter[:])[0]
         return count
 
-    def close(self) -> Log:
-        """Take it away; nothing may be mounted from it any more. All that was kept."""
-        kernel.unmount(str(self.path), 0)
-        os.waitpid(self._server, 0)
+    def log(self) -> Log:
+        """All that was kept, once it is taken away."""
         log: list[Write | None] = []
         data = self._kept.read_bytes()
         place = 0
@@ -185,5 +204,7 @@ def mounted(image: Path, place: Path) -> Iterator[None]:
     subprocess.run(["mount", "-o", OPTIONS, image, place], check=True)
     try:
         yield
-    finally:
-        subprocess.run(["umount", place], check=True)
+    except BaseException:
+        kernel.unmount(str(place))  # Lazily: what went wrong is of more interest.
+        raise
+    subprocess.run(["umount", place], check=True)

@@ -122,10 +122,18 @@ class Bed:
         """Where the commands write."""
         return self.top / "log"
 
+    @property
+    def state(self) -> Path:
+        """The runner's directory."""
+        return self.top / "state"
+
     def lay_out(self) -> None:
         """Make the start state, with nothing else."""
         lay_out(self.host)
         self.log.unlink(missing_ok=True)
+        if self.state.exists():
+            shutil.rmtree(self.state)
+        self.state.mkdir(mode=0o700)
 
     def seen(self) -> list[str]:
         """What the commands that ran saw."""

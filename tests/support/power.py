@@ -20,7 +20,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -112,18 +112,18 @@ def _keep(bed: Bed, directory: Path, committing: bool, syncing: bool) -> Kept:
     make_image(image)
     with mounted(image, bed.top):
         bed.lay_out()
-        (bed.top / "state").mkdir()
     base = image.read_bytes()
-    disk = Disk(directory, image)
     moments: list[Moment] = []
     commits: list[int] = []
-    with mounted(disk.path, bed.top):
+    with ExitStack() as stack:
+        disk = stack.enter_context(Disk(directory, image))
+        stack.enter_context(mounted(disk.path, bed.top))
+        other = stack.enter_context((bed.top / "other").open("wb", buffering=0))
         begun = disk.position
-        other = os.open(bed.top / "other", os.O_WRONLY | os.O_CREAT)
 
         def decide(_: int, held: Held) -> None:
             if committing and held.changes:
-                os.write(other, b"x")
+                other.write(b"x")
                 os.fsync(other)
                 commits.append(disk.position)
             if held.name in syscalls.SYNCING and not syncing:
@@ -135,10 +135,9 @@ def _keep(bed: Bed, directory: Path, committing: bool, syncing: bool) -> Kept:
             moments.append(Moment(disk.position, batches))
 
         applied = _apply(bed, decide, note)
-        assert applied.error is None
+        assert applied.error is None, applied.error
         ended = disk.position
-        os.close(other)
-    log = disk.close()
+    log = disk.log()
     assert begun <= ended <= len(log)
     return Kept(base, log[:ended], moments, commits)
 
@@ -159,7 +158,7 @@ def _apply(bed: Bed, decide: Callable[[int, Held], None], note: Callable[[int], 
         contents=list(bed.contents.values()),
         at_start=starting,
         start=start,
-        state=bed.top / "state",
+        state=bed.state,
     ) as applied:
         applied.finish()
     note(len(bed.states) - 1)
