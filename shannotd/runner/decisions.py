@@ -45,6 +45,7 @@ class Verdict:
             net=how["net"],
             sockets=tuple(how["sockets"]),
             as_root=how["as_root"],
+            groups=tuple(how["groups"]),
             claimed=claimed,
             seconds=how["seconds"],
             output_bytes=how["output_bytes"],

@@ -30,6 +30,7 @@ _LIMITS = (
 _NOT_STARTED = 125
 # How often another process may take the number that the program was to have.
 _ATTEMPTS = 1000
+_MANY = 1000
 # The number from which on the kernel begins anew (RESERVED_PIDS of kernel/pid.c).
 _FIRST = 300
 
@@ -142,7 +143,7 @@ def _start(outputs: Tuple[int, int], order: Order) -> Tuple[int, Channel]:
         os.waitpid(child, 0)
         report.close()
         # As many others are started until the next attempt as were since the last one.
-        last, step = found, max(1, found - last)
+        last, step = found, found - last if 0 < found - last < _MANY else 1
     reason = "no process could be had that has the same number inside and on the host"
     raise RunnerError("sandbox_unavailable", reason=reason, remedy="")
 

@@ -293,8 +293,12 @@ def _directories(path: str) -> List[str]:
 def _execute(operation: Mounting) -> None:
     try:
         operation.execute()
-    except OSError:
-        if not (isinstance(operation, Lower) and operation.optional):
+    except OSError as error:
+        if not isinstance(operation, Lower):
+            raise
+        if isinstance(error, FileNotFoundError) and not operation.lower.startswith(STAGE):
+            return  # a directory of the host's that was gone, if only for a moment
+        if not operation.optional:
             raise
         Empty(operation.path).execute()
 

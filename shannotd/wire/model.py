@@ -88,9 +88,10 @@ class ProgramCall:
 class Observation:
     """How an observed program is run: `argv` as it was judged, with an absolute path first.
 
-    `net` is `none` or `host`, `sockets` are the host's sockets that it may reach, `as_root`
-    says that a root runner does not drop to another account. `seconds` and `output_bytes` (of
-    each stream) are its limits.
+    `net` is `none`, `host` or `interfaces`, `sockets` are the host's sockets that it may reach,
+    `as_root` says that a root runner does not drop to another account, `groups` are those of the
+    host that a script of root's lends it otherwise. `seconds` and `output_bytes` (of each stream)
+    are its limits.
     """
 
     program: str
@@ -98,6 +99,7 @@ class Observation:
     net: str = "none"
     sockets: tuple[str, ...] = ()
     as_root: bool = False
+    groups: tuple[str, ...] = ()
     seconds: float = 30.0
     output_bytes: int = 1024 * 1024
 

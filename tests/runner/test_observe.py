@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import select
 import shutil
@@ -93,6 +94,20 @@ def test_ss_sees_the_hosts_listening_sockets_only_in_its_network(observer: Obser
         assert port not in observer.run("/usr/bin/ss", "-tlnp").stdout
 
 
+INTERFACE = """
+import fcntl, socket, struct
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+    answer = fcntl.ioctl(asking, 0x8915, b"lo".ljust(40, bytes(1)))  # SIOCGIFADDR
+print(socket.inet_ntoa(answer[20:24]))
+"""
+
+
+def test_interfaces_can_be_asked_by_ioctl(observer: ObserverProcess) -> None:
+    """As ifconfig, arp and netstat -i do."""
+    assert observer.python(INTERFACE, net="interfaces").stdout == "127.0.0.1\n"
+    assert "OSError" in observer.python(INTERFACE, net="host").stderr
+
+
 def test_the_addresses_of_the_host_are_those_of_its_network(observer: ObserverProcess) -> None:
     _needs("/usr/sbin/ip")
     argv = ("/usr/sbin/ip", "-brief", "link")
@@ -126,12 +141,32 @@ def test_what_is_printed_is_what_the_host_prints(
         """Without what changes by itself from run to run: free memory, clock speed."""
         if argv[0] == "/usr/bin/free":
             return [" ".join(line.split()[:2]) for line in text.splitlines()]
-        return [line for line in text.splitlines() if "scaling MHz" not in line]
+        changing = ("scaling MHz", "loop")  # loop devices are other tests'
+        return [line for line in text.splitlines() if not any(word in line for word in changing)]
 
     expected = observer.naive(*argv)
     seen = observer.run(*argv)
     assert (seen.exit_code, seen.stderr) == (expected.returncode, expected.stderr)
     assert stable(seen.stdout) == stable(expected.stdout)
+
+
+def test_directories_that_come_and_go_while_it_begins(
+    observer: ObserverProcess, shelf: Path
+) -> None:
+    """Beside a mount every directory is one of the view's own, for an ordinary user."""
+    if not is_root():
+        pytest.skip("mounts are root's")
+    (shelf / "mount").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "test", shelf / "mount"], check=True)
+    churn = 'while :; do mkdir "$1/a" "$1/b"; rmdir "$1/a" "$1/b"; done'
+    argv = ["/bin/sh", "-c", churn, "sh", str(shelf)]
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as churning:
+        try:
+            for _ in range(20):
+                assert observer.run("/bin/true").error is None
+        finally:
+            churning.kill()
+            subprocess.run(["umount", shelf / "mount"], check=True)
 
 
 def test_df_does_not_speak_of_what_is_fresh_in_the_view(observer: ObserverProcess) -> None:
@@ -341,6 +376,12 @@ def test_roots_scripts_observe_as_nobody_unless_the_rule_says_root(packages: Pat
         assert observer.run("/usr/bin/id", "-u").stdout == "65534\n"
         assert observer.run("/usr/bin/id", "-G").stdout == "65534\n"
         assert observer.run("/usr/bin/id", "-u", as_root=True).stdout == "0\n"
+        groups = ("adm", "unheard-of")
+        adm = grp.getgrnam("adm").gr_gid
+        assert observer.run("/usr/bin/id", "-G", groups=groups).stdout == f"65534 {adm}\n"
+        assert observer.run("/usr/bin/id", "-G", groups=groups, as_root=True).stdout == "0\n"
+        seen = observer.run("/usr/bin/id", "-Gn", groups=groups, run_as="daemon")
+        assert seen.stdout == "daemon\n", "who is no root gets no group"
     with running_observer(packages, account=None, floor=["daemon"]) as observer:
         seen = observer.run("/usr/bin/id", as_root=True)
         assert seen.error is not None
@@ -374,6 +415,26 @@ def test_root_of_a_container_observes_as_a_user_does(packages: Path) -> None:
         seen = observer.run("/usr/bin/id", "-u", as_root=True)
         assert (seen.error, seen.stdout) == (None, "0\n")
         assert observer.run("/bin/sh", "-c", "ls /proc/1/root/ || echo refused").exit_code == 0
+
+
+@pytest.mark.parametrize("more", [[], ["--user", "--map-root-user"]], ids=["root", "one-uid"])
+def test_numbers_of_processes_begin_anew(packages: Path, more: list[str]) -> None:
+    """There some are taken."""
+    if not is_root() and not more:
+        pytest.skip("root's")
+    begin = (
+        'echo $(($(cat /proc/sys/kernel/pid_max) - 12)) > /proc/sys/kernel/ns_last_pid && exec "$@"'
+    )
+    within = ["unshare", *more, "--pid", "--fork", "--mount-proc", "/bin/sh", "-c", begin, "sh"]
+    with running_observer(packages, account=None, within=within) as observer:
+        numbers = []
+        for _ in range(8):
+            seen = observer.python("import os; print(os.readlink('/proc/self'), os.getpid())")
+            assert seen.error is None, seen
+            first, second = seen.stdout.split()
+            assert first == second
+            numbers.append(int(first))
+        assert min(numbers) < 1000 < max(numbers)
 
 
 @pytest.mark.P8

@@ -201,6 +201,7 @@ def observe(call: dict[str, Any], **how: Any) -> dict[str, Any]:
         "net": "none",
         "sockets": [],
         "as_root": False,
+        "groups": [],
         "seconds": 30.0,
         "output_bytes": 1 << 20,
     }
