@@ -63,8 +63,9 @@ def _serve(channel: Channel, wanted: sandbox.Wanted, program: bytes) -> None:
         limits = job["limits"]
         kernel.resize_tmpfs(stage, limits["written_bytes"], sandbox.inodes(limits["steps"]))
         os.close(stage)
-        hidden, _, _ = channel.receive()
+        hidden, views, _ = channel.receive()
         sandbox.mask(sandbox.everywhere(hidden["hide"], plan))
+        sandbox.show_instead(hidden["views"], views)
         size = job["script_size"]
         sandbox.place_script(job["name"], payload[:size], payload[size:])
         try:

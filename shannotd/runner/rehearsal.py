@@ -55,7 +55,7 @@ def _rehearse(warm: Warm, settings: Settings) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     warm.channel.send(order_of(request, nobody, _ACCOUNT), b"", (writing, writing))
-    warm.channel.send({"hide": hidden_paths(settings.hide, settings.hidden)})
+    warm.channel.send({"hide": hidden_paths(settings.hide, settings.hidden), "views": []})
     os.close(writing)
     ours, theirs = socket.socketpair()
     with Channel(ours) as job, Channel(theirs) as daemon:

@@ -15,7 +15,7 @@ import time
 from dataclasses import replace
 from typing import NoReturn, Optional, Tuple
 
-from shannotd.runner import identity, sandbox
+from shannotd.runner import identity, passwords, sandbox
 from shannotd.runner.call import Desk
 from shannotd.runner.decisions import Decisions
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
@@ -144,7 +144,12 @@ def _run(
     try:
         warm.channel.send(order, payload, (out_write, err_write))
         # The script's process takes the order while the host is searched.
-        warm.channel.send({"hide": hidden_paths(request["hide"], settings.hidden)})
+        hidden = hidden_paths(request["hide"], settings.hidden)
+        if who.uid == 0:
+            hidden, warm.passwords = passwords.take_from(hidden)
+        views = warm.passwords.views
+        sizes = [[path, len(view)] for path, view in views.items()]
+        warm.channel.send({"hide": hidden, "views": sizes}, b"".join(views.values()))
     except Closed:
         pass  # The loop below finds out why.
     os.close(out_write)

@@ -12,6 +12,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from shannotd.runner import cgroups, identity, kernel, sandbox, shim_store
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.init import main as init_main
+from shannotd.runner.passwords import NO_PASSWORDS, Passwords
 from shannotd.runner.plan import Identity
 from shannotd.runner.shims import Shims
 
@@ -47,7 +48,7 @@ class Warm:
 
     `script` is the process that becomes the script, by its number inside. `listener` is that of
     its filter, `calls` the socket on which its shims call; its pid namespace is the inode
-    `pid_namespace`.
+    `pid_namespace`. `passwords` are those that its script sees tokens of.
     """
 
     init: int
@@ -66,6 +67,7 @@ class Warm:
     floor: identity.Floor
     account: Account
     cgroup: Optional[cgroups.Cgroup]
+    passwords: Passwords = NO_PASSWORDS
     prepared: bool = False
     reaped: bool = False
 

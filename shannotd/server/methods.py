@@ -284,7 +284,7 @@ class Methods:
         if params.offset < 0 or not 0 <= params.length <= MAX_CONTENT_BYTES:
             raise _invalid("blobs.get", f"length: must be 0 to {MAX_CONTENT_BYTES}")
         identifier = await self._lookup.find(client.caller, params.id)
-        content = await self._lookup.content(identifier, params.sha256)
+        content = await self._lookup.content(client.caller, identifier, params.sha256)
         if content is None:
             raise _invalid("blobs.get", "sha256: no such content belongs to that session")
         if content.descriptor is None:

@@ -103,6 +103,16 @@ def _note(risk: Risk, reason: str, derived: object) -> dict[str, object]:
     }
 
 
+def of_commands(canonical: bytes) -> frozenset[str]:
+    """The SHA-256 of everything that the commands of a plan are given or have printed."""
+    return frozenset(
+        part.sha256
+        for step in Plan.parse(canonical).steps
+        for part in (step.stdin, step.stdout, step.stderr)
+        if part is not None
+    )
+
+
 def mark_applied(
     notes: bytes, applied: Mapping[int, str], results: Mapping[int, CommandResult] | None = None
 ) -> bytes:

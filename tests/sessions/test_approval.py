@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import grp
+import hashlib
 import os
 import pwd
 import sqlite3
@@ -17,6 +18,7 @@ from shannotd.sessions.access import ALL_ROLES, Role, require_approver, require_
 from shannotd.sessions.access import Caller as Account
 from shannotd.wire.errors import (
     DigestMismatch,
+    InvalidRequest,
     NotAllowed,
     NotFound,
     StoreFull,
@@ -362,6 +364,32 @@ def test_submitters_and_reviewers_of_a_service(directory: Path, reviewers: list[
             async with stranger:
                 assert isinstance(await stranger.raw_error(), NotAllowed)
                 await stranger.closed()
+
+    scenario()
+
+
+@needs_root
+@pytest.mark.P1
+def test_contents_of_files_are_for_reviewers(directory: Path, reviewers: list[str]) -> None:
+    """A file of root's may hold what the script could keep but not see."""
+    submitter, reviewer = reviewers
+
+    @in_loop
+    async def scenario() -> None:
+        config = _config(1, submitter, reviewer)
+        async with running_service(directory, config=config, embedded=False, launch=scripted()):
+            agent = await _connect(directory, submitter)
+            person = await _connect(directory, reviewer)
+            async with agent, person:
+                pending = await agent.submit(("files", [PATH]), ("fed", "input"))
+                file, given = (
+                    {"id": pending["id"], "sha256": hashlib.sha256(content).hexdigest()}
+                    for content in (f"content of {PATH}\n".encode(), b"input")
+                )
+                assert (await agent.call("blobs.get", **given))["data"] == b"input"
+                assert isinstance(await agent.failure("blobs.get", **file), InvalidRequest)
+                for one in (file, given):
+                    assert (await person.call("blobs.get", **one))["data"]
 
     scenario()
 

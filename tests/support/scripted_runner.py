@@ -111,6 +111,12 @@ def run(job: Channel) -> None:
             send_contents(job, [content_of(path) for path in argument])
         elif name == "command":
             steps.append(called(argument))
+        elif name == "fed":
+            given = argument.encode()
+            step = called("fed")
+            step["stdin"] = {"sha256": hashlib.sha256(given).hexdigest(), "size": len(given)}
+            steps.append(step)
+            send_contents(job, [given])
         elif name == "many":
             paths = [f"/many/{number}" for number in range(argument)]
             steps += [created(path, content_of(path)) for path in paths]

@@ -87,7 +87,7 @@ def main():
     one.channel.send(
         order.order_of(request, who, account), asked["script"].encode(), tuple(outputs)
     )
-    one.channel.send({"hide": hiding.hidden_paths(request["hide"], settings.hidden)})
+    one.channel.send({"hide": hiding.hidden_paths(request["hide"], settings.hidden), "views": []})
     for descriptor in outputs:
         os.close(descriptor)
     for reader in readers:

@@ -57,7 +57,8 @@ def main(one):
     with Recorder(one, request, who, settings, time.time_ns()) as recorder:
         job = order.order_of(request, who, account)
         one.channel.send(job, b"", (writing, 2 if asked["loud"] else error))
-        one.channel.send({"hide": hiding.hidden_paths(request["hide"], settings.hidden)})
+        hidden = hiding.hidden_paths(request["hide"], settings.hidden)
+        one.channel.send({"hide": hidden, "views": []})
         os.close(writing)
         try:
             follow(one, recorder, reading)
