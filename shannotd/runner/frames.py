@@ -87,7 +87,7 @@ from typing import Any, Dict, List, Optional, Tuple
 LENGTHS = struct.Struct(">II")
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_PAYLOAD_BYTES = 256 * 1024 * 1024
-MAX_DESCRIPTORS = 4
+MAX_DESCRIPTORS = 5
 _JOINED_BYTES = 65536  # up to here a payload goes out in one piece with what comes before it
 
 Header = Dict[str, Any]
