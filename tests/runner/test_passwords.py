@@ -139,9 +139,9 @@ def system() -> Iterator[PrivateSystem]:
     """A system in which accounts have passwords."""
     with private_system() as made:
         for name in ("shadow", "shadow-"):
-            lines = (made.etc / name).read_text().splitlines()
-            (made.etc / name).write_text(f"root:{HASH}:19000:0:99999:7:::\n")
-            with (made.etc / name).open("a") as file:
+            lines = made.path(f"/etc/{name}").read_text().splitlines()
+            made.path(f"/etc/{name}").write_text(f"root:{HASH}:19000:0:99999:7:::\n")
+            with made.path(f"/etc/{name}").open("a") as file:
                 file.writelines(f"{line}\n" for line in lines if not line.startswith("root:"))
         yield made
 
@@ -190,20 +190,22 @@ def test_accounts_are_made_changed_and_removed(client: Client, system: PrivateSy
     made = submitted(client, "useradd --create-home ann && usermod -L root && chage -M 30 root")
     text = "".join(step.diff or "" for step in made.plan.steps) if made.plan else ""
     assert HASH not in text and text.count("root:!$hidden-by-shannot$") >= 1
-    before = system.accounts("shadow")
+    before = system.accounts("/etc/shadow")
     approved(client, made)
-    after = system.accounts("shadow")
+    after = system.accounts("/etc/shadow")
     assert after["root"][1] == f"!{HASH}" and after["root"][4] == "30"
     assert after.keys() - before.keys() == {"ann"}
     assert {name: line for name, line in after.items() if name not in ("root", "ann")} == {
         name: line for name, line in before.items() if name != "root"
     }
-    assert os.stat(system.etc / "shadow").st_mode & 0o777 == 0o640
-    assert (system.home / "ann" / ".profile").exists()
+    assert os.stat(system.path("/etc/shadow")).st_mode & 0o777 == 0o640
+    assert system.path("/home/ann/.profile").exists()
     approved(client, submitted(client, "usermod -U root && userdel -r ann"))
-    assert system.accounts("shadow")["root"][1] == HASH
-    assert "ann" not in system.accounts("shadow") and "ann" not in system.accounts("passwd")
-    assert not (system.home / "ann").exists()
+    assert system.accounts("/etc/shadow")["root"][1] == HASH
+    assert "ann" not in system.accounts("/etc/shadow") and "ann" not in system.accounts(
+        "/etc/passwd"
+    )
+    assert not system.path("/home/ann").exists()
 
 
 @needs_root
@@ -212,8 +214,8 @@ def test_passwords_are_kept_around_a_command(client: Client, system: PrivateSyst
     command = "logger --no-act --udp --server 127.0.0.1 --port 9 x"
     text = f"useradd bob; {command}; usermod -e 2030-01-01 root; useradd eve"
     approved(client, submitted(client, text))
-    assert system.accounts("shadow")["root"][1] == HASH
-    assert system.accounts("shadow")["root"][7] == "21915"
+    assert system.accounts("/etc/shadow")["root"][1] == HASH
+    assert system.accounts("/etc/shadow")["root"][7] == "21915"
     approved(client, submitted(client, "userdel bob; userdel eve; usermod -e '' root"))
 
 
