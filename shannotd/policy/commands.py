@@ -196,7 +196,7 @@ def _approved(call: ProgramCall, profile: Profile, known: Sequence[ProgramRule])
         named = any(not word.startswith("-") and "*" not in word for word in words)
         if observing and named and not any(word.startswith(("-", "+")) for word in free):
             observation = observing[0].observation(call)
-            observation = replace(observation, as_root=False, sockets=(), groups=())
+            observation = replace(observation, as_root=False, sockets=(), groups=(), shows=())
             return Verdict(Decision.OBSERVE, rule, reason, Risk.SAFE, observation)
         return Verdict(Decision.CONTAIN, rule, f"{reason}; it runs in the sandbox", Risk.SAFE)
     return None

@@ -18,8 +18,9 @@ Keys of a `[[rule]]`:
 - How an observed program runs: `net` (none; host, where it can read the kernel's tables;
   interfaces, where it can look at these besides), `sockets`, `as_root` (also for an ordinary
   account's script), `as_script` (as root for a script of root's, which is nobody otherwise),
-  `groups` (which nobody then gets), `seconds`, `output_bytes`, and `paths`: its words
-  are paths, made absolute since it runs in `/`.
+  `groups` (which nobody then gets), `shows` (what it may not look up itself: socket owners, kernel
+  log, user limits), `insert` (words put before its arguments), `seconds`, `output_bytes`, and
+  `paths`: its words are paths, made absolute since it runs in `/`.
 - How a recorded command answers and is applied: `exit_status`, `stdout`, `stdin`, `seconds`,
   `undo` (`again`: the same command once more makes up for it, after files are restored).
 """
@@ -67,6 +68,8 @@ class _Entry:
     as_root: bool = False
     as_script: bool = False
     groups: tuple[str, ...] = ()
+    shows: tuple[str, ...] = ()
+    insert: str = ""
     exit_status: int = 0
     stdout: str = ""
     stdin: bool = False
@@ -83,6 +86,7 @@ class _File:
     directories: tuple[str, ...] = ()
 
 
+_SHOWN = frozenset({"socket owners", "kernel log", "user limits"})
 _KEYS = frozenset(_Entry.__dataclass_fields__)
 _RISKS = {
     Decision.CONTAIN: Risk.SAFE,
@@ -138,11 +142,12 @@ class ProgramRule:
         entry = self._entry
         return Observation(
             program=call.path,
-            argv=(call.path, *self._absolute(call)),
+            argv=(call.path, *entry.insert.split(), *self._absolute(call)),
             net=entry.net,
             sockets=entry.sockets,
             as_root=entry.as_root or (entry.as_script and call.as_root),
             groups=entry.groups,
+            shows=entry.shows,
             seconds=entry.seconds or Observation.seconds,
             output_bytes=entry.output_bytes,
         )
@@ -304,6 +309,8 @@ def _compiled(entry: _Entry) -> ProgramRule:
         raise ValueError("options: an observed program declares those that are harmless")
     if entry.net not in ("none", "host", "interfaces") or entry.undo not in ("", "again"):
         raise ValueError("net is none, host or interfaces, undo is again")
+    if not set(entry.shows) <= _SHOWN:
+        raise ValueError(f"shows: one of {', '.join(sorted(_SHOWN))}")
     if entry.identity not in ("", "root", "user"):
         raise ValueError("identity is root or user")
     return ProgramRule(

@@ -27,7 +27,8 @@ Dry run. The daemon sends one frame, then may send {op: "cancel"} and answers ea
      hide: [glob], scratch: [glob], shims: [name]|null, deny: [name], policy_version, on_failure}
                          (without `shims` as the pool has them)   payload: script + stdin
     {op: "verdict", call: int, decision: "contain"|"observe"|"review"|"deny", rule, reason, risk,
-     observation: {program, argv, net, sockets, as_root, groups, seconds, output_bytes}|null,
+     observation: {program, argv, net, sockets, as_root, groups, shows, seconds,
+         output_bytes}|null,
      recording: {exit_status, stdout, stdin, undo, seconds}|null}
 
 and receives, in order, ending with `end` or a closed channel (= the runner was lost):

@@ -177,6 +177,20 @@ def sethostname(name: str) -> None:
     _check(_libc.sethostname(encoded, len(encoded)), "sethostname", name)
 
 
+_SYSLOG_READ_ALL, _SYSLOG_SIZE_BUFFER = 3, 10  # syslog(2)
+
+
+def read_log() -> bytes:
+    """All of the kernel's log, as far as its buffer holds it.
+
+    :raises OSError: PermissionError, where only root may read it.
+    """
+    size = _check(_libc.klogctl(_SYSLOG_SIZE_BUFFER, None, 0), "syslog")
+    buffer = ctypes.create_string_buffer(size)
+    length = _check(_libc.klogctl(_SYSLOG_READ_ALL, buffer, size), "syslog")
+    return buffer.raw[:length]
+
+
 def prctl(option: int, argument: int = 0, argument2: int = 0) -> int:
     """prctl(2) with integer arguments."""
     unsigned = ctypes.c_ulong

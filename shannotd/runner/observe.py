@@ -27,7 +27,15 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Callable, Dict, Iterator, Mapping, Optional, Sequence, Set, Tuple
 
-from shannotd.runner import identity, kernel, observe_process, observe_view, sandbox, seccomp
+from shannotd.runner import (
+    identity,
+    kernel,
+    observe_process,
+    observe_shown,
+    observe_view,
+    sandbox,
+    seccomp,
+)
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.plan import Identity
 from shannotd.runner.warm import Settings, kill, write_own_map
@@ -72,8 +80,9 @@ class Observation:
     called it; `claimed` the script's environment, of which little is taken over; `hide` patterns
     of what nobody may see; `net` is none, host (whose tables it can read) or interfaces (at which
     it can look besides); `sockets` the host's Unix sockets that it may reach, which needs `net`
-    none; `groups` names of those that nobody gets; `seconds` and `output_bytes` (of each stream)
-    limit it; `caller` is the process in whose place it runs, which it does not see beside itself.
+    none; `groups` names of those that nobody gets; `shows` names of what it is shown besides
+    (observe_shown.py); `seconds` and `output_bytes` (of each stream) limit it; `caller` is the
+    process in whose place it runs, which it does not see beside itself.
     """
 
     program: str
@@ -84,6 +93,7 @@ class Observation:
     sockets: Tuple[str, ...] = ()
     as_root: bool = False
     groups: Tuple[str, ...] = ()
+    shows: Tuple[str, ...] = ()
     claimed: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 30.0
     output_bytes: int = 1 << 20
@@ -172,6 +182,8 @@ def _order(
         reason = "an argument has a NUL byte in it, or is no text and no bytes"
     elif request.net not in ("none", "host", "interfaces"):
         reason = f"net is none, host or interfaces, not {request.net}"
+    elif not set(request.shows) <= set(observe_shown.READERS):
+        reason = f"nobody knows how to show all of {', '.join(request.shows)}"
     elif request.net != "none" and request.sockets:
         # In the host's network the host's abstract sockets could be reached as well.
         reason = "a program in the host's network can be given no sockets"
@@ -187,6 +199,7 @@ def _order(
         hidden=settings.hidden,
         builder=settings.builder,
         caller=request.caller,
+        shown=observe_shown.read(request.shows, request.identity.uid),
         filter=_filter(_reach(request)),
     )
 

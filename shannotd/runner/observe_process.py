@@ -14,7 +14,7 @@ import socket
 from dataclasses import dataclass
 from typing import Dict, NoReturn, Optional, Tuple
 
-from shannotd.runner import kernel, observe_view, sandbox, script
+from shannotd.runner import kernel, observe_shown, observe_view, sandbox, script
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.plan import Identity
 
@@ -48,6 +48,7 @@ class Order:
     hidden: Tuple[str, ...]
     builder: str
     caller: Optional[int]
+    shown: observe_shown.Shown
     filter: bytes
 
 
@@ -83,6 +84,7 @@ def _run(outputs: Tuple[int, int], order: Order) -> Header:
         order.builder, order.sockets, order.hide, order.hidden, order.caller
     )
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    observe_view.show(order.shown)
     child, report = _start(outputs, order)
     for descriptor in outputs:
         os.close(descriptor)

@@ -90,8 +90,8 @@ class Observation:
 
     `net` is `none`, `host` or `interfaces`, `sockets` are the host's sockets that it may reach,
     `as_root` says that a root runner does not drop to another account, `groups` are those of the
-    host that a script of root's lends it otherwise. `seconds` and `output_bytes` (of each stream)
-    are its limits.
+    host that a script of root's lends it otherwise, `shows` what it is shown that it may not look
+    up itself. `seconds` and `output_bytes` (of each stream) are its limits.
     """
 
     program: str
@@ -100,6 +100,7 @@ class Observation:
     sockets: tuple[str, ...] = ()
     as_root: bool = False
     groups: tuple[str, ...] = ()
+    shows: tuple[str, ...] = ()
     seconds: float = 30.0
     output_bytes: int = 1024 * 1024
 

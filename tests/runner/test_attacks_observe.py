@@ -483,6 +483,60 @@ def test_no_file_can_be_opened_for_writing(observer: ObserverProcess) -> None:
     assert observer.python(WALK, seconds=100).stdout == ""
 
 
+HELD = """
+import os, sys
+base = f"/proc/{sys.argv[1]}/fd"
+print(sorted(os.readlink(f"{base}/{name}").partition(":")[0] for name in os.listdir(base)))
+for name in os.listdir(base):
+    for attempt in (
+        lambda: os.open(f"{base}/{name}", os.O_RDONLY),
+        lambda: os.unlink(f"{base}/{name}"),
+        lambda: os.mkdir(f"{base}/planted"),
+    ):
+        try:
+            attempt()
+            print("done")
+        except OSError:
+            pass
+for path in ("/proc/sys/user/max_user_namespaces", "/run/kernel.log"):
+    try:
+        os.close(os.open(path, os.O_WRONLY))
+        print("opened", path)
+    except OSError:
+        pass
+"""
+
+
+def test_what_is_shown_of_a_process_is_no_way_to_it(
+    observer: ObserverProcess, victim: int, servers: list[str]
+) -> None:
+    """Only the numbers of its sockets, as text: none of its files can be had or named."""
+    shows = ["socket owners", "kernel log", "user limits"]
+    naive = observer.naive_python(HELD, str(victim)).stdout
+    assert "/open" in naive and "done" in naive
+    assert observer.python(HELD, str(victim), shows=shows).stdout == "[]\n"
+    if observer.uid == os.geteuid():
+        assert "'socket'" in observer.naive_python(HELD, str(os.getpid())).stdout
+        seen = observer.python(HELD, str(os.getpid()), shows=shows).stdout
+        assert set(eval(seen)) == {"socket"}
+
+
+UEVENT = """
+import socket
+with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15) as client:
+    client.bind((0, 0))
+    client.sendto(b"planted", (0, 1 << 20))
+    print("sent")
+"""
+
+
+def test_no_event_of_a_device_can_be_faked(observer: ObserverProcess) -> None:
+    if observer.uid == 0:
+        assert observer.naive_python(UEVENT).stdout == "sent\n"
+    for net in ("none", "host", "interfaces"):
+        assert observer.python(UEVENT, net=net).stdout == ""
+
+
 LOCK = """
 import fcntl, sys
 with open(sys.argv[1]) as file:

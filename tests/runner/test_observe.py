@@ -11,7 +11,9 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,6 +94,77 @@ def test_ss_sees_the_hosts_listening_sockets_only_in_its_network(observer: Obser
         port = f"127.0.0.1:{server.getsockname()[1]} "
         assert port in observer.run("/usr/bin/ss", "-tlnp", net="host").stdout
         assert port not in observer.run("/usr/bin/ss", "-tlnp").stdout
+
+
+LISTEN = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def listening(uid: int) -> Iterator[tuple[int, int]]:
+    """A process of this uid that listens: its number and the port."""
+    owner = {"user": uid, "group": uid, "extra_groups": []} if is_root() else {}
+    with subprocess.Popen(
+        ["/usr/bin/python3", "-I", "-c", LISTEN],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd="/",
+        **owner,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        yield process.pid, int(process.stdout.readline())
+        process.stdin.close()
+
+
+def test_who_has_a_socket_is_shown_as_on_the_host(observer: ObserverProcess) -> None:
+    """To root all, to others their own; netstat finds nothing that it may not look at."""
+    _needs("/usr/bin/ss")
+    more: dict[str, Any] = {"net": "host", "shows": ["socket owners"]}
+    with listening(observer.uid) as (pid, port):
+        owner = f'"python3",pid={pid},fd=3'
+        argv = ("/usr/bin/ss", "-tlnp", f"sport = :{port}")
+        assert owner in observer.naive(*argv).stdout
+        assert owner in observer.run(*argv, **more).stdout
+        unshown = observer.run(*argv, net="host").stdout
+        assert str(port) in unshown and "pid=" not in unshown
+        if observer.uid == 0:
+            for other in (1, 2, os.getpid(), observer.process.pid):
+                assert observer.run("/bin/ls", f"/proc/{other}/fd", **more).exit_code == 0
+    if is_root():
+        with listening(1) as (pid, port):
+            argv = ("/usr/bin/ss", "-tlnp", f"sport = :{port}")
+            assert (f"pid={pid}," in observer.run(*argv, **more).stdout) == (observer.uid == 0)
+
+
+def test_the_kernels_log_is_shown_where_the_runner_may_read_it(observer: ObserverProcess) -> None:
+    restricted = Path("/proc/sys/kernel/dmesg_restrict").read_text().strip() == "1"
+    runner_is_root = os.stat(f"/proc/{observer.process.pid}").st_uid == 0
+    argv = ("/bin/dmesg", "-F", "/run/kernel.log", "-r")
+    seen = observer.run(*argv, shows=["kernel log"])
+    if runner_is_root or not restricted:
+        expected = subprocess.run(["dmesg", "-S", "-r"], capture_output=True, text=True, check=True)
+        lines = set(seen.stdout.splitlines())
+        assert len(lines & set(expected.stdout.splitlines())) > len(lines) / 2 > 5
+    else:
+        assert (seen.exit_code, "Permission denied" in seen.stderr) == (1, True)
+    assert observer.run(*argv).exit_code == 1
+
+
+def test_settings_of_the_kernel_are_the_hosts(observer: ObserverProcess) -> None:
+    """Some belong to namespaces, of which the program has some of its own."""
+    read = (
+        "cat /proc/sys/user/max_user_namespaces /proc/sys/user/max_mnt_namespaces"
+        " /proc/sys/kernel/shmmax /proc/sys/kernel/msgmax /proc/sys/fs/mqueue/msg_max"
+        " /proc/sys/kernel/hostname /proc/sys/net/ipv4/ip_forward /proc/sys/net/core/somaxconn"
+    )
+    seen = observer.run("/bin/sh", "-c", read, net="host", shows=["user limits"])
+    assert seen.stdout == observer.naive("/bin/sh", "-c", read).stdout
+    alone = observer.run("/bin/sh", "-c", read, net="host").stdout
+    assert alone.splitlines()[:2] == [str(2**31 - 1)] * 2
 
 
 INTERFACE = """
@@ -358,6 +431,7 @@ def test_nothing_is_left_after_a_hundred_runs(observer: ObserverProcess) -> None
         {"argv": []},
         {"argv": ["/bin/ps", "\ud800"]},
         {"net": "all"},
+        {"shows": ["everything"]},
     ],
 )
 def test_what_cannot_be_run_is_refused(

@@ -202,6 +202,7 @@ def observe(call: dict[str, Any], **how: Any) -> dict[str, Any]:
         "sockets": [],
         "as_root": False,
         "groups": [],
+        "shows": [],
         "seconds": 30.0,
         "output_bytes": 1 << 20,
     }
