@@ -7,6 +7,7 @@ shows to have been recorded here.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 from shannotd.runner import identity as accounts
@@ -15,6 +16,7 @@ from shannotd.runner.batch import Batch, Points
 from shannotd.runner.commands import run_command
 from shannotd.runner.contents import Contents
 from shannotd.runner.frames import Channel, Closed, RunnerError
+from shannotd.runner.obstacles import protected_paths
 from shannotd.runner.orders import Orders
 from shannotd.runner.plan import CommandStep, FileStep, Identity, Plan
 from shannotd.runner.sealed import opened
@@ -29,20 +31,22 @@ def serve(
     *,
     key: bytes,
     register: str,
+    own: Sequence[str] = (),
     points: Optional[Points] = None,
 ) -> None:
     """Apply the plan that comes over `channel`, and report there (see frames.py).
 
     `key` is what seals are made with; `register` the directory that remembers which sessions
-    were applied; `points` what else is to happen on the way. Returns when all was reported,
-    or nobody listens any more. Signals that ask this process to end, it obeys between two steps.
+    were applied; `own` are directories of the runner's and the daemon's, which no plan changes;
+    `points` what else is to happen on the way. Returns when all was reported, or nobody listens
+    any more. Signals that ask this process to end, it obeys between two steps.
     """
     stop = Stop()
     stop.listen()
     try:
         try:
             found = _receive(channel, key)
-            floor = accounts.check(found.identity)
+            floor = replace(accounts.check(found.identity), own=tuple(own))
             _register(register, found.session)
             if os.geteuid() == 0:
                 permission.become(found.identity)
@@ -89,7 +93,7 @@ def run(found: Plan, orders: Orders, points: Points, stop: Stop, floor: accounts
     :raises RunnerError: what stopped it; its `applied` says in words which steps were done.
     :raises Closed: the daemon is gone.
     """
-    stopped: Optional[RunnerError] = None
+    stopped = _refused(found, floor)
     results: Dict[int, str] = {}
     with Contents(orders) as contents:
         for part in parts(found):
@@ -112,6 +116,18 @@ def run(found: Plan, orders: Orders, points: Points, stop: Stop, floor: accounts
     if stopped is not None:
         _name_applied(stopped, [index for index, result in results.items() if result == "done"])
         raise stopped
+
+
+def _refused(found: Plan, floor: accounts.Floor) -> Optional[RunnerError]:
+    """What of the whole plan this process may not do, before anything of it is done."""
+    files = [step for step in found.steps if isinstance(step, FileStep)]
+    try:
+        refusal = permission.refusal_of_all(
+            files, found.identity, protected_paths(floor), applying=True
+        )
+    except OSError as error:
+        return as_runner_error(error, None)
+    return None if refusal is None else permission.not_permitted(found.identity, refusal)
 
 
 def parts(found: Plan) -> List[Part]:
@@ -153,7 +169,7 @@ def _apply_part(
             contents=contents,
             points=points,
             stop=stop,
-            protected=floor.protected,
+            protected=protected_paths(floor),
         )
         batch.run()
     for index, step in part:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import replace
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, List, Mapping, Optional, Sequence, Tuple
 
 from shannotd.runner import filesystem, staging, tree
 from shannotd.runner.contents import Contents
@@ -56,9 +56,9 @@ class Batch:
         contents: Contents,
         points: Points,
         stop: Stop,
-        protected: Sequence[str] = (),
+        protected: Mapping[str, str],
     ) -> None:
-        """`protected` are paths that no plan may change, nor anything below them."""
+        """`protected` as in Obstacles."""
         self._steps = steps
         self._points = points
         self._stop = stop

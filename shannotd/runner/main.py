@@ -52,6 +52,7 @@ class Runner:
     ) -> None:
         self._control = control
         self._state = state
+        self._own = (state, *hidden)
         self._pool = Pool(state, pool_size, hidden)
         self._cgroup_base = cgroups.arrange()
         self._jobs: Dict[int, Channel] = {}
@@ -159,7 +160,7 @@ class Runner:
         def work(channel: Channel) -> None:
             register = os.path.join(self._state, "applied")
             os.makedirs(register, mode=0o700, exist_ok=True)
-            serve(channel, key=key(self._state), register=register)
+            serve(channel, key=key(self._state), register=register, own=self._own)
 
         self._start(job, work)
 

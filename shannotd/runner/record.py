@@ -17,9 +17,10 @@ from shannotd.runner import plan as plans
 from shannotd.runner.barrier import Delta, Recorder
 from shannotd.runner.compare import Content
 from shannotd.runner.frames import MAX_PAYLOAD_BYTES, Channel, Header, RunnerError
-from shannotd.runner.identity import machine
+from shannotd.runner.identity import Floor, machine
 from shannotd.runner.needed import apply_named, contents_of
-from shannotd.runner.permission import first_refusal
+from shannotd.runner.obstacles import protected_paths
+from shannotd.runner.permission import first_refusal, not_permitted
 
 if TYPE_CHECKING:
     from shannotd.runner.warm import Settings, Warm
@@ -110,6 +111,7 @@ class Record:
         self._request = request
         self._who = who
         self._settings = settings
+        self._warm = warm
         self._changes = Recorder(warm, request, who, settings, started_ns)
         self._steps: List[object] = []
         self._notes: List[plans.StepNote] = []
@@ -194,7 +196,7 @@ class Record:
             job, {sha256: one for sha256, one in self._contents.items() if sha256 in wanted}
         )
         _send_plan(job, self._request, self._who, steps, notes, self._settings)
-        _check_permission(job, steps, self._who)
+        _check_permission(steps, self._who, replace(self._warm.floor, own=self._settings.hidden))
 
     def _count_words(self, step: plans.CommandStep) -> None:
         words = (*step.argv, *step.environment, *step.environment.values())
@@ -231,14 +233,11 @@ class Kept:
         return descriptor
 
 
-def _check_permission(job: Channel, steps: Sequence[object], who: plans.Identity) -> None:
+def _check_permission(steps: Sequence[object], who: plans.Identity, floor: Floor) -> None:
     wanted = [step for step in steps if isinstance(step, plans.FileStep) and not step.scratch]
-    refusal = first_refusal(wanted, who) if wanted else None
+    refusal = first_refusal(wanted, who, protected_paths(floor)) if wanted else None
     if refusal is not None:
-        action, path, reason = refusal
-        raise RunnerError(
-            "not_permitted", identity=who.name, action=action, path=path, reason=reason
-        )
+        raise not_permitted(who, refusal)
 
 
 def _send_contents(job: Channel, contents: Mapping[str, Union[Content, Kept]]) -> None:

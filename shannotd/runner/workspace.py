@@ -87,8 +87,12 @@ class Workspace:
         *,
         with_tree: bool,
         excluded: AbstractSet[str] = frozenset(),
+        each: Optional[tree.Visit] = None,
     ) -> Entry:
-        """What is at `name` in `directory`, which is at `path`; what the batch staged is not."""
+        """What is at `name` in `directory`, which is at `path`; what the batch staged is not.
+
+        `excluded` and `each` as for the tree's summary.
+        """
         found = tree.entry(directory, name, identity=self.identity)
         if found.status is not None and found.status.identity in self.widened:
             _, mode = self.widened[found.status.identity]
@@ -103,6 +107,7 @@ class Workspace:
                 identity=self.identity,
                 excluded=excluded,
                 ignored_prefix=self.prefix,
+                each=each,
             )
         finally:
             os.close(looked)

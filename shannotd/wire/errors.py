@@ -179,7 +179,7 @@ class CleanUpFailed(ShannotError):
 
 class NotPermitted(ShannotError):
     """The plan cannot be applied: {identity} may not {action} {path} ({reason}).
-    Run the script under another identity, or change the path's permissions."""
+    Take away what is in the way, or run the script under an identity that may."""
 
     code = "not_permitted"
     exit_status = 5

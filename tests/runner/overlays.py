@@ -251,6 +251,7 @@ def apply_plan(
     register: Path | None = None,
     become: Identity | None = None,
     descriptors: bool = False,
+    own: Sequence[str] = (),
 ) -> Applied:
     """Have `found` applied by a process of its own, as the daemon does it."""
     encoded = plan.canonical(found)
@@ -266,7 +267,7 @@ def apply_plan(
             ours.close()
             if become is not None:
                 _turn_into(become)
-            apply.serve(Channel(theirs), key=KEY, register=str(register), points=points)
+            apply.serve(Channel(theirs), key=KEY, register=str(register), own=own, points=points)
             os._exit(0)
         except BaseException:
             traceback.print_exc()
