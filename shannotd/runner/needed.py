@@ -114,6 +114,6 @@ def _paths(command: CommandStep) -> Iterator[str]:
 
 def _target(step: FileStep) -> Optional[str]:
     """Where a symlink leads, if the step makes one."""
-    if step.after.target is None:
+    if step.after.type != "symlink" or step.after.target is None:
         return None
     return os.path.normpath(os.path.join(os.path.dirname(step.path), step.after.target))

@@ -188,7 +188,7 @@ class TreeSummary:
 @dataclass(frozen=True)
 class FileState:
     """What is, or will be, at a path. `type` is absent, file, directory, symlink, fifo,
-    socket, character or block."""
+    socket, character or block; `target` that of a symlink, or a device's numbers (8:0)."""
 
     type: str
     mode: int | None = None
