@@ -8,9 +8,10 @@ links, kinds of files and numbers of deletions.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from shannotd.policy.command_risk import Finding, assess_commands
+from shannotd.policy.held import Held, Holder, held_finding
 from shannotd.policy.rights import rights_findings
 from shannotd.policy.rules import RiskRules, Rule, risk_rules
 from shannotd.wire.model import Decision, FileState, Plan, Risk, Step, StepCounts
@@ -18,6 +19,7 @@ from shannotd.wire.model import Decision, FileState, Plan, Risk, Step, StepCount
 _WRITE_BY_OTHERS = 0o022
 _DEVICES = ("character", "block")
 _ABSENT = FileState("absent")
+_NOBODY: Held = {}
 
 _PLAIN: dict[str | None, Finding] = {
     "create": (Risk.SAFE, "something new, where no known rule applies"),
@@ -38,10 +40,15 @@ _COUNTED = {
 _DECIDED: dict[str | None, str] = {Decision.OBSERVE: "observed", Decision.DENY: "denied"}
 
 
-def assess_plan(plan: Plan) -> tuple[tuple[Risk, str], ...]:
-    """The risk of each step of `plan` and the reason for it, in the order of the steps."""
+def assess_plan(plan: Plan, held: Held = _NOBODY) -> tuple[tuple[Risk, str], ...]:
+    """The risk of each step of `plan` and the reason for it, in the order of the steps.
+
+    `held` says who holds open for writing what steps replace or delete.
+    """
     rules = risk_rules()
-    findings = [_assess_step(step, rules) for step in plan.steps]
+    findings = [
+        _assess_step(step, rules, held.get(index, ())) for index, step in enumerate(plan.steps)
+    ]
     deleted = [_deleted_entries(step) for step in plan.steps]
     total = sum(deleted)
     if total >= rules.deletions.caution_entries:
@@ -78,7 +85,7 @@ def counts(plan: Plan) -> StepCounts:
     return StepCounts(**numbers)
 
 
-def _assess_step(step: Step, rules: RiskRules) -> Finding:
+def _assess_step(step: Step, rules: RiskRules, holders: Sequence[Holder]) -> Finding:
     if step.kind == "blocked":
         grave = step.what in rules.blocked_danger or step.target in rules.blocked_danger_targets
         risk = Risk.DANGER if grave else rules.blocked_default
@@ -89,7 +96,10 @@ def _assess_step(step: Step, rules: RiskRules) -> Finding:
         return Risk.UNKNOWN, "what it does on the host is not known beforehand"
     if step.scratch:
         return Risk.SAFE, "scratch: shown, not applied"
-    return _highest(_file_findings(step, step.path, rules))
+    findings = list(_file_findings(step, step.path, rules))
+    if holders:
+        findings.append(held_finding(step, holders))
+    return _highest(findings)
 
 
 def _highest(findings: Iterable[Finding]) -> Finding:

@@ -7,7 +7,7 @@ shows to have been recorded here.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 from shannotd.runner import identity as accounts
@@ -16,6 +16,7 @@ from shannotd.runner.batch import Batch, Points
 from shannotd.runner.commands import run_command
 from shannotd.runner.contents import Contents
 from shannotd.runner.frames import Channel, Closed, RunnerError
+from shannotd.runner.holders import holders
 from shannotd.runner.obstacles import protected_paths
 from shannotd.runner.orders import Orders
 from shannotd.runner.plan import CommandStep, FileStep, Identity, Plan
@@ -48,10 +49,12 @@ def serve(
             found = _receive(channel, key)
             floor = replace(accounts.check(found.identity), own=tuple(own))
             _register(register, found.session)
+            orders = Orders(channel.socket)
+            _tell_holders(found, orders)  # while this process sees those of all accounts
             if os.geteuid() == 0:
                 permission.become(found.identity)
             os.umask(found.identity.umask)
-            run(found, Orders(channel.socket), points or Points(), stop, floor)
+            run(found, orders, points or Points(), stop, floor)
         except RunnerError as error:
             channel.send(error.header())
         except OSError as error:
@@ -83,6 +86,13 @@ def _register(register: str, session: str) -> None:
         raise RunnerError("wrong_state", id=session, state="executed", action="applied") from error
     finally:
         os.close(directory)
+
+
+def _tell_holders(found: Plan, orders: Orders) -> None:
+    """Tell who holds open for writing what steps displace: they may have come after the review."""
+    for index, some in holders(found.steps).items():
+        listed = [asdict(one) for one in some]
+        orders.hold({"event": "held", "index": index, "holders": listed})
 
 
 def run(found: Plan, orders: Orders, points: Points, stop: Stop, floor: accounts.Floor) -> None:

@@ -48,7 +48,8 @@ and receives, in order, ending with `end` or a closed channel (= the runner was 
     {event: "error", code, details}                                   (then no plan follows)
     {event: "end"}
 
-`notes` is a JSON list with one object per step: {diff: str|null, binary, too_large}.
+`notes` is a JSON list with one object per step: {diff: str|null, binary, too_large,
+holders: [{pid, program}]} (who holds open for writing what the step displaces).
 `seal` proves to the runner, at apply, that it recorded this digest for this session.
 
 A call. A shim connects to `calls` in the sandbox's own directory and sends one frame with its
@@ -62,6 +63,7 @@ standard descriptors; it waits for the last of the answers:
 Apply. The daemon sends one frame and then answers each `need`:
 
     {op: "apply", session, digest, seal}                              payload: canonical
+    <- {event: "held", index, holders: [{pid, program}]}     (as in notes, as it is now)
     <- {event: "need", sha256: [..]}
     {op: "blobs", blobs: [[sha256, size], ...]} payload / {op: "blob", sha256, size, fds: 1}
     <- {event: "command_starting", index}      (it is run when {op: "go"} is the answer)

@@ -141,12 +141,22 @@ class CommandStep:
 
 
 @dataclass(frozen=True)
+class Holder:
+    """A process that holds a file open for writing, and the program that it runs."""
+
+    pid: int
+    program: str
+
+
+@dataclass(frozen=True)
 class StepNote:
-    """What a reader sees beside a step: a unified diff, or why there is none."""
+    """What a reader sees beside a step: a unified diff, or why there is none; and who holds open
+    for writing what the step displaces."""
 
     diff: Optional[str] = None
     binary: bool = False
     too_large: bool = False
+    holders: Tuple[Holder, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from shannotd.runner import plan as plans
 from shannotd.runner.barrier import Delta, Recorder
 from shannotd.runner.compare import Content
 from shannotd.runner.frames import MAX_PAYLOAD_BYTES, Channel, Header, RunnerError
+from shannotd.runner.holders import holders
 from shannotd.runner.identity import Floor, machine
 from shannotd.runner.needed import apply_named, contents_of
 from shannotd.runner.obstacles import protected_paths
@@ -195,6 +196,8 @@ class Record:
         _send_contents(
             job, {sha256: one for sha256, one in self._contents.items() if sha256 in wanted}
         )
+        for index, found in holders(steps).items():
+            notes[index] = replace(notes[index], holders=tuple(found))
         _send_plan(job, self._request, self._who, steps, notes, self._settings)
         _check_permission(steps, self._who, replace(self._warm.floor, own=self._settings.hidden))
 

@@ -48,6 +48,12 @@ class Progress(Protocol):
     def stepped(self, index: int, outcome: str) -> None:
         """What became of a step: done, failed, stale or skipped."""
 
+    def held(self, index: int, holders: object) -> None:
+        """Who holds open for writing what a step displaces, as the apply begins.
+
+        :raises ValueError: the runner told something else.
+        """
+
 
 class Execution:
     """Drives one apply from the hand-over of the plan to its end."""
@@ -117,6 +123,8 @@ class Execution:
             raise self._lost("it reported a step that is none")
         elif event == "step" and header.get("applied") in _APPLIED:
             self._progress.stepped(index, header["applied"])
+        elif event == "held":
+            self._checked(lambda: self._progress.held(index, header.get("holders")))
         elif event == "command_starting":
             await self._start_command(channel, index)
         elif event == "command_output" and index == self._command:
@@ -139,11 +147,14 @@ class Execution:
             await channel.send({"op": "go"})
 
     def _end_command(self, index: int, ending: Mapping[str, Any]) -> None:
-        try:
-            self._progress.ended(index, ending)
-        except ValueError as error:
-            raise self._lost(f"it reported an ending that is none ({error})") from None
+        self._checked(lambda: self._progress.ended(index, ending))
         self._command = None
+
+    def _checked(self, take: Callable[[], None]) -> None:
+        try:
+            take()
+        except ValueError as error:
+            raise self._lost(f"it reported what cannot be ({error})") from None
 
     def _send_cancel(self, channel: Channel) -> None:
         async def send() -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import msgpack
 
+from shannotd.policy.held import HELD, Held, Holder, held_at_apply
 from shannotd.policy.risk import assess_plan, counts, plan_risk
 from shannotd.sessions.dryrun import Recorded
 from shannotd.sessions.records import NOTES, PLAN, SCRIPT, STDERR, STDOUT, Stored
@@ -66,9 +67,12 @@ def judge(
     if not isinstance(derived, list) or len(derived) != len(plan.steps):
         raise ValueError("it has another number of notes than of steps")
     started = decode(_Started, {"programs": programs}, "started").programs
-    findings = assess_plan(plan)
+    recorded_notes = [decode(_Note, note, "note") for note in derived]
+    held = {index: note.holders for index, note in enumerate(recorded_notes) if note.holders}
+    findings = assess_plan(plan, held)
     notes = [
-        _note(risk, reason, note) for (risk, reason), note in zip(findings, derived, strict=True)
+        _note(risk, reason, note)
+        for (risk, reason), note in zip(findings, recorded_notes, strict=True)
     ]
     return Judged(
         digest=digest,
@@ -82,22 +86,27 @@ def judge(
 
 
 @dataclass(frozen=True)
+class _Note:
+    """What the runner says beside a step."""
+
+    diff: str | None = None
+    binary: bool = False
+    too_large: bool = False
+    holders: tuple[Holder, ...] = ()
+
+
+@dataclass(frozen=True)
 class _Started:
     programs: tuple[StartedProgram, ...]
 
 
-def _note(risk: Risk, reason: str, derived: object) -> dict[str, object]:
-    if not isinstance(derived, Mapping):
-        raise ValueError("a note that is none")
-    diff = derived.get("diff")
-    if diff is not None and not isinstance(diff, str):
-        raise ValueError("a diff that is no text")
+def _note(risk: Risk, reason: str, recorded: _Note) -> dict[str, object]:
     return {
         "risk": risk.value,
         "reason": reason,
-        "diff": diff,
-        "binary": derived.get("binary") is True,
-        "too_large": derived.get("too_large") is True,
+        "diff": recorded.diff,
+        "binary": recorded.binary,
+        "too_large": recorded.too_large,
         "applied": None,
         "result": None,
     }
@@ -114,13 +123,19 @@ def of_commands(canonical: bytes) -> frozenset[str]:
 
 
 def mark_applied(
-    notes: bytes, applied: Mapping[int, str], results: Mapping[int, CommandResult] | None = None
+    notes: bytes,
+    applied: Mapping[int, str],
+    results: Mapping[int, CommandResult] | None = None,
+    held: Held | None = None,
 ) -> bytes:
-    """`notes` with what became of each step and what its command did, by the step's index."""
+    """`notes` with what became of each step and what its command did, by the step's index; and
+    who `held` open for writing what it displaced, where the review did not show anybody."""
     marked = unpack_notes(notes)
     for index, note in enumerate(marked.steps):
         if index in applied:
             note["applied"] = applied[index]
+        if held is not None and index in held and HELD not in note["reason"]:
+            note["reason"] += f"; {held_at_apply(held[index])}"
         if results is not None and index in results:
             note["result"] = encode(results[index])
     return _pack(marked)

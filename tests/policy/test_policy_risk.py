@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shannotd.policy.globs import translate
+from shannotd.policy.held import Holder
 from shannotd.policy.risk import assess_plan, counts, plan_risk
 from shannotd.policy.rules import PathTable, Rule, risk_rules
 from shannotd.wire.model import (
@@ -514,3 +515,29 @@ def test_any_plan_is_assessed(several: list[Step]) -> None:
     assert all(reason and not has_hidden(reason) for _, reason in findings)
     assert plan_risk(findings).rank == max((risk.rank for risk, _ in findings), default=0)
     counts(plan)
+
+
+def test_devices() -> None:
+    device = FileState("block", mode=0o660, uid=0, gid=6, target="8:0")
+    reason = "a device node: raw access to hardware"
+    assert reason in assess(delete("/srv/sda", device))[1]
+    for step in (metadata("/srv/sda", device, replace(device, mode=0o666)), delete("/x", device)):
+        assert assess(step)[0] is Risk.DANGER
+
+
+def test_who_holds_a_file_open_for_writing() -> None:
+    writers = tuple(Holder(number, f"/bin/w{number}") for number in range(1, 6))
+    lost = "what is written to the old file from then on is lost"
+    for count, words in (
+        (1, "process 1 (/bin/w1) has it"),
+        (2, "process 1 (/bin/w1) and process 2 (/bin/w2) have it"),
+        (4, "process 1 (/bin/w1), process 2 (/bin/w2), process 3 (/bin/w3) and 1 other have it"),
+        (5, "process 1 (/bin/w1), process 2 (/bin/w2), process 3 (/bin/w3) and 2 others have it"),
+    ):
+        plan = plan_of(modify("/srv/x"), create("/srv/y"))
+        first, second = assess_plan(plan, {0: writers[:count]})
+        assert first == (Risk.DANGER, f"{words} open for writing: {lost}")
+        assert second[0] is Risk.SAFE
+    named = Holder(7, "/bin/\x1b[2J")
+    ((_, reason),) = assess_plan(plan_of(modify("/srv/x")), {0: (named,)})
+    assert "\x1b" not in reason
