@@ -20,7 +20,7 @@ SHOWN_BYTES = 1024 * 1024  # larger files are not read into memory for a diff
 # Contents of so many bytes stay in memory until they are sent, of so many in all.
 KEPT_BYTES = 64 * 1024
 KEPT_TOTAL_BYTES = 32 * 1024 * 1024
-_TAIL_BYTES = 4096
+TAIL_BYTES = 4096  # of the end of a file, to show what is appended in its place
 # What is read in all may be so many times what may be written.
 _LOOKED_TIMES = 4
 _SAMPLE_BYTES = 65536
@@ -248,7 +248,7 @@ class Comparer:
                 self._shown.concealed(path, part) for part in (read.tail, suffix)
             )
             found = diff.appended(path, before, read.prefix_lines, added_lines, self._budget)
-            note = _as_note(found)
+            note = as_note(found)
         summary = TreeSummary(1, added, read.suffix)
         step = FileStep("append", path, was, after, appended=summary)
         return Change(step, note, mount, content, data=whole)
@@ -273,7 +273,7 @@ class Comparer:
     ) -> StepNote:
         old = before if old_path is None else self._shown.concealed(old_path, before)
         new = after if path is None else self._shown.concealed(path, after)
-        return _as_note(diff.difference(old_path, path, old, new, self._budget))
+        return as_note(diff.difference(old_path, path, old, new, self._budget))
 
 
 def _metadata(
@@ -290,7 +290,8 @@ def _metadata(
     return None if was == after else FileStep("metadata", path, was, after)
 
 
-def _as_note(found: Difference) -> StepNote:
+def as_note(found: Difference) -> StepNote:
+    """A diff as it is shown beside a step."""
     return StepNote(found.text, found.binary, found.too_large)
 
 
@@ -316,7 +317,7 @@ def _split(data: bytes, old_size: int) -> _Read:
         hashlib.sha256(prefix).hexdigest(),
         hashlib.sha256(data[old_size:]).hexdigest(),
         prefix.count(b"\n"),
-        _last_lines(prefix),
+        last_lines(prefix),
         data,
     )
 
@@ -330,7 +331,7 @@ def _stream(descriptor: int, old_size: int) -> _Read:
             return _Read(prefix.hexdigest(), None, None, 0, b"", None)
         prefix.update(part)
         lines += part.count(b"\n")
-        tail = (tail + part)[-_TAIL_BYTES:]
+        tail = (tail + part)[-TAIL_BYTES:]
         position += len(part)
     whole = prefix.copy()
     added = False
@@ -346,14 +347,14 @@ def _stream(descriptor: int, old_size: int) -> _Read:
         prefix.hexdigest(),
         suffix.hexdigest() if added else None,
         lines,
-        _last_lines(tail),
+        last_lines(tail),
         None,
     )
 
 
-def _last_lines(data: bytes) -> bytes:
+def last_lines(data: bytes) -> bytes:
     """The last three lines of `data` at most, from a line's start (or what is at hand)."""
-    tail = data[-_TAIL_BYTES:]
+    tail = data[-TAIL_BYTES:]
     end = len(tail) - 1
     start = 0
     for _ in range(diff.CONTEXT_LINES + 1):

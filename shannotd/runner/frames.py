@@ -10,6 +10,7 @@ Control connection (daemon -> runner main), one answer per request, in order:
     {op: "run", fds: 1}   + job end    -> {}   (hands the job channel to a warm sandbox)
     {op: "programs"}                   -> {names: [str]}   (of all programs on the host's PATH)
     {op: "apply", fds: 1} + job end    -> {}   (hands the job channel to a new apply process)
+    {op: "amend", fds: 1} + job end    -> {}   (the same for a plan that a reviewer changes)
     {op: "pool", size: int, hide: [glob], shims: [name]} -> {ready: int}
                                           what most jobs will hide, and the programs of the
                                           directories on PATH whose calls are asked about
@@ -76,6 +77,23 @@ Apply. The daemon sends one frame and then answers each `need`:
     <- {event: "end"}
 
 At any time {op: "cancel"} ends a command that runs; nothing after the step at hand is done.
+
+Amending. The daemon sends one frame with a plan of `session` and what is to be changed in it, and
+answers each `need` as in an apply. The plan that comes of it is of the session `to`.
+
+    {op: "amend", session, digest, seal, to, canonical_size}          payload: canonical + changes
+    <- {event: "need", sha256: [..]}
+    <- {event: "amended"}                                             payload: outcome
+    <- {event: "plan", digest, seal, canonical_size, notes_size}      payload: canonical + notes
+    <- {event: "error", code: "not_amendable"|"step_needed"|"stale"|..., details}    (no plan then)
+    <- {event: "end"}
+
+`changes` is JSON {drop: [index], edits: [[index, sha256, size]], with_dependents: bool}; the new
+content is of what the step writes, of an `append` only what is appended. What `notes` do not say is
+as it was. `outcome` is JSON {origins: [index], dropped: [index], missed: [[index, index]],
+edited: [index], replaced: [[index, index]]}: where each step was in the old plan; which steps of
+that one are gone; which step may miss which of them; which are edited; and which of these a later
+step writes anew. An index is of the new plan, but where it is of a step that is gone.
 """
 
 from __future__ import annotations

@@ -131,6 +131,9 @@ class Runner:
         if operation == "apply" and len(descriptors) == 1:
             self._apply(descriptors[0])
             return {}
+        if operation == "amend" and len(descriptors) == 1:
+            self._amend(descriptors[0])
+            return {}
         if operation == "pool":
             self._pool.expect(
                 [str(pattern) for pattern in request["hide"]],
@@ -163,6 +166,13 @@ class Runner:
             serve(channel, key=key(self._state), register=register, own=self._own)
 
         self._start(job, work)
+
+    def _amend(self, job: int) -> None:
+        """Start a process of its own for a plan that a reviewer changes."""
+        from shannotd.runner.amend import serve
+        from shannotd.runner.record import key
+
+        self._start(job, lambda channel: serve(channel, key=key(self._state), own=self._own))
 
     def _start(self, job: int, work: Callable[[Channel], None]) -> None:
         """Do `work` over the channel `job`, in a process of its own."""

@@ -154,6 +154,29 @@ class Stale(ShannotError):
     exit_status = 7
 
 
+class NotAmendable(ShannotError):
+    """The plan of session {id} cannot be changed like that: {reason}. It is as it was."""
+
+    code = "not_amendable"
+    exit_status = 2
+
+
+class StepNeeded(ShannotError):
+    """Not all other steps of session {id} can stay: {reason}. Drop what needs it too, which is
+    {steps} (--with-dependents does), or keep it. The plan is as it was."""
+
+    code = "step_needed"
+    exit_status = 2
+
+
+class EditTooLarge(ShannotError):
+    """The new contents have {size} bytes together, more than the {limit} that one change of a
+    plan takes. Put them in place by a script of your own."""
+
+    code = "edit_too_large"
+    exit_status = 2
+
+
 class ApplyFailed(ShannotError):
     """Step {step} could not be applied to {path}: {reason}. Steps before it were {before}."""
 
