@@ -114,7 +114,7 @@ class Execution:
         header = frame.header
         event, index = header.get("event"), header.get("index")
         if event == "need":
-            await _send_contents(
+            await send_contents(
                 channel, self._plan.session, header.get("sha256"), self._progress.contents
             )
         elif event == "error":
@@ -178,13 +178,16 @@ async def _raise_refusal(job: Job) -> None:
             raise error
 
 
-async def _send_contents(
+async def send_contents(
     channel: Channel,
     session: str,
     wanted: object,
     fetch: Callable[[list[str]], Awaitable[list[Content]]],
 ) -> None:
-    """Send the contents that the runner asks for: small ones in batches, large ones as files."""
+    """Send the contents that the runner asks for: small ones in batches, large ones as files.
+
+    :raises RunnerLost: it asks for what cannot be had.
+    """
     if not isinstance(wanted, list) or not all(isinstance(name, str) for name in wanted):
         raise RunnerLost(id=session, reason="it asked for contents that cannot be named")
     while wanted:

@@ -15,10 +15,10 @@ import msgpack
 
 from shannotd.policy.held import HELD, Held, Holder, held_at_apply
 from shannotd.policy.risk import assess_plan, counts, plan_risk
-from shannotd.sessions.dryrun import Recorded
+from shannotd.sessions.recorded import Recorded
 from shannotd.sessions.records import NOTES, PLAN, SCRIPT, STDERR, STDOUT, Stored
 from shannotd.wire.decode import decode, encode
-from shannotd.wire.model import CommandResult, Plan, Risk, StartedProgram, StepCounts
+from shannotd.wire.model import Amendment, CommandResult, Plan, Risk, StartedProgram, StepCounts
 
 LARGE_BYTES = 32 * 1024  # a plan of this size takes about a millisecond to judge
 
@@ -27,10 +27,11 @@ WireSession = dict[str, object]
 
 class Notes(NamedTuple):
     """What is shown beside a plan, as it travels: one note for each step, the programs that were
-    started in the sandbox."""
+    started in the sandbox, how a reviewer made it of another."""
 
     steps: list[dict[str, Any]]
     programs: list[object]
+    amendment: object = None
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,17 @@ class Judged:
 
 
 def judge(
-    recorded: Recorded, *, session: str, policy_version: str, programs: object = ()
+    recorded: Recorded,
+    *,
+    session: str,
+    policy_version: str,
+    programs: object = (),
+    amendment: Amendment | None = None,
 ) -> Judged:
     """Check that `recorded` is a plan of `session` under that policy, and judge its steps.
 
     :param programs: those that were started in the sandbox, as the runner told them.
+    :param amendment: how a reviewer made it, if one did.
     :raises ValueError: it is not; the runner sent something wrong.
     """
     digest = hashlib.sha256(recorded.canonical).hexdigest()
@@ -81,7 +88,7 @@ def judge(
         effects=any(step.has_effect for step in plan.steps),
         identity_uid=plan.identity.uid,
         identity_name=plan.identity.name,
-        notes=_pack(Notes(notes, [encode(program) for program in started])),
+        notes=_pack(Notes(notes, [encode(program) for program in started], encode(amendment))),
     )
 
 
@@ -142,7 +149,7 @@ def mark_applied(
 
 
 def _pack(notes: Notes) -> bytes:
-    stored = {"steps": notes.steps, "programs": notes.programs}
+    stored = notes._asdict()
     return cast(bytes, msgpack.packb(stored, unicode_errors="surrogateescape"))
 
 
@@ -151,7 +158,7 @@ def unpack_notes(notes: bytes) -> Notes:
     stored = msgpack.unpackb(notes, unicode_errors="surrogateescape")
     if isinstance(stored, list):  # stored before programs were recorded
         return Notes(stored, [])
-    return Notes(stored["steps"], stored["programs"])
+    return Notes(stored["steps"], stored["programs"], stored.get("amendment"))
 
 
 def whole_session(stored: Stored) -> WireSession:
@@ -163,5 +170,5 @@ def whole_session(stored: Stored) -> WireSession:
     session["stderr"] = contents.get(STDERR, b"")
     session["plan_canonical"] = contents.get(PLAN)
     notes = unpack_notes(contents[NOTES]) if NOTES in contents else Notes([], [])
-    session["notes"], session["programs"] = notes
+    session["notes"], session["programs"], session["amendment"] = notes
     return session

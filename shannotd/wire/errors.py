@@ -177,6 +177,13 @@ class EditTooLarge(ShannotError):
     exit_status = 2
 
 
+class EditorFailed(ShannotError):
+    """The editor {editor} {reason}. Nothing was changed; $VISUAL or $EDITOR names another."""
+
+    code = "editor_failed"
+    exit_status = 2
+
+
 class ApplyFailed(ShannotError):
     """Step {step} could not be applied to {path}: {reason}. Steps before it were {before}."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -297,6 +299,31 @@ def test_a_host_that_is_no_longer_what_it_was_is_stale(bench: Bench, place: Path
     assert code(bench.runner.amend(outcome, edits={at(outcome, path): b"reviewer\n"})) == "stale"
     # What is not shown anew is looked at when it is applied.
     assert len(amended(bench, outcome, edits={at(outcome, place / "b"): b"x"}).steps) == 2
+
+
+def test_it_is_the_identity_that_looks_at_the_host(bench: Bench, account: str) -> None:
+    if bench.builder != "privileged":
+        pytest.skip("only root's runner takes on another identity")
+    home = Path(f"/home/{account}")
+    place = Path(tempfile.mkdtemp(prefix="shannot-place-", dir=home))
+    try:
+        (place / "secret").write_text("s\n")
+        subprocess.run(["chown", "-R", f"{account}:", str(place)], check=True)
+        (place / "secret").chmod(0o200)  # its owner may append to it, and not read it
+        script = "echo script >a; echo more >>secret"
+        outcome = recorded(bench, place, script, run_as=account)
+        changed = amended(bench, outcome, edits={at(outcome, place / "a"): b"reviewer\n"})
+        edited = at(outcome, place / "secret")
+        refused = bench.runner.amend(outcome, edits={edited: b"reviewer\n"})
+        assert code(refused) == "not_amendable"
+        assert refused.error is not None
+        assert "Permission denied" in refused.error["details"]["reason"]
+        kept = amended(bench, changed, drop=[at(changed, place / "secret")])
+        applied(bench, kept)
+        assert (place / "a").read_bytes() == b"reviewer\n"
+        assert (place / "a").stat().st_uid == home.stat().st_uid
+    finally:
+        shutil.rmtree(place)
 
 
 # Only what was recorded here, only for its session.

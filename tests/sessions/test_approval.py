@@ -69,6 +69,20 @@ def test_some_never_approve_whatever_their_roles(uid: int) -> None:
 
 
 @pytest.mark.P5
+def test_who_changed_a_plan_counts_as_its_submitter() -> None:
+    changed = session(editors=(REVIEWER, 1005))
+    for uid in (SUBMITTER, REVIEWER, 1005):
+        with pytest.raises(NotAllowed):
+            require_approver(
+                Account(uid, ALL_ROLES), changed, identity_uid=IDENTITY, daemon_uid=DAEMON
+            )
+    other = Account(1006, frozenset({Role.REVIEW}))
+    require_approver(other, changed, identity_uid=IDENTITY, daemon_uid=DAEMON)
+    own = Account(REVIEWER, ALL_ROLES, embedded=True)
+    require_approver(own, changed, identity_uid=IDENTITY, daemon_uid=DAEMON)
+
+
+@pytest.mark.P5
 def test_a_reviewer_approves_and_others_do_not() -> None:
     reviewer = Account(REVIEWER, frozenset({Role.REVIEW}))
     require_approver(reviewer, session(), identity_uid=IDENTITY, daemon_uid=DAEMON)
@@ -417,6 +431,7 @@ def test_sessions_of_others_do_not_exist(directory: Path, reviewers: list[str]) 
                     ("sessions.watch", {}),
                     ("sessions.wait", {"states": []}),
                     ("sessions.approve", {"digest": pending["digest"]}),
+                    ("sessions.amend", {"digest": pending["digest"], "drop": [0]}),
                     ("blobs.get", {"sha256": "0" * 64}),
                 ):
                     for identifier in (pending["id"], pending["id"][:5]):
