@@ -72,6 +72,27 @@ class Shown:
         return _with_words(data, lambda word: self._tokens.get(word, word))
 
 
+class Tokens:
+    """Stands a token in for each password; the same for the same one."""
+
+    def __init__(self) -> None:
+        self.by_word: Dict[bytes, bytes] = {}
+
+    def concealed(self, path: str, data: bytes) -> bytes:
+        """What is at `path`, with no password in it where it is one of the account files."""
+        return self.view(data) if path in FILES else data
+
+    def view(self, data: bytes) -> bytes:
+        """An account file with no password in it."""
+        return _with_words(data, self._token)
+
+    def _token(self, word: bytes) -> bytes:
+        if len(word) < _MIN_PASSWORD_BYTES:
+            return word
+        token = _MARK + secrets.token_hex(16).encode("ascii") + b"$"
+        return self.by_word.setdefault(word, token)
+
+
 def take_from(hidden: Sequence[str]) -> Tuple[List[str], Passwords]:
     """Of the paths `hidden` those that stay so, and what a script of root is shown of others.
 
@@ -79,22 +100,16 @@ def take_from(hidden: Sequence[str]) -> Tuple[List[str], Passwords]:
     """
     left: List[str] = []
     views: Dict[str, bytes] = {}
-    tokens: Dict[bytes, bytes] = {}
-
-    def token(word: bytes) -> bytes:
-        if len(word) < _MIN_PASSWORD_BYTES:
-            return word
-        return tokens.setdefault(word, _MARK + secrets.token_hex(16).encode("ascii") + b"$")
-
+    tokens = Tokens()
     for path in hidden:
         data = _read(path) if path in FILES else None
         if data is None:
             left.append(path)
             continue
-        view = _with_words(data, token)
+        view = tokens.view(data)
         if view != data:
             views[path] = view
-    return left, Passwords({made: word for word, made in tokens.items()}, views)
+    return left, Passwords({made: word for word, made in tokens.by_word.items()}, views)
 
 
 def _with_words(data: bytes, other: Callable[[bytes], bytes]) -> bytes:

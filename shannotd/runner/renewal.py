@@ -16,6 +16,7 @@ from shannotd.runner.compare import SHOWN_BYTES, TAIL_BYTES, as_note, last_lines
 from shannotd.runner.contents import Contents
 from shannotd.runner.directories import Directories
 from shannotd.runner.frames import RunnerError
+from shannotd.runner.passwords import FILES, Tokens
 from shannotd.runner.plan import FileState, FileStep, StepNote
 from shannotd.runner.tree import CHUNK_BYTES
 from shannotd.runner.workspace import stale
@@ -31,6 +32,8 @@ class Renewal:
     def __init__(self, contents: Contents) -> None:
         self._contents = contents
         self._budget = diff.Budget()
+        # Which passwords the script kept, nobody knows any more: none is shown.
+        self._tokens = Tokens()
         self._directories = Directories()
 
     def __enter__(self) -> Renewal:
@@ -57,16 +60,16 @@ class Renewal:
 
         :raises RunnerError: `stale`: the host has another file.
         """
-        if step.appended is not None:
+        if step.appended is not None and step.path not in FILES:
             return self._appended(step, before)
         if step.change in ("metadata", "rename"):
             return StepNote()
-        old = self._small(step.before, before)
+        old = self._small(step.path, step.before, before)
         if step.change == "delete":
             if old is None:
                 return StepNote(too_large=True)
             return as_note(diff.difference(step.path, None, old, b"", self._budget))
-        new = self._small(step.after, after)
+        new = self._small(step.path, step.after, after)
         if old is None or new is None:
             sample = next(self._read(step.after, after), b"")[:_SAMPLE_BYTES]
             return StepNote(binary=True) if diff.is_binary(sample) else StepNote(too_large=True)
@@ -88,14 +91,15 @@ class Renewal:
         suffix = b"".join(self._written(added))
         return as_note(diff.appended(step.path, tail, lines, suffix, self._budget))
 
-    def _small(self, state: FileState, pieces: Pieces) -> Optional[bytes]:
-        """The content where it is small enough to show and can be read; nothing of no file."""
+    def _small(self, path: str, state: FileState, pieces: Pieces) -> Optional[bytes]:
+        """The content as it may be shown at `path`, where it is small enough and can be read;
+        nothing of no file."""
         if state.type != "file":
             return b""
         if (state.size or 0) > SHOWN_BYTES:
             return None
         try:
-            return b"".join(self._read(state, pieces))
+            return self._tokens.concealed(path, b"".join(self._read(state, pieces)))
         except PermissionError:
             return None
 

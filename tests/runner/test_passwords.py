@@ -231,6 +231,38 @@ def test_what_is_deleted_is_shown_without_passwords(client: Client) -> None:
 
 
 @needs_root
+@pytest.mark.P2
+@pytest.mark.P7
+def test_a_change_of_a_plan_shows_no_password(client: Client, system: PrivateSystem) -> None:
+    text = "usermod -e 2032-01-01 root; echo 'dan:*:1::::::' >>/etc/shadow-; touch /etc/other"
+    session = submitted(client, text)
+    plan = session.plan
+    assert plan is not None
+    index, after = next(
+        (index, step.after) for index, step in enumerate(plan.steps) if step.path == "/etc/shadow"
+    )
+    appended, _ = next(
+        (index, step) for index, step in enumerate(plan.steps) if step.path == "/etc/shadow-"
+    )
+    assert after is not None and after.sha256 is not None
+    content = b"".join(client.blobs(session.id, after.sha256))
+    edits = {index: content + f"carl:{OTHER}:2::::::\n".encode()}
+    if plan.steps[appended].change == "append":
+        edits[appended] = b"eric:*:1::::::\n"
+    changed = client.amend(session.id, plan.digest, edits=edits)
+    assert changed.plan is not None
+    shown = changed.plan.steps[index].diff or ""
+    assert "+carl:$hidden-by-shannot$" in shown and "root:$hidden-by-shannot$" in shown
+    for step in changed.plan.steps:
+        assert HASH not in (step.diff or "") and OTHER not in (step.diff or "")
+    approved(client, changed)
+    accounts = system.accounts("/etc/shadow")
+    assert (accounts["root"][1], accounts["root"][7]) == (HASH, "22645")
+    assert accounts["carl"][1] == OTHER
+    approved(client, submitted(client, "usermod -e '' root; sed -i /carl/d /etc/shadow"))
+
+
+@needs_root
 @pytest.mark.parametrize(
     "text",
     [
