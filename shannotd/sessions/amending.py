@@ -54,7 +54,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Result:
-    """A changed plan, whose notes are null where those before hold."""
+    """A changed plan; what its notes do not say is as it was before."""
 
     plan: Recorded
     told: Told = field(default_factory=Told)
@@ -166,10 +166,10 @@ def follow(result: Result, before: Plan, notes: Notes) -> tuple[Recorded, Amendm
     indexes = (*told.origins, *told.dropped)
     if sorted(indexes) != list(range(count)) or not isinstance(derived, list):
         raise ValueError("it lost track of the steps")
-    if len(derived) != len(told.origins):
-        raise ValueError("it has another number of notes than of steps")
+    if len(derived) != len(told.origins) or not all(isinstance(note, dict) for note in derived):
+        raise ValueError("it has other notes than of its steps")
     filled = [
-        _derived(notes.steps[origin]) if note is None else note
+        {**_derived(notes.steps[origin]), **note}
         for note, origin in zip(derived, told.origins, strict=True)
     ]
     plan = Recorded(

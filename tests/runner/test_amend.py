@@ -284,6 +284,20 @@ def test_a_plan_can_be_amended_again(bench: Bench, place: Path) -> None:
     assert os.listdir(place) == ["a"] and (place / "a").read_bytes() == b"edited\n"
 
 
+@pytest.mark.P7
+def test_who_holds_a_file_open_for_writing_is_told_anew(bench: Bench, place: Path) -> None:
+    if bench.builder != "privileged":
+        pytest.skip("an ordinary runner sees the processes of its account only")
+    (place / "a").write_text("host\n")
+    outcome = recorded(bench, place, "echo script >a; echo b >b")
+    index = at(outcome, place / "a")
+    assert outcome.notes[index]["holders"] == []
+    with (place / "a").open("a"):
+        for edits in ({}, {index: b"reviewer\n"}):
+            changed = amended(bench, outcome, drop=[at(outcome, place / "b")], edits=edits)
+            assert [holder["pid"] for holder in changed.notes[0]["holders"]] == [os.getpid()]
+
+
 def test_a_host_that_is_no_longer_what_it_was_is_stale(bench: Bench, place: Path) -> None:
     path = place / "a"
     path.write_text("host\n")

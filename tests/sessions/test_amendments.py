@@ -602,13 +602,13 @@ def followed(told: Told, notes: object) -> tuple[Recorded, Amendment]:
 
 def test_notes_that_hold_are_taken_over_and_words_say_what_is_gone() -> None:
     told = Told((1,), (0, 2), ((0, 2), (0, 0)), (0,), ((0, 0),))
-    plan, amendment = followed(told, [None])
+    plan, amendment = followed(told, [{}])
     assert json.loads(plan.notes) == [{"diff": "+b\n", "binary": True, "too_large": False}]
     assert amendment == Amendment(
         (DroppedStep(0, "create /a", (0,)), DroppedStep(2, "run systemctl reload 'x y'", (0,))),
         (EditedStep(0, 1, 0),),
     )
-    _, other = followed(Told((0, 2), (1,)), [{"diff": None}, None])
+    _, other = followed(Told((0, 2), (1,)), [{"diff": None}, {}])
     assert other.dropped == (DroppedStep(1, "rename /b to /c"),)
 
 
@@ -616,17 +616,18 @@ def test_notes_that_hold_are_taken_over_and_words_say_what_is_gone() -> None:
 @pytest.mark.parametrize(
     ("told", "notes"),
     [
-        (Told((0, 1), ()), [None, None]),
-        (Told((0, 1, 3), (2,)), [None] * 3),
-        (Told((0, 1), (1, 2)), [None] * 2),
-        (Told((0, 1), (2,)), [None]),
+        (Told((0, 1), ()), [{}, {}]),
+        (Told((0, 1, 3), (2,)), [{}] * 3),
+        (Told((0, 1), (1, 2)), [{}] * 2),
+        (Told((0, 1), (2,)), [{}]),
+        (Told((0, 1), (2,)), [{}, None]),
         (Told((0, 1), (2,)), {}),
-        (Told((0, 1), (2,), ((2, 2),)), [None] * 2),
-        (Told((0, 1), (2,), ((0, 1),)), [None] * 2),
-        (Told((0, 1), (2,), ((0, 2, 3),)), [None] * 2),
-        (Told((0, 1), (2,), (), (2,)), [None] * 2),
-        (Told((0, 1), (2,), (), (0,), ((1, 0),)), [None] * 2),
-        (Told((0, 1), (2,), (), (0,), ((0, -1),)), [None] * 2),
+        (Told((0, 1), (2,), ((2, 2),)), [{}] * 2),
+        (Told((0, 1), (2,), ((0, 1),)), [{}] * 2),
+        (Told((0, 1), (2,), ((0, 2, 3),)), [{}] * 2),
+        (Told((0, 1), (2,), (), (2,)), [{}] * 2),
+        (Told((0, 1), (2,), (), (0,), ((1, 0),)), [{}] * 2),
+        (Told((0, 1), (2,), (), (0,), ((0, -1),)), [{}] * 2),
     ],
 )
 def test_what_does_not_fit_is_refused(told: Told, notes: object) -> None:

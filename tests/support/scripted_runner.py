@@ -207,7 +207,7 @@ def send_plan(
     job: Channel,
     request: dict[str, Any],
     steps: list[dict[str, Any]],
-    beside: list[dict[str, Any] | None] | None = None,
+    beside: list[dict[str, Any]] | None = None,
 ) -> None:
     """The plan and its notes."""
     plan = {
@@ -276,7 +276,7 @@ def amend(job: Channel) -> None:
     assert request["digest"] == hashlib.sha256(canonical).hexdigest()
     assert request["seal"] == "seal of " + request["session"]
     plan, wanted = json.loads(canonical), json.loads(changes)
-    notes: list[dict[str, Any] | None] = [None] * len(plan["steps"])
+    notes: list[dict[str, Any]] = [{}] * len(plan["steps"])
     for index, sha256, size in wanted["edits"]:
         job.send({"event": "need", "sha256": [sha256]})
         header, content, _ = job.receive()
