@@ -17,7 +17,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TypeVar
 
@@ -224,6 +224,28 @@ class Client:
             and `wait`.
         """
         return self._perform(protocol.approve(id, digest, comment))
+
+    def amend(
+        self,
+        id: str,
+        digest: str,
+        *,
+        drop: Iterable[int] = (),
+        edits: Mapping[int, bytes] | None = None,
+        with_dependents: bool = False,
+    ) -> Session:
+        """Make another plan of the pending one whose digest you computed from what you displayed.
+
+        Returns the session that waits with it; the one before is rejected. Steps are named by
+        their indexes: those in `drop` are left out, with `with_dependents` also what cannot stay
+        without them; those in `edits` write another content (an `append` appends it).
+
+        :raises StepNeeded: other steps cannot stay without what is dropped.
+        :raises NotAmendable: the plan cannot be changed like that.
+        :raises DigestMismatch: the session's plan is another one.
+        :raises OutcomeUnknown: the daemon went away before it answered.
+        """
+        return self._perform(protocol.amend(id, digest, drop, edits or {}, with_dependents))
 
     def reject(self, id: str, reason: str = "") -> Session:
         """Refuse a pending plan for good."""

@@ -1,4 +1,4 @@
-"""What the commands of a plan are given and have printed: fetched, and checked against the plan."""
+"""Contents that a plan names: fetched, and checked against the plan."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ from collections.abc import Iterator, Mapping
 
 from shannotctl.client import Client
 from shannotctl.protocol import plan_of
-from shannotd.wire.errors import BadFrame, InvalidRequest, NotFound
-from shannotd.wire.model import CommandInput, CommandOutput, Plan, Session
+from shannotd.wire.errors import BadFrame, EditTooLarge, InvalidRequest, NotAmendable, NotFound
+from shannotd.wire.model import (
+    CommandInput,
+    CommandOutput,
+    FileState,
+    Plan,
+    Session,
+    Step,
+    TreeSummary,
+)
+from shannotd.wire.rpc import MAX_EDIT_BYTES
 
 MAX_CONTENT_BYTES = 1024 * 1024  # of one content; a larger one is told of, not shown
 MAX_TOTAL_BYTES = 32 * 1024 * 1024
@@ -35,6 +44,34 @@ def command_contents(client: Client, session: Session) -> Contents:
         if content is not None:
             found[part.sha256] = content
     return found
+
+
+def written_content(client: Client, session: Session, plan: Plan, index: int) -> bytes:
+    """What step `index` of the session's plan writes; of an append what it appends.
+
+    :raises NotAmendable: it writes no file, or what it writes is not kept.
+    :raises EditTooLarge: no change of a plan could take it.
+    :raises BadFrame: the daemon sent another content than the plan names.
+    """
+    if index >= len(plan.steps):
+        raise NotAmendable(id=session.id, step=index, reason=f"there is no step {index + 1}")
+    part = _written(plan.steps[index])
+    if part is None or part.sha256 is None or part.size is None:
+        raise NotAmendable(id=session.id, step=index, reason=f"step {index + 1} writes no file")
+    if part.size > MAX_EDIT_BYTES:
+        raise EditTooLarge(size=part.size, limit=MAX_EDIT_BYTES)
+    content = _fetch(client, session.id, part.sha256) if part.size else b""
+    if content is None:
+        reason = f"what step {index + 1} writes is not kept"
+        raise NotAmendable(id=session.id, step=index, reason=reason)
+    return content
+
+
+def _written(step: Step) -> TreeSummary | FileState | None:
+    """Where a step says what it writes; None where that is no content of its own."""
+    if step.change not in ("create", "modify", "append") or step.link_to is not None:
+        return None
+    return step.appended or (step.after if step.after and step.after.type == "file" else None)
 
 
 def _parts(plan: Plan) -> Iterator[CommandInput | CommandOutput]:

@@ -27,12 +27,14 @@ def session_object(session: Session, contents: Mapping[str, bytes] | None = None
         "stderr": _text(session.stderr),
         "plan": None if plan is None else plan_object(plan, contents or {}),
         "programs": [encode(program) for program in session.programs],
+        "amendment": encode(session.amendment),
     }
 
 
 def list_object(session: Session) -> Object:
     """One session as in lists and events: the same keys, but no plan and no outputs."""
-    return {**_summary(session), "stdout": None, "stderr": None, "plan": None, "programs": None}
+    left_out = dict.fromkeys(("stdout", "stderr", "plan", "programs", "amendment"))
+    return {**_summary(session), **left_out}
 
 
 def plan_object(plan: Plan, contents: Mapping[str, bytes]) -> Object:
@@ -162,6 +164,10 @@ def _summary(session: Session) -> Object:
         "decided_by": list(session.decided_by),
         "decided_at": session.decided_at,
         "reason": session.reason,
+        "amends": session.amends,
+        "replaced_by": session.replaced_by,
+        "editors": list(session.editors),
+        "editor_name": session.editor_name,
     }
 
 

@@ -233,6 +233,24 @@ def approve(session: str, digest: str, comment: str) -> Call[Session]:
     return Call("sessions.approve", params, _session, decides=session)
 
 
+def amend(
+    session: str,
+    digest: str,
+    drop: Iterable[int],
+    edits: Mapping[int, bytes],
+    with_dependents: bool,
+) -> Call[Session]:
+    """Make a plan with changes of the one that has this digest."""
+    params: dict[str, object] = {
+        "id": session,
+        "digest": digest,
+        "drop": list(drop),
+        "edits": [{"index": index, "content": content} for index, content in edits.items()],
+        "with_dependents": with_dependents,
+    }
+    return Call("sessions.amend", params, _session, decides=session)
+
+
 def reject(session: str, reason: str) -> Call[Session]:
     """Refuse a plan for good."""
     return Call("sessions.reject", {"id": session, "reason": reason}, _session, decides=session)

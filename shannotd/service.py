@@ -35,6 +35,7 @@ from shannotd.server.listener import (
 )
 from shannotd.server.methods import Methods
 from shannotd.server.roles import EmbeddedRoles, Roles, ServiceRoles
+from shannotd.sessions.amendments import Amendments
 from shannotd.sessions.approval import Approvals
 from shannotd.sessions.events import Events
 from shannotd.sessions.journal import Journal
@@ -265,6 +266,7 @@ class Service:
         methods = Methods(
             self._sessions,
             self._approvals,
+            Amendments(self._registry, self._runner, self._sessions.ttl_seconds),
             self._store,
             self._audit,
             self._status,

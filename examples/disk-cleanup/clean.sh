@@ -1,6 +1,8 @@
 #!/bin/sh
 # Makes room on a full disk: clean.sh DIRECTORY (with cache/, log/ and logrotate.conf in it)
 #
+#     shannotctl submit examples/disk-cleanup/clean.sh /srv/app
+#
 # df looks at the host at once; what du counts is what the deletions left in the sandbox. The
 # plan has the deletions and what logrotate did, as changes of files.
 set -eu

@@ -1,5 +1,7 @@
 """Repairs an nginx configuration after a look at its logs: fix.py DIRECTORY
 
+    shannotctl submit examples/fix-nginx/fix.py DIRECTORY    (`make demo` has one with a server)
+
 Customers cannot upload photos (status 413): the logs tell how large the bodies were. On
 the way it turns off what a current server should not offer any more. nginx then checks what was
 written, and takes it up: the check runs in the sandbox, at once; the reload is a command of the

@@ -1,8 +1,10 @@
 #!/bin/sh
 # Gives somebody an account with a key to log in by: onboard.sh NAME "PUBLIC KEY"
 #
-# Needs a profile whose identity is root. useradd runs in the sandbox: the plan shows each line
-# that it adds to the account files, and the key, which are danger whatever tool wrote them.
+#     shannotctl submit examples/onboard-user/onboard.sh ann "$(cat ann.pub)"
+#
+# Needs the identity of root. useradd runs in the sandbox: the plan shows each line that it adds to
+# the account files, and the key, which are danger whatever tool wrote them.
 set -eu
 name=$1
 key=$2

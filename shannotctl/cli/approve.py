@@ -8,15 +8,16 @@ from shannotctl.cli import report
 from shannotctl.cli.arguments import session_id
 from shannotctl.cli.console import Console
 from shannotctl.cli.outcome import PENDING, session_status
+from shannotctl.cli.pending import pending_plan
 from shannotctl.client import Client, Event, Plan, Session, State, StepApplied
 from shannotctl.contents import command_contents
-from shannotctl.protocol import plan_of
+from shannotctl.render.amendment import missed_lines
 from shannotctl.render.amounts import number
 from shannotctl.render.command import View, warning_lines
 from shannotctl.render.plan import highest_risk
 from shannotctl.render.printed import PrintedLines
 from shannotctl.render.session import session_lines, steps_text
-from shannotd.wire.errors import BadFrame, DigestMismatch, UsageError, WrongState
+from shannotd.wire.errors import DigestMismatch, UsageError
 from shannotd.wire.model import Risk
 
 DANGER_WORDS = "yes, danger"
@@ -43,7 +44,7 @@ def approve(id: str, yes: bool, digest: str | None, comment: str) -> int:
         )
     with Client() as client:
         session = client.get(id)
-        plan = _pending_plan(session)
+        plan = pending_plan(session, "approved")
         if digest is not None and digest.lower() != plan.digest:
             raise DigestMismatch(id=session.id, digest=plan.digest)
         if interactive:
@@ -61,18 +62,10 @@ def approve(id: str, yes: bool, digest: str | None, comment: str) -> int:
     return session_status(ended)
 
 
-def _pending_plan(session: Session) -> Plan:
-    if session.state is not State.PENDING:
-        raise WrongState(id=session.id, state=session.state.value, action="approved")
-    plan = plan_of(session)
-    if plan is None:
-        raise BadFrame(reason="the daemon sent no plan")
-    return plan
-
-
 def _confirmed(console: Console, session: Session, plan: Plan) -> bool:
     # Said once more: of a long plan its beginning has left the screen.
     console.note([f"{steps_text(session)}; risk {highest_risk(plan).value}"])
+    console.note(missed_lines(session, console.error_style))
     console.note(warning_lines(plan, console.error_style))
     if highest_risk(plan) is Risk.DANGER:
         answer = console.ask(f"This plan is dangerous. Type `{DANGER_WORDS}` to apply it: ")

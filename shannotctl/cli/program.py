@@ -17,6 +17,7 @@ VERBS = {
     "list": ("list", "list_sessions"),
     "show": ("show", "show"),
     "approve": ("approve", "approve"),
+    "amend": ("amend", "amend"),
     "reject": ("reject", "reject"),
     "cancel": ("cancel", "cancel"),
     "watch": ("watch", "watch"),

@@ -40,6 +40,8 @@ class SubmissionRun:
                 self._show_dry_run(session)
             if wait and session.state not in FINAL_STATES:
                 session = self._await_end(session)
+                while session.replaced_by is not None:
+                    session = self._await_end(client.get(session.replaced_by))
             if self._as_json:
                 self._print_json(session, command_contents(client, session))
             return session

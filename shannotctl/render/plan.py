@@ -199,7 +199,7 @@ def changes(before: FileState, after: FileState) -> Iterator[tuple[str, str]]:
     """Everything by which `after` differs from `before`, content apart, in words."""
     if after.type == "absent":
         if before.target is not None:
-            yield "target", before.target
+            yield _target_label(before), before.target
         if before.type == "file" and before.size is not None:
             yield "size", size(before.size)
         return
@@ -212,7 +212,7 @@ def changes(before: FileState, after: FileState) -> Iterator[tuple[str, str]]:
     yield from _difference("mode", _mode(before), _mode(after), created)
     yield from _difference("owner", _owner(before), _owner(after), created)
     yield from _difference("size", _size(before), _size(after), created)
-    yield from _difference("target", before.target, after.target, created)
+    yield from _difference(_target_label(after), before.target, after.target, created)
     yield from _difference("modified", _modified(before), _modified(after), created)
     for name in sorted({*before.xattrs, *after.xattrs}):
         old, new = before.xattrs.get(name), after.xattrs.get(name)
@@ -225,6 +225,10 @@ def _difference(
     if old == new or (created and new is None):
         return
     yield label, new or "" if created else f"{old or 'none'} to {new or 'none'}"
+
+
+def _target_label(state: FileState) -> str:
+    return "device" if state.type in ("character", "block") else "target"
 
 
 def _mode(state: FileState) -> str | None:

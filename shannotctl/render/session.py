@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from shannotctl.protocol import plan_of
+from shannotctl.render.amendment import amendment_lines, origin_lines
 from shannotctl.render.amounts import duration, moment, number, size
 from shannotctl.render.command import View, argv_text, program_lines
 from shannotctl.render.layout import block, in_gutter, labelled, table
@@ -34,6 +35,9 @@ def session_lines(session: Session, style: Style, view: View = WITH_DIFFS) -> It
         yield from program_lines(session.programs, style, whole=view.whole)
     if plan is not None:
         yield ""
+        if session.amendment is not None:
+            yield from amendment_lines(session, plan, style)
+            yield ""
         yield from plan_lines(plan, style, view)
 
 
@@ -58,6 +62,7 @@ def header_lines(session: Session, style: Style) -> Iterator[str]:
     yield from labelled(
         "profile", f"{session.profile}, as {session.identity} on {session.target}", style
     )
+    yield from origin_lines(session, style)
     if session.analysis:
         yield from labelled("analysis", "what the submitter says of it:", style)
         for line in session.analysis.split("\n"):

@@ -139,7 +139,9 @@ def _permitted(call: ProgramCall, profile: Profile, rules: ProgramRules) -> Verd
         for rule in known
         if rule.decision is not Decision.DENY and rule.holds(name, call.argv[1:], call)
     ]
-    rule = max(holding, key=lambda each: _rank(each.decision, each.risk), default=None)
+    # A rule that knows all of the call says more of it than one that knows the program.
+    reading = [rule for rule in holding if rule.reads]
+    rule = max(reading or holding, key=lambda each: _rank(each.decision, each.risk), default=None)
     if rule is None or rule.decision is Decision.REVIEW:
         approved = _approved(call, profile, () if rule is not None else known)
         if approved is not None:
@@ -165,7 +167,7 @@ def _verdict(rule: ProgramRule, call: ProgramCall) -> Verdict:
 
 def _unknown(call: ProgramCall, known: Sequence[ProgramRule], rules: ProgramRules) -> Verdict:
     """The verdict where no rule holds."""
-    if any(rule.decision in (Decision.CONTAIN, Decision.OBSERVE) for rule in known):
+    if any(rule.knows for rule in known):
         reason = "not all of its arguments are known to be harmless"
     else:
         reason = "no rule says what it does"
@@ -178,7 +180,8 @@ def _approved(call: ProgramCall, profile: Profile, known: Sequence[ProgramRule])
 
     It is observed if one of `known` observes the program, the pattern names more than the program
     and no option is among what its `*` stands for. As nobody knows that it is harmless, it is
-    then no root and reaches no socket. Every other call runs contained, where it harms nothing.
+    then no root, of no group and reaches no socket. Every other call runs contained, where it
+    harms nothing.
     """
     arguments = call.argv[1:]
     for pattern in _patterns(profile.auto_approve):
@@ -192,7 +195,8 @@ def _approved(call: ProgramCall, profile: Profile, known: Sequence[ProgramRule])
         free = arguments[len(words) :]
         named = any(not word.startswith("-") and "*" not in word for word in words)
         if observing and named and not any(word.startswith(("-", "+")) for word in free):
-            observation = replace(observing[0].observation(call), as_root=False, sockets=())
+            observation = observing[0].observation(call)
+            observation = replace(observation, as_root=False, sockets=(), groups=(), shows=())
             return Verdict(Decision.OBSERVE, rule, reason, Risk.SAFE, observation)
         return Verdict(Decision.CONTAIN, rule, f"{reason}; it runs in the sandbox", Risk.SAFE)
     return None

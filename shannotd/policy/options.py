@@ -11,26 +11,28 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_DECLARATION = re.compile(r"(-[^\s=\[\]]+)(=|\[=\])?")
+_DECLARATION = re.compile(r"(-[^\s=\[\]]+)(=/?|\[=\])?")
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Arguments, read: the options that are there (as declared), the numbers of those arguments
-    that are words of the program, and the values of options."""
+    that are words of the program, and the values of options. `paths` are those values that are
+    paths: the numbers of their arguments, and where in these they begin."""
 
     options: frozenset[str]
     words: tuple[int, ...]
     values: tuple[str, ...]
+    paths: tuple[tuple[int, int], ...] = ()
 
 
 class Options:
     """The options that a rule declares.
 
     One text: `-a` has no value, `-n=` takes one, `-n[=]` takes one that is glued to it;
-    `--name` likewise (`--name[=]`: only after `=`). `-abc` declares three short ones. With
-    `exact` there is one kind of option, as for `ip`: whole arguments, never combined, whose
-    value is the next argument.
+    `--name` likewise (`--name[=]`: only after `=`), and `-f=/` one that is a path. `-abc` declares
+    three short ones. With `exact` there is one kind of option, as for `ip`: whole arguments, never
+    combined, whose value is the next argument.
 
     :raises ValueError: a word of the text declares nothing.
     """
@@ -58,6 +60,7 @@ class Options:
         found: set[str] = set()
         words: list[int] = []
         values: list[str] = []
+        paths: list[tuple[int, int]] = []
         index = 0
         while index < len(arguments):
             argument = arguments[index]
@@ -73,15 +76,19 @@ class Options:
                 return None
             names, value = option
             found.update(names)
-            if value is None and self._values.get(names[-1]) == "=":
+            kind = self._values.get(names[-1], "")
+            start = len(argument) - len(value or "")
+            if value is None and kind.startswith("="):
                 if index < len(arguments):
-                    value = arguments[index]
+                    value, start = arguments[index], 0
                 elif not tolerant:
                     return None
                 index += 1
             if value is not None:
                 values.append(value)
-        return Arguments(frozenset(found), tuple(words), tuple(values))
+                if kind == "=/":
+                    paths.append((index - 1, start))
+        return Arguments(frozenset(found), tuple(words), tuple(values), tuple(paths))
 
     def _option(self, argument: str, tolerant: bool) -> tuple[list[str], str | None] | None:
         """The options in one argument, and the value that is glued to the last of them."""

@@ -4,18 +4,23 @@ Keys of a `[[rule]]`:
 
 - `decision`, `programs` (names, or patterns of names, or absolute paths), `reason`, `name` (the
   first program, if it is not given), `risk`.
-- What the rule is for. A rule that permits (`contain`, `observe`) holds for a call only if all
-  of it is known: `options` are those that are harmless (shannotd.policy.options explains how
+- What the rule is for. A rule that permits (`contain`, `observe`), or one of `review` that says
+  `reads` (the call only reads, but cannot be observed), holds for a call only if all of it is
+  known: `options` are those that are harmless (shannotd.policy.options explains how
   they are written; with `exact` as for `ip`), `requires` are those of which one must be there,
   `arguments` are patterns of the words beside them (`*` at the end: any more; without the key
   none), `forbid` are patterns that no word and no option's value may have. Without `options` it
   holds for all calls.
-  A rule that restrains (`review`, `deny`) holds if the first word is one of `verbs` (`options`
+  Any other rule of `review` or `deny` holds if the first word is one of `verbs` (`options`
   then are those that take a value), or `when` one of these patterns covers the arguments, and none
   of `unless` does. `identity` is `root` or `user` where a rule is only for scripts of
   root, or of others.
-- How an observed program runs: `net`, `sockets`, `as_root`, `seconds`, `output_bytes`, and `paths`:
-  its words are paths, made absolute since it runs in `/`.
+- How an observed program runs: `net` (none; host, where it can read the kernel's tables;
+  interfaces, where it can look at these besides), `sockets`, `as_root` (also for an ordinary
+  account's script), `as_script` (as root for a script of root's, which is nobody otherwise),
+  `groups` (which nobody then gets), `shows` (what it may not look up itself: socket owners, kernel
+  log, user limits), `insert` (words put before its arguments), `seconds`, `output_bytes`, and
+  `paths`: its words are paths, made absolute since it runs in `/`.
 - How a recorded command answers and is applied: `exit_status`, `stdout`, `stdin`, `seconds`,
   `undo` (`again`: the same command once more makes up for it, after files are restored).
 """
@@ -26,7 +31,7 @@ import functools
 import re
 import shlex
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -49,6 +54,7 @@ class _Entry:
     risk: Risk | None = None
     options: str | None = None
     exact: bool = False
+    reads: bool = False
     requires: str = ""
     arguments: tuple[str, ...] = ("",)
     forbid: tuple[str, ...] = ()
@@ -60,6 +66,10 @@ class _Entry:
     net: str = "none"
     sockets: tuple[str, ...] = ()
     as_root: bool = False
+    as_script: bool = False
+    groups: tuple[str, ...] = ()
+    shows: tuple[str, ...] = ()
+    insert: str = ""
     exit_status: int = 0
     stdout: str = ""
     stdin: bool = False
@@ -76,6 +86,7 @@ class _File:
     directories: tuple[str, ...] = ()
 
 
+_SHOWN = frozenset({"socket owners", "kernel log", "user limits"})
 _KEYS = frozenset(_Entry.__dataclass_fields__)
 _RISKS = {
     Decision.CONTAIN: Risk.SAFE,
@@ -108,33 +119,35 @@ class ProgramRule:
         entry = self._entry
         return not (entry.identity or self._when or entry.verbs or self._options or self._unless)
 
+    @property
+    def reads(self) -> bool:
+        """Whether it is for calls that only read, but cannot be observed."""
+        return self._entry.reads
+
+    @property
+    def knows(self) -> bool:
+        """Whether it is only for calls all of which is known."""
+        return self.decision in (Decision.CONTAIN, Decision.OBSERVE) or self.reads
+
     def holds(self, name: str, arguments: Sequence[str], call: ProgramCall) -> bool:
         """Whether the rule is for this call, of one of its programs under the name `name`."""
         if self._entry.identity and (self._entry.identity == "root") != call.as_root:
             return False
-        if self.decision in (Decision.CONTAIN, Decision.OBSERVE):
+        if self.knows:
             return self._options is None or self._read(arguments) is not None
         return self._restrains(name, arguments, call.cwd)
 
     def observation(self, call: ProgramCall) -> Observation:
         """How an observed call is run."""
         entry = self._entry
-        given = call.argv[1:]
-        if entry.paths and call.cwd != "/":
-            read = self._read(given)
-            words = frozenset(() if read is None else read.words)
-            given = tuple(
-                f"{call.cwd.rstrip('/')}/{word}"
-                if number in words and not word.startswith("/")
-                else word
-                for number, word in enumerate(given)
-            )
         return Observation(
             program=call.path,
-            argv=(call.path, *given),
+            argv=(call.path, *entry.insert.split(), *self._absolute(call)),
             net=entry.net,
             sockets=entry.sockets,
-            as_root=entry.as_root,
+            as_root=entry.as_root or (entry.as_script and call.as_root),
+            groups=entry.groups,
+            shows=entry.shows,
             seconds=entry.seconds or Observation.seconds,
             output_bytes=entry.output_bytes,
         )
@@ -149,6 +162,19 @@ class ProgramRule:
             undo=call.argv if entry.undo == "again" else None,
             seconds=entry.seconds or Recording.seconds,
         )
+
+    def _absolute(self, call: ProgramCall) -> Iterator[str]:
+        """The arguments with every path made absolute: the program runs in another directory."""
+        read = self._read(call.argv[1:])
+        starts = dict(() if read is None else read.paths)
+        if read is not None and self._entry.paths:
+            starts.update((number, 0) for number in read.words)
+        for number, argument in enumerate(call.argv[1:]):
+            start = starts.get(number)
+            if start is None or call.cwd == "/" or argument.startswith("/", start):
+                yield argument
+            else:
+                yield f"{argument[:start]}{call.cwd.rstrip('/')}/{argument[start:]}"
 
     def _read(self, arguments: Sequence[str]) -> Arguments | None:
         """The arguments, read, if all of them are known."""
@@ -274,20 +300,24 @@ def _indexed(
 def _compiled(entry: _Entry) -> ProgramRule:
     if not entry.programs:
         raise ValueError("programs: there are none")
-    permits = entry.decision in (Decision.CONTAIN, Decision.OBSERVE)
-    if permits and (entry.verbs or entry.when or entry.unless):
+    if entry.reads and entry.decision is not Decision.REVIEW:
+        raise ValueError("reads is for rules of review")
+    knows = entry.reads or entry.decision in (Decision.CONTAIN, Decision.OBSERVE)
+    if knows and (entry.verbs or entry.when or entry.unless):
         raise ValueError("verbs, when and unless are for rules that restrain")
-    if entry.decision is Decision.OBSERVE and entry.options is None:
+    if (entry.reads or entry.decision is Decision.OBSERVE) and entry.options is None:
         raise ValueError("options: an observed program declares those that are harmless")
-    if entry.net not in ("none", "host") or entry.undo not in ("", "again"):
-        raise ValueError("net is none or host, undo is again")
+    if entry.net not in ("none", "host", "interfaces") or entry.undo not in ("", "again"):
+        raise ValueError("net is none, host or interfaces, undo is again")
+    if not set(entry.shows) <= _SHOWN:
+        raise ValueError(f"shows: one of {', '.join(sorted(_SHOWN))}")
     if entry.identity not in ("", "root", "user"):
         raise ValueError("identity is root or user")
     return ProgramRule(
         name=entry.name or entry.programs[0],
         decision=entry.decision,
         reason=entry.reason,
-        risk=entry.risk or _RISKS[entry.decision],
+        risk=entry.risk or (Risk.SAFE if entry.reads else _RISKS[entry.decision]),
         programs=tuple(name for text in entry.programs for name in expand_braces(text)),
         _entry=entry,
         _options=None if entry.options is None else Options(entry.options, exact=entry.exact),

@@ -8,18 +8,18 @@ links, kinds of files and numbers of deletions.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from shannotd.policy.command_risk import Finding, assess_commands
+from shannotd.policy.held import Held, Holder, held_finding
+from shannotd.policy.rights import rights_findings
 from shannotd.policy.rules import RiskRules, Rule, risk_rules
 from shannotd.wire.model import Decision, FileState, Plan, Risk, Step, StepCounts
 
-_SETUID, _SETGID, _STICKY = 0o4000, 0o2000, 0o1000
 _WRITE_BY_OTHERS = 0o022
-_WRITE_BY_ALL = 0o002
-_CAPABILITY = "security.capability"
-_ACCESS_LISTS = ("system.posix_acl_access", "system.posix_acl_default")
+_DEVICES = ("character", "block")
 _ABSENT = FileState("absent")
+_NOBODY: Held = {}
 
 _PLAIN: dict[str | None, Finding] = {
     "create": (Risk.SAFE, "something new, where no known rule applies"),
@@ -40,10 +40,15 @@ _COUNTED = {
 _DECIDED: dict[str | None, str] = {Decision.OBSERVE: "observed", Decision.DENY: "denied"}
 
 
-def assess_plan(plan: Plan) -> tuple[tuple[Risk, str], ...]:
-    """The risk of each step of `plan` and the reason for it, in the order of the steps."""
+def assess_plan(plan: Plan, held: Held = _NOBODY) -> tuple[tuple[Risk, str], ...]:
+    """The risk of each step of `plan` and the reason for it, in the order of the steps.
+
+    `held` says who holds open for writing what steps replace or delete.
+    """
     rules = risk_rules()
-    findings = [_assess_step(step, rules) for step in plan.steps]
+    findings = [
+        _assess_step(step, rules, held.get(index, ())) for index, step in enumerate(plan.steps)
+    ]
     deleted = [_deleted_entries(step) for step in plan.steps]
     total = sum(deleted)
     if total >= rules.deletions.caution_entries:
@@ -80,7 +85,7 @@ def counts(plan: Plan) -> StepCounts:
     return StepCounts(**numbers)
 
 
-def _assess_step(step: Step, rules: RiskRules) -> Finding:
+def _assess_step(step: Step, rules: RiskRules, holders: Sequence[Holder]) -> Finding:
     if step.kind == "blocked":
         grave = step.what in rules.blocked_danger or step.target in rules.blocked_danger_targets
         risk = Risk.DANGER if grave else rules.blocked_default
@@ -91,7 +96,10 @@ def _assess_step(step: Step, rules: RiskRules) -> Finding:
         return Risk.UNKNOWN, "what it does on the host is not known beforehand"
     if step.scratch:
         return Risk.SAFE, "scratch: shown, not applied"
-    return _highest(_file_findings(step, step.path, rules))
+    findings = list(_file_findings(step, step.path, rules))
+    if holders:
+        findings.append(held_finding(step, holders))
+    return _highest(findings)
 
 
 def _highest(findings: Iterable[Finding]) -> Finding:
@@ -125,12 +133,13 @@ def _file_findings(step: Step, path: str, rules: RiskRules) -> Iterator[Finding]
         linked = rules.paths.find(step.link_to)
         if linked is not None:
             yield linked.risk, f"a second name for: {_words(linked)}"
-    yield from _permission_findings(path, before, after, rules)
+    sensitive = rules.system.fullmatch(path) is not None
+    yield from rights_findings(before, after, sensitive=sensitive)
     if before.links is not None and before.links > 1 and step.change not in ("delete", "rename"):
-        yield (
-            Risk.DANGER,
-            f"the file has {before.links} names (hard links): the other names keep the old content",
-        )
+        stays = "the change is one of all of them"
+        if step.change != "metadata":
+            stays = "the other names keep the old content"
+        yield Risk.DANGER, f"the file has {before.links} names (hard links): {stays}"
     yield from _kind_findings(step, before, after)
     if not known:
         yield _PLAIN.get(step.change, (Risk.UNKNOWN, "a change of a kind that is not known"))
@@ -191,49 +200,8 @@ def _link_findings(path: str, target: str, rules: RiskRules) -> Iterator[Finding
         yield Risk.DANGER, "leads to the root of the file system"
 
 
-def _permission_findings(
-    path: str, before: FileState, after: FileState, rules: RiskRules
-) -> Iterator[Finding]:
-    if after.xattrs or before.xattrs:
-        yield from _attribute_findings(before, after)
-    if after.mode is None or after.type == "symlink":
-        return
-    # What another file had here before says nothing of this one's bits.
-    gained = after.mode & ~((before.mode or 0) if before.type == after.type else 0)
-    if gained & _SETUID and after.type == "file":
-        yield Risk.DANGER, "setuid: whoever starts it acts as the file's owner"
-    if gained & _SETGID:
-        if after.type == "file":
-            yield Risk.DANGER, "setgid: whoever starts it acts for the file's group"
-        else:
-            yield Risk.CAUTION, "setgid: what is made in it belongs to its group"
-    if gained & _WRITE_BY_ALL and not (after.type == "directory" and after.mode & _STICKY):
-        in_system = rules.system.fullmatch(path) is not None
-        yield Risk.DANGER if in_system else Risk.CAUTION, "everybody may write to it"
-    if before.type != "absent":
-        if (before.uid, before.gid) != (after.uid, after.gid):
-            yield (
-                Risk.CAUTION,
-                f"changes owner from {before.uid}:{before.gid} to {after.uid}:{after.gid}",
-            )
-        if before.mode is not None and before.type == after.type and gained & 0o077:
-            yield Risk.CAUTION, f"others may do more: mode {before.mode:04o} to {after.mode:04o}"
-
-
-def _attribute_findings(before: FileState, after: FileState) -> Iterator[Finding]:
-    capability = after.xattrs.get(_CAPABILITY)
-    if capability is not None and capability != before.xattrs.get(_CAPABILITY):
-        yield Risk.DANGER, "file capabilities: whoever starts it gets rights of root"
-    for name in _ACCESS_LISTS:
-        if after.xattrs.get(name) != before.xattrs.get(name):
-            yield Risk.CAUTION, "an access list (ACL) says who else may use it"
-    labels = {name for name in (*after.xattrs, *before.xattrs) if name.startswith("security.")}
-    if any(after.xattrs.get(name) != before.xattrs.get(name) for name in labels - {_CAPABILITY}):
-        yield Risk.CAUTION, "a security label changes"
-
-
 def _kind_findings(step: Step, before: FileState, after: FileState) -> Iterator[Finding]:
-    if after.type in ("character", "block"):
+    if after.type in _DEVICES or before.type in _DEVICES:
         yield Risk.DANGER, "a device node: raw access to hardware"
     elif after.type in ("fifo", "socket"):
         yield Risk.CAUTION, f"a {after.type}, not a file"

@@ -7,7 +7,8 @@ shows to have been recorded here.
 from __future__ import annotations
 
 import os
-from typing import Dict, Mapping, Optional, Tuple
+from dataclasses import asdict, replace
+from typing import Dict, Mapping, Optional, Sequence, Tuple
 
 from shannotd.runner import checkpoints, permission, plan
 from shannotd.runner import identity as accounts
@@ -15,6 +16,8 @@ from shannotd.runner.batch import Batch, Points, Setting
 from shannotd.runner.commands import run_command
 from shannotd.runner.contents import AskedContents
 from shannotd.runner.frames import Channel, Closed, RunnerError
+from shannotd.runner.holders import holders
+from shannotd.runner.obstacles import protected_paths
 from shannotd.runner.orders import Orders
 from shannotd.runner.outcome import Part, apply_over, command_result, parts
 from shannotd.runner.plan import CommandStep, FileStep, Plan
@@ -30,21 +33,23 @@ def serve(
     *,
     key: bytes,
     state: str,
+    own: Sequence[str] = (),
     points: Optional[Points] = None,
 ) -> None:
     """Apply the plan that comes over `channel`, and report there (see frames.py).
 
     `key` is what seals are made with; `state` the runner's directory, with the checkpoints and the
-    memory of which sessions were applied; `points` what else is to happen on the way. Returns when
-    all was reported, or nobody listens any more. Signals that ask this process to end, it obeys
-    between two steps.
+    memory of which sessions were applied; `own` are directories of the runner's and the daemon's,
+    which no plan changes; `points` what else is to happen on the way. Returns when all was
+    reported, or nobody listens any more. Signals that ask this process to end, it obeys between
+    two steps.
     """
     stop = Stop()
     stop.listen()
     try:
         try:
             found, encoded = _receive(channel, key)
-            floor = accounts.check(found.identity)
+            floor = replace(accounts.check(found.identity), own=tuple(own))
             orders = Orders(channel.socket)
             with Turn(state) as turn:
                 if not turn.wait(orders):
@@ -52,11 +57,13 @@ def serve(
                 settle_all(state)
                 digest = plan.digest(encoded)
                 with checkpoints.create(state, found.session, encoded, digest) as checkpoint:
+                    _tell_holders(found, orders)  # while this process sees those of all accounts
                     if os.geteuid() == 0:
                         permission.become(found.identity)
                     os.umask(found.identity.umask)
+                    protected = protected_paths(floor)
                     setting = Setting(
-                        found.identity, checkpoint, points or Points(), stop, floor.protected
+                        found.identity, checkpoint, points or Points(), stop, protected
                     )
                     run(found, orders, setting, floor, turn)
         except RunnerError as error:
@@ -76,6 +83,13 @@ def _receive(channel: Channel, key: bytes) -> Tuple[Plan, bytes]:
     return opened(header, encoded, key, "apply"), encoded
 
 
+def _tell_holders(found: Plan, orders: Orders) -> None:
+    """Tell who holds open for writing what steps displace: they may have come after the review."""
+    for index, some in holders(found.steps).items():
+        listed = [asdict(one) for one in some]
+        orders.hold({"event": "held", "index": index, "holders": listed})
+
+
 def run(found: Plan, orders: Orders, setting: Setting, floor: accounts.Floor, turn: Turn) -> None:
     """Apply `found` as this process: a batch of file steps, a command, the next batch, in order.
 
@@ -85,11 +99,11 @@ def run(found: Plan, orders: Orders, setting: Setting, floor: accounts.Floor, tu
     :raises RunnerError: what stopped it; its details say in words what became of the steps.
     :raises Closed: the daemon is gone.
     """
-    stopped: Optional[RunnerError] = None
+    stopped = _refused(found, setting)
     results: Dict[int, str] = {}
     teller = _Teller(orders)
     with AskedContents(orders) as contents:
-        for part in parts(found):
+        for part in parts(found) if stopped is None else ():
             try:
                 _apply_part(part, contents, orders, setting, floor, turn)
             except RunnerError as error:
@@ -112,6 +126,16 @@ def run(found: Plan, orders: Orders, setting: Setting, floor: accounts.Floor, tu
         raise teller.lost
     if ended.failure is not None:
         raise ended.failure
+
+
+def _refused(found: Plan, setting: Setting) -> Optional[RunnerError]:
+    """What of the whole plan this process may not do, before anything of it is done."""
+    files = [step for step in found.steps if isinstance(step, FileStep)]
+    try:
+        refusal = permission.refusal_of_all(files, found.identity, setting.protected, applying=True)
+    except OSError as error:
+        return as_runner_error(error, None)
+    return None if refusal is None else permission.not_permitted(found.identity, refusal)
 
 
 class _Teller:

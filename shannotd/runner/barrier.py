@@ -117,6 +117,7 @@ class Recorder:
             history=self._history,
             keep_scratch=keep_scratch,
             shims=self._warm.shims,
+            passwords=self._warm.passwords,
         )
 
     # Contents.

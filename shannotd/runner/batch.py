@@ -9,8 +9,8 @@ if one fails and by another if this one is killed (recovery.py).
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
-from typing import List, Optional, Sequence, Tuple
+from dataclasses import dataclass, field, replace
+from typing import List, Mapping, Optional, Sequence, Tuple
 
 from shannotd.runner import filesystem, tree
 from shannotd.runner.checkpoint import Checkpoint
@@ -53,14 +53,13 @@ class Points:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all batches of an apply have in common. `protected` are paths that no plan may change,
-    nor anything below them."""
+    """What all batches of an apply have in common; `protected` as in Obstacles."""
 
     identity: Identity
     checkpoint: Checkpoint
     points: Points
     stop: Stop
-    protected: Sequence[str] = ()
+    protected: Mapping[str, str] = field(default_factory=dict)
 
 
 class Batch:

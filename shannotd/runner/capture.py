@@ -34,6 +34,7 @@ from shannotd.runner.layer import (
     failed_by,
     read_layer,
 )
+from shannotd.runner.passwords import NO_PASSWORDS, Passwords, Shown
 from shannotd.runner.plan import (
     ABSENT,
     BlockedStep,
@@ -85,6 +86,7 @@ def capture(
     history: Optional[History] = None,
     keep_scratch: bool = False,
     shims: Optional[Shims] = None,
+    passwords: Passwords = NO_PASSWORDS,
 ) -> Recorded:
     """What the script did to the host's files, seen through `layers`.
 
@@ -93,7 +95,7 @@ def capture(
     what it cannot read is not hashed. Of `limits`, `steps` and `written_bytes` are used. With the
     `history` of earlier captures it is what was done since the last of them. `keep_scratch` has
     the contents of scratch come along. What came of the sandbox's `shims` shows as what came of
-    their programs.
+    their programs. Where it was shown tokens of `passwords`, they are the passwords again.
 
     :raises RunnerError: `capture_failed` or `limit_exceeded`.
     """
@@ -102,7 +104,8 @@ def capture(
         found = history or History()
         copies = Copies(shims, opened, () if keep_scratch else scratch, limits)
         clock = Clock(started_ns, time.time_ns())
-        work = _Capture(layers, clock, scratch, identity, limits, opened, found, copies)
+        shown = Shown(passwords, () if keep_scratch else scratch)
+        work = _Capture(layers, clock, scratch, identity, limits, opened, found, copies, shown)
         return work.run(keep_scratch)
     except BaseException:
         opened.close()
@@ -120,6 +123,7 @@ class _Capture:
         opened: Opened,
         history: History,
         copies: Copies,
+        shown: Shown,
     ) -> None:
         self._layers = sorted(layers, key=lambda layer: layer.mountpoint)
         self._mountpoints = frozenset(layer.mountpoint for layer in layers)
@@ -131,7 +135,7 @@ class _Capture:
         self._before = Before(history, identity)
         self._findings = Findings(self._limit, history.steps)
         written = limits.get("written_bytes")
-        self._comparer = Comparer(clock.promised, clock.started_ns, written, history)
+        self._comparer = Comparer(clock.promised, clock.started_ns, written, history, shown)
         self._files = Files(
             self._before,
             self._findings,

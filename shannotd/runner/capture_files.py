@@ -151,12 +151,8 @@ class Files:
 
     def _special(self, path: str, kind: str, status: os.stat_result, before: Entry) -> None:
         """A FIFO, socket or device: the script's own are reported and made by no plan."""
-        device = os.major(status.st_rdev), os.minor(status.st_rdev)
-        if (
-            before.status is None
-            or before.state.type != kind
-            or (kind in ("character", "block") and before.status.special != device)
-        ):
+        device = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+        if before.state.type != kind or before.state.target not in (None, device):
             what = kind if kind in ("fifo", "socket") else "device"
             self._findings.block(what, path)
             return

@@ -256,7 +256,7 @@ class Checkpoint:
         else:
             xattrs = tree.read_xattrs(filesystem.by_descriptor(descriptor))
             state = replace(state, xattrs=xattrs)
-        if kind in saved.DEVICES:
+        if kind in tree.DEVICES:
             state = replace(state, target="{}:{}".format(*status.special))
         content = None
         if kind == "file":

@@ -12,6 +12,7 @@ from shannotd.runner.delta import History, Known
 from shannotd.runner.diff import Difference
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.layer import USER, Layer, failed
+from shannotd.runner.passwords import Shown
 from shannotd.runner.plan import ABSENT, FileState, FileStep, StepNote, TreeSummary
 from shannotd.runner.tree import CHUNK_BYTES, Entry
 
@@ -19,7 +20,7 @@ SHOWN_BYTES = 1024 * 1024  # larger files are not read into memory for a diff
 # Contents of so many bytes stay in memory until they are sent, of so many in all.
 KEPT_BYTES = 64 * 1024
 KEPT_TOTAL_BYTES = 32 * 1024 * 1024
-_TAIL_BYTES = 4096
+TAIL_BYTES = 4096  # of the end of a file, to show what is appended in its place
 # What is read in all may be so many times what may be written.
 _LOOKED_TIMES = 4
 _SAMPLE_BYTES = 65536
@@ -99,13 +100,15 @@ class Comparer:
         started_ns: int,
         written_bytes: Optional[int],
         history: History,
+        shown: Shown,
     ) -> None:
         """`promised` tells whether a modification time was set on purpose; `started_ns` is when
-        the script began, `written_bytes` its limit."""
+        the script began, `written_bytes` its limit, `shown` what it saw instead of the host's."""
         self._promised = promised
         self._written_bytes = written_bytes
         self._started_ns = started_ns
         self._budget = history.budget
+        self._shown = shown
         self._kept = history.kept_bytes
         self._looked = 0
 
@@ -134,19 +137,24 @@ class Comparer:
             raise RunnerError("limit_exceeded", name="written_bytes", limit=limit)
         was = before.state
         old_size = was.size if was.type == "file" and was.size is not None else 0
-        read = _read(descriptor, status.st_size, old_size)
+        restored = self._shown.restored(path, descriptor, status.st_size)
+        if restored is None:
+            size = status.st_size
+            read = _read(descriptor, size, old_size)
+            kept = self._keep(read.data)
+        else:
+            size, read, kept = len(restored), _split(restored, old_size), restored
         after = FileState(
             "file",
             status.st_mode & 0o7777,
             status.st_uid,
             status.st_gid,
-            status.st_size,
+            size,
             read.sha256,
             xattrs=xattrs,
             mtime_ns=status.st_mtime_ns if self._promised(status.st_mtime_ns) else None,
         )
-        kept = self._keep(read.data)
-        content = Content(read.sha256, status.st_size, 0, layer, relative, kept)
+        content = Content(read.sha256, size, 0, layer, relative, kept)
         if was.type != "file":
             change = "create" if was is ABSENT or was.type == "absent" else "modify"
             note = self._note(None, path, b"", read.data, descriptor)
@@ -157,7 +165,7 @@ class Comparer:
             hidden = {name: value for name, value in was.xattrs.items() if name.startswith(USER)}
             after = replace(after, xattrs={**hidden, **after.xattrs})
         kept_prefix = self._prefix_kept(read, before, descriptor, host, path)
-        if kept_prefix and status.st_size == old_size:
+        if kept_prefix and size == old_size:
             times = self.times(before, known, status.st_mtime_ns)
             found = _metadata(path, was, after, times)
             return None if found is None else Change(found, StepNote(), mount, data=kept)
@@ -185,7 +193,7 @@ class Comparer:
             return StepNote(too_large=before.state.type == "file" and before.state.size != 0)
         if not before.data:
             return StepNote()
-        return _shown(diff.difference(path, None, before.data, b"", self._budget))
+        return self._difference(path, None, before.data, b"")
 
     def _prefix_kept(
         self, read: _Read, before: Entry, descriptor: int, host: Optional[int], path: str
@@ -236,8 +244,11 @@ class Comparer:
             note = StepNote(binary=diff.is_binary(read.tail), too_large=True)
         else:
             suffix = content.read()
-            found = diff.appended(path, read.tail, read.prefix_lines, suffix, self._budget)
-            note = _shown(found)
+            before, added_lines = (
+                self._shown.concealed(path, part) for part in (read.tail, suffix)
+            )
+            found = diff.appended(path, before, read.prefix_lines, added_lines, self._budget)
+            note = as_note(found)
         summary = TreeSummary(1, added, read.suffix)
         step = FileStep("append", path, was, after, appended=summary)
         return Change(step, note, mount, content, data=whole)
@@ -255,7 +266,14 @@ class Comparer:
             return StepNote(binary=True) if diff.is_binary(sample) else StepNote(too_large=True)
         if before == after:
             return StepNote()
-        return _shown(diff.difference(old_path, path, before, after, self._budget))
+        return self._difference(old_path, path, before, after)
+
+    def _difference(
+        self, old_path: Optional[str], path: Optional[str], before: bytes, after: bytes
+    ) -> StepNote:
+        old = before if old_path is None else self._shown.concealed(old_path, before)
+        new = after if path is None else self._shown.concealed(path, after)
+        return as_note(diff.difference(old_path, path, old, new, self._budget))
 
 
 def _metadata(
@@ -272,7 +290,8 @@ def _metadata(
     return None if was == after else FileStep("metadata", path, was, after)
 
 
-def _shown(found: Difference) -> StepNote:
+def as_note(found: Difference) -> StepNote:
+    """A diff as it is shown beside a step."""
     return StepNote(found.text, found.binary, found.too_large)
 
 
@@ -282,21 +301,25 @@ def _read(descriptor: int, size: int, old_size: int) -> _Read:
         data = os.read(descriptor, size + 1) if size else b""
         if len(data) < size:
             data += tree.read_all(descriptor)
-        sha256 = hashlib.sha256(data).hexdigest()
-        if old_size > size:
-            return _Read(sha256, None, None, 0, b"", data)
-        if old_size == size:
-            return _Read(sha256, sha256, None, 0, b"", data)
-        prefix = data[:old_size]
-        return _Read(
-            sha256,
-            hashlib.sha256(prefix).hexdigest(),
-            hashlib.sha256(data[old_size:]).hexdigest(),
-            prefix.count(b"\n"),
-            _last_lines(prefix),
-            data,
-        )
+        return _split(data, old_size)
     return _stream(descriptor, old_size)
+
+
+def _split(data: bytes, old_size: int) -> _Read:
+    sha256 = hashlib.sha256(data).hexdigest()
+    if old_size > len(data):
+        return _Read(sha256, None, None, 0, b"", data)
+    if old_size == len(data):
+        return _Read(sha256, sha256, None, 0, b"", data)
+    prefix = data[:old_size]
+    return _Read(
+        sha256,
+        hashlib.sha256(prefix).hexdigest(),
+        hashlib.sha256(data[old_size:]).hexdigest(),
+        prefix.count(b"\n"),
+        last_lines(prefix),
+        data,
+    )
 
 
 def _stream(descriptor: int, old_size: int) -> _Read:
@@ -308,7 +331,7 @@ def _stream(descriptor: int, old_size: int) -> _Read:
             return _Read(prefix.hexdigest(), None, None, 0, b"", None)
         prefix.update(part)
         lines += part.count(b"\n")
-        tail = (tail + part)[-_TAIL_BYTES:]
+        tail = (tail + part)[-TAIL_BYTES:]
         position += len(part)
     whole = prefix.copy()
     added = False
@@ -324,14 +347,14 @@ def _stream(descriptor: int, old_size: int) -> _Read:
         prefix.hexdigest(),
         suffix.hexdigest() if added else None,
         lines,
-        _last_lines(tail),
+        last_lines(tail),
         None,
     )
 
 
-def _last_lines(data: bytes) -> bytes:
+def last_lines(data: bytes) -> bytes:
     """The last three lines of `data` at most, from a line's start (or what is at hand)."""
-    tail = data[-_TAIL_BYTES:]
+    tail = data[-TAIL_BYTES:]
     end = len(tail) - 1
     start = 0
     for _ in range(diff.CONTEXT_LINES + 1):

@@ -45,6 +45,8 @@ class Verdict:
             net=how["net"],
             sockets=tuple(how["sockets"]),
             as_root=how["as_root"],
+            groups=tuple(how["groups"]),
+            shows=tuple(how["shows"]),
             claimed=claimed,
             seconds=how["seconds"],
             output_bytes=how["output_bytes"],

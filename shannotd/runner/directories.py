@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from collections import OrderedDict
-from typing import Dict, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 from shannotd.runner import filesystem
 from shannotd.runner.filesystem import Descent, Status
@@ -61,41 +60,6 @@ class Directories:
 def writable(directory: int) -> bool:
     """Whether this process may make and remove names in `directory`."""
     return os.access(".", os.W_OK | os.X_OK, dir_fd=directory, effective_ids=True)
-
-
-class ReadOnly:
-    """Whether mounts are read-only, asked once each."""
-
-    def __init__(self) -> None:
-        self._known: Dict[int, bool] = {}
-
-    def is_set(self, directory: int, status: Status) -> bool:
-        """Whether the mount that `directory` was reached by, or its filesystem, is read-only."""
-        known = self._known.get(status.mount)
-        if known is None:
-            known = bool(os.fstatvfs(directory).f_flag & os.ST_RDONLY)
-            self._known[status.mount] = known
-        return known
-
-
-class MountPoints:
-    """Where something is mounted, as this process sees it, when it was made (proc(5), mountinfo).
-
-    A file can be one too, which only this list tells without looking at each.
-    """
-
-    def __init__(self) -> None:
-        with open("/proc/self/mountinfo", "rb") as file:
-            fields = [line.split(b" ")[4] for line in file]
-        self._paths = [os.fsdecode(_unescaped(field)) for field in fields]
-
-    def below(self, path: str) -> Optional[str]:
-        """A mount point below `path`, if there is any."""
-        return next((found for found in self._paths if found.startswith(path + "/")), None)
-
-
-def _unescaped(field: bytes) -> bytes:
-    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), field)
 
 
 def remove(directory: int, name: str, path: str) -> None:

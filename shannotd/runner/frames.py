@@ -11,6 +11,7 @@ Control connection (daemon -> runner main), one answer per request, in order:
     {op: "programs"}                   -> {names: [str]}   (of all programs on the host's PATH)
     {op: "apply", fds: 1} + job end    -> {}   (hands the job channel to a new apply process)
     {op: "resume", fds: 1} + job end   -> {}   (the same for one that looks after an old apply)
+    {op: "amend", fds: 1} + job end    -> {}   (the same for a plan that a reviewer changes)
     {op: "pool", size: int, hide: [glob], shims: [name]} -> {ready: int}
                                           what most jobs will hide, and the programs of the
                                           directories on PATH whose calls are asked about
@@ -28,7 +29,8 @@ Dry run. The daemon sends one frame, then may send {op: "cancel"} and answers ea
      hide: [glob], scratch: [glob], shims: [name]|null, deny: [name], policy_version, on_failure}
                          (without `shims` as the pool has them)   payload: script + stdin
     {op: "verdict", call: int, decision: "contain"|"observe"|"review"|"deny", rule, reason, risk,
-     observation: {program, argv, net, sockets, as_root, seconds, output_bytes}|null,
+     observation: {program, argv, net, sockets, as_root, groups, shows, seconds,
+         output_bytes}|null,
      recording: {exit_status, stdout, stdin, undo, seconds}|null}
 
 and receives, in order, ending with `end` or a closed channel (= the runner was lost):
@@ -48,7 +50,8 @@ and receives, in order, ending with `end` or a closed channel (= the runner was 
     {event: "error", code, details}                                   (then no plan follows)
     {event: "end"}
 
-`notes` is a JSON list with one object per step: {diff: str|null, binary, too_large}.
+`notes` is a JSON list with one object per step: {diff: str|null, binary, too_large,
+holders: [{pid, program}]} (who holds open for writing what the step displaces).
 `seal` proves to the runner, at apply, that it recorded this digest for this session.
 
 A call. A shim connects to `calls` in the sandbox's own directory and sends one frame with its
@@ -62,6 +65,7 @@ standard descriptors; it waits for the last of the answers:
 Apply. The daemon sends one frame and then answers each `need`:
 
     {op: "apply", session, digest, seal}                              payload: canonical
+    <- {event: "held", index, holders: [{pid, program}]}     (as in notes, as it is now)
     <- {event: "need", sha256: [..]}
     {op: "blobs", blobs: [[sha256, size], ...]} payload / {op: "blob", sha256, size, fds: 1}
     <- {event: "command_starting", index}      (it is run when {op: "go"} is the answer)
@@ -82,6 +86,23 @@ that session has ended, or was brought to an end:
     {op: "resume", session}
 
 At any time {op: "cancel"} ends a command that runs; nothing after the step at hand is done.
+
+Amending. The daemon sends one frame with a plan of `session` and what is to be changed in it, and
+answers each `need` as in an apply. The plan that comes of it is of the session `to`.
+
+    {op: "amend", session, digest, seal, to, canonical_size}          payload: canonical + changes
+    <- {event: "need", sha256: [..]}
+    <- {event: "amended"}                                             payload: outcome
+    <- {event: "plan", digest, seal, canonical_size, notes_size}      payload: canonical + notes
+    <- {event: "error", code: "not_amendable"|"step_needed"|"stale"|..., details}    (no plan then)
+    <- {event: "end"}
+
+`changes` is JSON {drop: [index], edits: [[index, sha256, size]], with_dependents: bool}; the new
+content is of what the step writes, of an `append` only what is appended. What `notes` do not say is
+as it was. `outcome` is JSON {origins: [index], dropped: [index], missed: [[index, index]],
+edited: [index], replaced: [[index, index]]}: where each step was in the old plan; which steps of
+that one are gone; which step may miss which of them; which are edited; and which of these a later
+step writes anew. An index is of the new plan, but where it is of a step that is gone.
 """
 
 from __future__ import annotations
@@ -96,7 +117,7 @@ from typing import Any, Dict, List, Optional, Tuple
 LENGTHS = struct.Struct(">II")
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_PAYLOAD_BYTES = 256 * 1024 * 1024
-MAX_DESCRIPTORS = 4
+MAX_DESCRIPTORS = 5
 _JOINED_BYTES = 65536  # up to here a payload goes out in one piece with what comes before it
 
 Header = Dict[str, Any]

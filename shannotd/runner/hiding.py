@@ -11,7 +11,9 @@ import os
 import re
 import stat
 from functools import lru_cache
-from typing import Dict, Iterable, List, Optional, Pattern, Sequence, Set
+from typing import Dict, Iterable, List, Pattern, Sequence, Set
+
+from shannotd.runner.paths import above, resolved
 
 # A directory is listed when this many of its names are asked for, else each is looked up.
 _LIST_FROM = 4
@@ -23,19 +25,49 @@ class _Node(Dict[str, "_Node"]):
     ends = False
 
 
+class Found:
+    """What a search found: `paths`, links resolved, and the directories that it looked into.
+
+    `followed` says that there were links: what it found depends on other directories as well.
+    """
+
+    def __init__(self) -> None:
+        self.paths: Set[str] = set()
+        self.directories: Set[str] = set()
+        self.followed = False
+
+    def add(self, path: str) -> None:
+        """What is at `path`, if something is."""
+        target = resolved(path)
+        self.followed = self.followed or target != path
+        if target is not None:
+            self.paths.add(target)
+
+    def outermost(self) -> List[str]:
+        """The paths without those that are in others, and without `/`."""
+        outermost: List[str] = []
+        for path in sorted(self.paths - {"/"}, key=lambda path: path.split("/")):
+            if not (outermost and path.startswith(outermost[-1] + "/")):
+                outermost.append(path)
+        return outermost
+
+
 def hidden_paths(patterns: Sequence[str], always: Iterable[str]) -> List[str]:
     """The paths that `patterns` name, and `always`, as they are mounted: links resolved.
 
     Only outermost paths are given, and only those that exist; never `/`.
     """
-    found: Set[str] = {path for path in map(_resolved, always) if path is not None}
+    return search(patterns, always).outermost()
+
+
+def search(patterns: Sequence[str], always: Iterable[str]) -> Found:
+    """The same, with what it depends on."""
+    found = Found()
+    for path in always:
+        found.directories.update(above(path))
+        found.add(path)
     _walk(_tree(tuple(patterns)), "", found)
-    found.discard("/")
-    outermost: List[str] = []
-    for path in sorted(found, key=lambda path: path.split("/")):
-        if not (outermost and path.startswith(outermost[-1] + "/")):
-            outermost.append(path)
-    return outermost
+    return found
 
 
 @lru_cache(maxsize=8)
@@ -49,8 +81,9 @@ def _tree(patterns: Sequence[str]) -> _Node:
     return root
 
 
-def _walk(node: _Node, directory: str, found: Set[str]) -> None:
+def _walk(node: _Node, directory: str, found: Found) -> None:
     """Follow `node`'s components below `directory` (without a slash at its end)."""
+    found.directories.add(directory or "/")
     wild = [component for component in node if "*" in component or "?" in component]
     literal = [component for component in node if component not in wild]
     names: Iterable[str] = literal
@@ -67,7 +100,7 @@ def _walk(node: _Node, directory: str, found: Set[str]) -> None:
 
 
 def _walk_wild(
-    component: str, node: _Node, directory: str, listed: List[str], found: Set[str]
+    component: str, node: _Node, directory: str, listed: List[str], found: Found
 ) -> None:
     if component == "**":
         _walk(node, directory, found)
@@ -91,36 +124,24 @@ def _expression(component: str) -> Pattern[str]:
     return re.compile("".join(parts), re.DOTALL)
 
 
-def _meet(node: _Node, path: str, found: Set[str]) -> None:
+def _meet(node: _Node, path: str, found: Found) -> None:
     if node.ends:
         _hide(path, found)
     if node:
         _walk(node, path, found)
 
 
-def _hide(path: str, found: Set[str]) -> None:
+def _hide(path: str, found: Found) -> None:
     """Add what is at `path`; of a link its target, if the link's owner could have put it there.
 
     Otherwise any account could hide what is not its own from everybody's scripts.
     """
     try:
         status = os.lstat(path)
-        if stat.S_ISLNK(status.st_mode) and status.st_uid not in (0, os.stat(path).st_uid):
-            return
+        if stat.S_ISLNK(status.st_mode):
+            found.followed = True
+            if status.st_uid not in (0, os.stat(path).st_uid):
+                return
     except OSError:
         return
-    target = _resolved(path)
-    if target is not None:
-        found.add(target)
-
-
-def _resolved(path: str) -> Optional[str]:
-    """`path` with links resolved, as the kernel does it; None if nothing is there."""
-    try:
-        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return os.readlink(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
+    found.add(path)

@@ -34,11 +34,14 @@ class Floor:
     """What no daemon and no approval can widen. None allows every identity.
 
     No plan changes a path of `protected` or below it, or runs a program of `programs` or below.
+    `own` are no part of the file: the directories in which the runner and the daemon work, which
+    no plan changes either.
     """
 
     identities: Optional[Tuple[str, ...]] = None
     protected: Tuple[str, ...] = ()
     programs: Tuple[str, ...] = ()
+    own: Tuple[str, ...] = ()
 
 
 def read_floor(path: str = FLOOR_FILE) -> Floor:

@@ -46,27 +46,27 @@ def _serve(channel: Channel, wanted: sandbox.Wanted, program: bytes) -> None:
     child, report, listener = _prepare_child(program, wanted.builder == sandbox.PRIVILEGED)
     sandbox.seal_proc()
     with caller.listen() as calls:
-        ready = (stage, processes, listener, calls.fileno())
+        ready = (stage, processes, listener, calls.fileno(), report.fileno())
         channel.send({"event": "ready", "script": child}, plan.encode(), ready)
     os.close(processes)
     os.close(listener)
-    _rehearse(channel, report)
+    masked = _rehearse(channel, report, plan)
     sandbox.refresh(plan)  # the less is cached, the quicker is the next one
     channel.receive()  # a job is about to come
     sandbox.refresh(plan)
-    job, payload, outputs = channel.receive()
+    job, payload, _ = channel.receive()
     with report:
-        # It has enough to do until the sandbox is as the job wants it.
-        report.send(job, descriptors=tuple(outputs))
-        for descriptor in outputs:
-            os.close(descriptor)
-        limits = job["limits"]
-        kernel.resize_tmpfs(stage, limits["written_bytes"], sandbox.inodes(limits["steps"]))
+        kernel.resize_tmpfs(stage, job["stage_size"], job["stage_inodes"])
         os.close(stage)
-        hidden, _, _ = channel.receive()
-        sandbox.mask(sandbox.everywhere(hidden["hide"], plan))
+        if job["shown"]:
+            shown = frozenset(sandbox.everywhere(job["shown"], plan))
+            sandbox.unmask([path for path in masked if path in shown])
+            sandbox.refresh(plan)  # masks held on to what is above them
+        sandbox.mask(sandbox.everywhere(job["masked"], plan))
         size = job["script_size"]
-        sandbox.place_script(job["name"], payload[:size], payload[size:])
+        end = size + job["stdin_size"]
+        sandbox.show_instead(job["views"], payload[end:])
+        sandbox.place_script(job["name"], payload[:size], payload[size:end])
         try:
             report.send({"op": "start"})
         except Closed:
@@ -104,16 +104,17 @@ def _prepare_child(program: bytes, privileged: bool) -> Tuple[int, Channel, int]
     return child, report, descriptors[0]
 
 
-def _rehearse(channel: Channel, report: Channel) -> None:
-    """Pass a job on that is none, so that the next finds the memory for it our own."""
-    job, _, outputs = channel.receive()
-    report.send(job, descriptors=tuple(outputs))
-    for descriptor in outputs:
-        os.close(descriptor)
+def _rehearse(channel: Channel, report: Channel, plan: sandbox.Blueprint) -> List[str]:
+    """Mask what most jobs hide, and see the script's process through a job that is none.
+
+    Returns what was masked.
+    """
+    job, _, _ = channel.receive()
+    masked = sandbox.mask(sandbox.everywhere(job["masked"], plan))
     _from_child(report)
-    channel.receive()
-    os.listdir("/proc")
+    os.listdir("/proc")  # so that the next finds the memory for it our own
     channel.send({"event": "rehearsed"})
+    return masked
 
 
 def _from_child(report: Channel) -> Tuple[Header, bytes, List[int]]:

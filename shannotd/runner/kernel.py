@@ -80,6 +80,17 @@ CAPABILITIES = {
     "SETFCAP": 31,
 }
 
+# sys/inotify.h
+IN_ATTRIB = 0x4
+IN_MOVED_FROM = 0x40
+IN_MOVED_TO = 0x80
+IN_CREATE = 0x100
+IN_DELETE = 0x200
+IN_DELETE_SELF = 0x400
+IN_MOVE_SELF = 0x800
+IN_ONLYDIR = 0x01000000
+IN_ONESHOT = 0x80000000
+
 # Numbers that differ by architecture: asm/unistd_64.h and asm-generic/unistd.h.
 _NUMBERS = {
     "x86_64": {"pivot_root": 155, "capset": 126, "seccomp": 317},
@@ -164,6 +175,20 @@ def sethostname(name: str) -> None:
     """sethostname(2)."""
     encoded = name.encode()
     _check(_libc.sethostname(encoded, len(encoded)), "sethostname", name)
+
+
+_SYSLOG_READ_ALL, _SYSLOG_SIZE_BUFFER = 3, 10  # syslog(2)
+
+
+def read_log() -> bytes:
+    """All of the kernel's log, as far as its buffer holds it.
+
+    :raises OSError: PermissionError, where only root may read it.
+    """
+    size = _check(_libc.klogctl(_SYSLOG_SIZE_BUFFER, None, 0), "syslog")
+    buffer = ctypes.create_string_buffer(size)
+    length = _check(_libc.klogctl(_SYSLOG_READ_ALL, buffer, size), "syslog")
+    return buffer.raw[:length]
 
 
 def prctl(option: int, argument: int = 0, argument2: int = 0) -> int:
@@ -340,3 +365,14 @@ def _fsconfig(context: int, command: int, key: Optional[bytes], value: Optional[
             ctypes.c_int(0),
         )
     )
+
+
+def inotify_init() -> int:
+    """A new inotify(7) descriptor, which does not block and is closed at exec."""
+    return _check(int(_libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)), "inotify_init1")
+
+
+def inotify_add_watch(descriptor: int, path: PathLike, events: int) -> int:
+    """inotify_add_watch(2) for `events` (IN_*); the watch's number."""
+    result = _libc.inotify_add_watch(descriptor, os.fsencode(path), ctypes.c_uint32(events))
+    return _check(int(result), "inotify_add_watch", path)

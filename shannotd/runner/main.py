@@ -52,6 +52,7 @@ class Runner:
     ) -> None:
         self._control = control
         self._state = state
+        self._own = (state, *hidden)
         self._pool = Pool(state, pool_size, hidden)
         self._cgroup_base = cgroups.arrange()
         self._jobs: Dict[int, Channel] = {}
@@ -133,6 +134,9 @@ class Runner:
         if operation == "resume" and len(descriptors) == 1:
             self._start(descriptors[0], self._resume)
             return {}
+        if operation == "amend" and len(descriptors) == 1:
+            self._amend(descriptors[0])
+            return {}
         if operation == "pool":
             self._pool.expect(
                 [str(pattern) for pattern in request["hide"]],
@@ -153,6 +157,13 @@ class Runner:
                 "failure": self._pool.failure,
             }
         return {"error": {"code": "invalid_request", "details": {"method": str(operation)}}}
+
+    def _amend(self, job: int) -> None:
+        """Start a process of its own for a plan that a reviewer changes."""
+        from shannotd.runner.amend import serve
+        from shannotd.runner.record import key
+
+        self._start(job, lambda channel: serve(channel, key=key(self._state), own=self._own))
 
     def _start(self, job: int, work: Callable[[Channel], None]) -> None:
         """Start a process of its own for `work`: it survives us, and needs us for nothing."""
@@ -175,7 +186,7 @@ class Runner:
         from shannotd.runner import apply
         from shannotd.runner.record import key
 
-        apply.serve(channel, key=key(self._state), state=self._state)
+        apply.serve(channel, key=key(self._state), state=self._state, own=self._own)
 
     def _resume(self, channel: Channel) -> None:
         from shannotd.runner import resume

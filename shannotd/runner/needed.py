@@ -26,7 +26,7 @@ def apply_named(steps: Sequence[object], patterns: Sequence[str]) -> Tuple[objec
     `patterns`, with all that is in them. Together with it comes what it needs: other changes of
     the same path, the directories above, the file that it is a link to.
     """
-    if not any(_runs(step) for step in steps):
+    if not any(runs(step) for step in steps):
         return tuple(steps)
     needed = _named(steps, matcher(patterns))
     result = list(steps)
@@ -67,7 +67,8 @@ def contents_of(steps: Sequence[object]) -> Set[str]:
     return found
 
 
-def _runs(step: object) -> bool:
+def runs(step: object) -> bool:
+    """Whether it is a command that runs when the plan is applied."""
     return isinstance(step, CommandStep) and step.decision == "review"
 
 
@@ -90,7 +91,7 @@ def _named(steps: Sequence[object], is_scratch: Callable[[str], bool]) -> Set[st
     for step in steps:
         if isinstance(step, FileStep) and step.scratch:
             before.append(step)
-        elif isinstance(step, CommandStep) and _runs(step):
+        elif isinstance(step, CommandStep) and runs(step):
             paths = {path for path in _paths(step) if is_scratch(path)}
             while paths:
                 found = [one for one in before if not paths.isdisjoint(lineage(one.path))]
@@ -101,8 +102,13 @@ def _named(steps: Sequence[object], is_scratch: Callable[[str], bool]) -> Set[st
 
 
 def _paths(command: CommandStep) -> Iterator[str]:
-    """Every path that a command may mean by its words."""
+    """Every path that a command may mean by its directory and its words."""
     yield command.cwd
+    yield from argument_paths(command)
+
+
+def argument_paths(command: CommandStep) -> Iterator[str]:
+    """Every path that a command may mean by its arguments."""
     for word in command.argv[1:]:
         for part in [word, *_GLUE.split(word)]:
             if not part:
@@ -114,6 +120,6 @@ def _paths(command: CommandStep) -> Iterator[str]:
 
 def _target(step: FileStep) -> Optional[str]:
     """Where a symlink leads, if the step makes one."""
-    if step.after.target is None:
+    if step.after.type != "symlink" or step.after.target is None:
         return None
     return os.path.normpath(os.path.join(os.path.dirname(step.path), step.after.target))

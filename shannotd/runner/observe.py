@@ -16,17 +16,26 @@ When that process is killed, or its `cancel` descriptor's other end closes, so e
 from __future__ import annotations
 
 import fcntl
+import grp
 import os
 import re
 import select
 import signal
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Callable, Dict, Mapping, Optional, Set, Tuple
+from typing import Callable, Dict, Iterator, Mapping, Optional, Sequence, Set, Tuple
 
-from shannotd.runner import identity, kernel, observe_process, observe_view, sandbox, seccomp
+from shannotd.runner import (
+    identity,
+    kernel,
+    observe_process,
+    observe_shown,
+    observe_view,
+    sandbox,
+    seccomp,
+)
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.plan import Identity
 from shannotd.runner.warm import Settings, kill, write_own_map
@@ -69,9 +78,11 @@ class Observation:
 
     `program` is the absolute path that a rule names; `argv` all words, the first as the script
     called it; `claimed` the script's environment, of which little is taken over; `hide` patterns
-    of what nobody may see; `net` is none or host; `sockets` the host's Unix sockets that it may
-    reach, which excludes `net` host; `seconds` and `output_bytes` (of each stream) limit it;
-    `caller` is the process in whose place it runs, which it does not see beside itself.
+    of what nobody may see; `net` is none, host (whose tables it can read) or interfaces (at which
+    it can look besides); `sockets` the host's Unix sockets that it may reach, which needs `net`
+    none; `groups` names of those that nobody gets; `shows` names of what it is shown besides
+    (observe_shown.py); `seconds` and `output_bytes` (of each stream) limit it; `caller` is the
+    process in whose place it runs, which it does not see beside itself.
     """
 
     program: str
@@ -81,6 +92,8 @@ class Observation:
     net: str = "none"
     sockets: Tuple[str, ...] = ()
     as_root: bool = False
+    groups: Tuple[str, ...] = ()
+    shows: Tuple[str, ...] = ()
     claimed: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 30.0
     output_bytes: int = 1 << 20
@@ -108,13 +121,13 @@ class Observed:
 
 def prepare() -> None:
     """Compile the filters, so that forks of this process need not."""
-    for unix_sockets in (False, True):
-        _filter(unix_sockets)
+    for reach in seccomp.REACHES:
+        _filter(reach)
 
 
-@lru_cache(maxsize=2)
-def _filter(unix_sockets: bool) -> bytes:
-    return seccomp.compile_observe_filter(unix_sockets)
+@lru_cache(maxsize=len(seccomp.REACHES))
+def _filter(reach: str) -> bytes:
+    return seccomp.compile_observe_filter(reach)
 
 
 def environment(claimed: Mapping[str, str]) -> Dict[str, str]:
@@ -142,7 +155,7 @@ def observe(
     :raises RunnerError: nothing ran: `sandbox_unavailable`, `identity_refused`, `invalid_request`.
     """
     order = _order(request, settings, floor or identity.read_floor())
-    flags = _NAMESPACES if request.net == "host" else _NAMESPACES | kernel.CLONE_NEWNET
+    flags = _NAMESPACES if request.net != "none" else _NAMESPACES | kernel.CLONE_NEWNET
     if settings.builder == sandbox.ONE_UID:
         flags |= kernel.CLONE_NEWUSER
     started = time.monotonic()
@@ -167,9 +180,11 @@ def _order(
         reason = "an observed program needs an absolute path and its own name"
     elif any("\0" in word for word in words) or not all(map(_encodable, words)):
         reason = "an argument has a NUL byte in it, or is no text and no bytes"
-    elif request.net not in ("none", "host"):
-        reason = f"net is none or host, not {request.net}"
-    elif request.net == "host" and request.sockets:
+    elif request.net not in ("none", "host", "interfaces"):
+        reason = f"net is none, host or interfaces, not {request.net}"
+    elif not set(request.shows) <= set(observe_shown.READERS):
+        reason = f"nobody knows how to show all of {', '.join(request.shows)}"
+    elif request.net != "none" and request.sockets:
         # In the host's network the host's abstract sockets could be reached as well.
         reason = "a program in the host's network can be given no sockets"
     if reason is not None:
@@ -184,8 +199,16 @@ def _order(
         hidden=settings.hidden,
         builder=settings.builder,
         caller=request.caller,
-        filter=_filter(bool(request.sockets)),
+        shown=observe_shown.read(request.shows, request.identity.uid),
+        filter=_filter(_reach(request)),
     )
+
+
+def _reach(request: Observation) -> str:
+    """Which of the filters it gets."""
+    if request.net == "interfaces":
+        return "interfaces"
+    return "sockets" if request.sockets else "tables"
 
 
 def _encodable(word: str) -> bool:
@@ -207,8 +230,17 @@ def _identity(request: Observation, floor: identity.Floor) -> Identity:
     if request.as_root:
         return identity.resolve("0", floor)[0]
     if os.geteuid() == 0 and request.identity.uid == 0:
-        return _NOBODY
+        return replace(_NOBODY, groups=tuple(sorted(_numbers(request.groups))))
     return request.identity
+
+
+def _numbers(groups: Sequence[str]) -> Iterator[int]:
+    """Those of `groups` that this host has."""
+    for name in groups:
+        try:
+            yield grp.getgrnam(name).gr_gid
+        except KeyError:
+            continue
 
 
 class _Run:

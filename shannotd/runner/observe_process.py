@@ -14,7 +14,7 @@ import socket
 from dataclasses import dataclass
 from typing import Dict, NoReturn, Optional, Tuple
 
-from shannotd.runner import kernel, observe_view, sandbox, script
+from shannotd.runner import kernel, observe_shown, observe_view, sandbox, script
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.plan import Identity
 
@@ -30,6 +30,7 @@ _LIMITS = (
 _NOT_STARTED = 125
 # How often another process may take the number that the program was to have.
 _ATTEMPTS = 1000
+_MANY = 1000
 # The number from which on the kernel begins anew (RESERVED_PIDS of kernel/pid.c).
 _FIRST = 300
 
@@ -47,6 +48,7 @@ class Order:
     hidden: Tuple[str, ...]
     builder: str
     caller: Optional[int]
+    shown: observe_shown.Shown
     filter: bytes
 
 
@@ -82,6 +84,7 @@ def _run(outputs: Tuple[int, int], order: Order) -> Header:
         order.builder, order.sockets, order.hide, order.hidden, order.caller
     )
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    observe_view.show(order.shown)
     child, report = _start(outputs, order)
     for descriptor in outputs:
         os.close(descriptor)
@@ -142,7 +145,7 @@ def _start(outputs: Tuple[int, int], order: Order) -> Tuple[int, Channel]:
         os.waitpid(child, 0)
         report.close()
         # As many others are started until the next attempt as were since the last one.
-        last, step = found, max(1, found - last)
+        last, step = found, found - last if 0 < found - last < _MANY else 1
     reason = "no process could be had that has the same number inside and on the host"
     raise RunnerError("sandbox_unavailable", reason=reason, remedy="")
 

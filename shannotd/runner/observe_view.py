@@ -5,7 +5,8 @@ bind mount, also a read-only one, a socket of the host's can be connected to, a 
 a lock or lease taken. An overlay has inodes of its own for all of these. Only /proc and /sys
 are the host's mounts themselves.
 
-In the order of calling, in the observation's own mount namespace: `enter`, `show_mounts`, `seal`.
+In the order of calling, in the observation's own mount namespace: `enter`, `show`, `show_mounts`,
+`seal`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import stat
 from dataclasses import dataclass
 from typing import Callable, List, Optional, Sequence, Set, Tuple, Union
 
-from shannotd.runner import kernel, layout, sandbox
+from shannotd.runner import kernel, layout, observe_shown, sandbox
 from shannotd.runner.hiding import hidden_paths
 from shannotd.runner.mounts import (
     PROTECTED,
@@ -161,9 +162,35 @@ def enter(
         raise sandbox.unavailable(step, error) from error
     for found in (*open_sockets, *directories):
         os.close(found.descriptor)
-    callers = [] if caller is None else [f"/proc/{caller}"]
-    sandbox.mask([*hidden, *_KERNEL_HIDDEN, *callers], _HIDDEN_FILE)
+    sandbox.mask([*hidden, *_KERNEL_HIDDEN], _HIDDEN_FILE)
+    if caller is not None:
+        _leave_out(caller)
     return tables
+
+
+def _leave_out(process: int) -> None:
+    """Make a process look as one does that has just ended.
+
+    :raises RunnerError: `sandbox_unavailable`.
+    """
+    flags = PROTECTED | kernel.MS_RDONLY | kernel.MS_NOEXEC
+    try:
+        kernel.mount("shannot", f"/proc/{process}", "tmpfs", flags, "mode=555,size=4k")
+    except FileNotFoundError:
+        pass  # it has
+    except OSError as error:
+        raise sandbox.unavailable("leaving out who called", error) from error
+
+
+def show(shown: observe_shown.Shown) -> None:
+    """Lay over the view what the rule shows.
+
+    :raises RunnerError: `sandbox_unavailable`.
+    """
+    try:
+        observe_shown.lay(shown, TEMPORARY)
+    except OSError as error:
+        raise sandbox.unavailable("what the program is shown", error) from error
 
 
 def show_mounts(process: int, tables: Tuple[bytes, bytes]) -> None:
@@ -293,8 +320,12 @@ def _directories(path: str) -> List[str]:
 def _execute(operation: Mounting) -> None:
     try:
         operation.execute()
-    except OSError:
-        if not (isinstance(operation, Lower) and operation.optional):
+    except OSError as error:
+        if not isinstance(operation, Lower):
+            raise
+        if isinstance(error, FileNotFoundError) and not operation.lower.startswith(STAGE):
+            return  # a directory of the host's that was gone, if only for a moment
+        if not operation.optional:
             raise
         Empty(operation.path).execute()
 

@@ -6,50 +6,43 @@ directory must be writable, and what is new must get the owner that the plan say
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from shannotd.runner import filesystem
 from shannotd.runner.course import Course
-from shannotd.runner.directories import Directories, MountPoints, ReadOnly, writable
+from shannotd.runner.directories import Directories, writable
 from shannotd.runner.filesystem import Status
+from shannotd.runner.frames import RunnerError
+from shannotd.runner.obstacles import Obstacles
 from shannotd.runner.plan import BlockedStep, FileStep, Identity
 from shannotd.runner.tree import CAPABILITY
 
 Refusal = Tuple[str, str, str]  # action, path, reason
+NOTHING: Mapping[str, str] = {}
 
 
-def obstacle(status: Status) -> Optional[str]:
-    """Why nobody, root included, can change this inode or what is in this directory."""
-    if status.immutable:
-        return "it is immutable (chattr +i)"
-    if status.append_only:
-        return "it is append-only (chattr +a)"
-    return None
-
-
-def refusal(step: FileStep, identity: Identity) -> Optional[Refusal]:
-    """What this process, which has `identity`, may not do of `step`: action, path, reason.
-
-    `step` must start from the untouched host; for later steps see `first_refusal`.
-    """
-    with Directories() as directories:
-        return _Judge(identity, directories, set()).refusal(step, Course())
+# What says that a directory is not there: another host than the plan expects.
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def first_refusal(
-    steps: Sequence[Union[FileStep, BlockedStep]], identity: Identity
+    steps: Sequence[Union[FileStep, BlockedStep]],
+    identity: Identity,
+    protected: Mapping[str, str] = NOTHING,
 ) -> Optional[Refusal]:
     """The first thing in a whole plan that `identity` may not do, None if it may do all.
 
-    Where this process is root and `identity` is not, a child asks that has become it.
+    `protected` as in Obstacles. Where this process is root and `identity` is not, a child asks
+    that has become it.
 
     :raises OSError: it could not be found out.
     """
     if os.geteuid() == identity.uid or os.geteuid() != 0:
-        return _ask(steps, identity)
+        return refusal_of_all(steps, identity, protected)
     answer, question = os.pipe()
     child = os.fork()
     if child == 0:
@@ -58,7 +51,7 @@ def first_refusal(
             os.close(answer)
             become(identity)
             with open(question, "w", encoding="utf-8", errors="surrogateescape") as pipe:
-                json.dump(_ask(steps, identity), pipe)
+                json.dump(refusal_of_all(steps, identity, protected), pipe)
             status = 0
         finally:
             os._exit(status)
@@ -72,6 +65,14 @@ def first_refusal(
     return None if found is None else (found[0], found[1], found[2])
 
 
+def not_permitted(identity: Identity, found: Refusal) -> RunnerError:
+    """A refusal as the error that the caller meets."""
+    action, path, reason = found
+    return RunnerError(
+        "not_permitted", identity=identity.name, action=action, path=path, reason=reason
+    )
+
+
 def become(identity: Identity) -> None:
     """Take on `identity` for good; only for root.
 
@@ -83,13 +84,26 @@ def become(identity: Identity) -> None:
     os.umask(identity.umask)
 
 
-def _ask(steps: Sequence[Union[FileStep, BlockedStep]], identity: Identity) -> Optional[Refusal]:
+def refusal_of_all(
+    steps: Sequence[Union[FileStep, BlockedStep]],
+    identity: Identity,
+    protected: Mapping[str, str],
+    *,
+    applying: bool = False,
+) -> Optional[Refusal]:
+    """As `first_refusal`, by this process as it is.
+
+    With `applying` it is about to do it: it tries what filesystems can do where that is not
+    known, and a directory that is not there is left to the check of states.
+    """
     course = Course()
     opened = {
         step.path for step in steps if isinstance(step, FileStep) and step.change == "metadata"
     }
     with Directories() as directories:
-        judge = _Judge(identity, directories, opened)
+        judge = _Judge(
+            identity, directories, opened, Obstacles(protected, trying=applying), applying
+        )
         for step in steps:
             if isinstance(step, FileStep) and not step.scratch:
                 found = judge.refusal(step, course)
@@ -99,17 +113,36 @@ def _ask(steps: Sequence[Union[FileStep, BlockedStep]], identity: Identity) -> O
     return None
 
 
+class _Looked(NamedTuple):
+    """What is at a path of the host, and the directory that it is in."""
+
+    path: str
+    directory: int
+    status: Status
+    above: Status
+
+
 class _Judge:
-    def __init__(self, identity: Identity, directories: Directories, changed: set[str]) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        directories: Directories,
+        changed: Set[str],
+        obstacles: Obstacles,
+        applying: bool,
+    ) -> None:
         self._identity = identity
         self._directories = directories
         # Paths whose mode the plan changes: it may make a directory writable.
         self._changed = changed
-        self._read_only = ReadOnly()
-        self._mounts = MountPoints()
+        self._obstacles = obstacles
+        self._applying = applying
         self._parents: Dict[str, Optional[str]] = {}
 
     def refusal(self, step: FileStep, course: Course) -> Optional[Refusal]:
+        named = self._obstacles.of_names(step)
+        if named is not None:
+            return (verb(step), *named)
         checks: List[Optional[Refusal]] = []
         if step.change == "metadata":
             checks.append(self._metadata(step, course))
@@ -129,59 +162,62 @@ class _Judge:
         host = course.before(parent)
         if host is None:
             return None  # made by an earlier step, which was judged
-        if host not in self._parents:
-            self._parents[host] = self._parent_reason(host, parent)
-        reason = self._parents[host]
-        return None if reason is None else (_verb(step), path, reason)
-
-    def _parent_reason(self, host: str, parent: str) -> Optional[str]:
         try:
             directory, status = self._directories.get(host)
         except OSError as error:
-            return f"{host or '/'}: {os.strerror(error.errno or 0)}"
-        reason = obstacle(status)
-        if reason is None and self._read_only.is_set(directory, status):
-            reason = "the filesystem is mounted read-only"
-        elif reason is not None:
-            reason = f"{host or '/'}: {reason}"
-        elif not writable(directory) and not self._opens(parent, status):
-            reason = f"the directory {host or '/'} is not writable"
-        return reason
+            if self._applying and error.errno in _GONE:
+                return None
+            return verb(step), path, f"{host or '/'}: {os.strerror(error.errno or 0)}"
+        if host not in self._parents:
+            self._parents[host] = self._judge_parent(host, parent, directory, status)
+        reason = self._parents[host]
+        if reason is None:
+            reason = self._obstacles.of_rename(step, directory, status)
+            reason = None if reason is None else f"it {reason}"
+        return None if reason is None else (verb(step), path, reason)
+
+    def _judge_parent(
+        self, host: str, parent: str, directory: int, status: Status
+    ) -> Optional[str]:
+        reason = self._obstacles.of_directory(directory, status)
+        if reason is not None:
+            return f"the directory {host or '/'} {reason}"
+        if not writable(directory) and not self._opens(parent, status):
+            return f"the directory {host or '/'} is not writable"
+        return None
 
     def _opens(self, parent: str, status: Status) -> bool:
         return parent in self._changed and status.uid == self._identity.uid
 
-    def _look(self, path: str, course: Course) -> Optional[Tuple[Status, Status]]:
+    def _look(self, path: str, course: Course) -> Optional[_Looked]:
         """What is at `path` on the host, and its directory; None if the host does not tell."""
         host = course.before(path)
-        if not host:
+        if host is None:
             return None
         parent, _, name = host.rpartition("/")
         try:
             directory, above = self._directories.get(parent)
-            return filesystem.status_at(directory, name), above
+            status = filesystem.status_at(directory, name) if name else above
         except OSError:
             return None  # no longer what it was: that is for the check of states to say
+        return _Looked(host, directory, status, above)
 
     def _target(self, step: FileStep, path: str, course: Course) -> Optional[Refusal]:
         looked = self._look(path, course)
         if looked is None:
             return None
-        status, above = looked
-        reason = obstacle(status)
-        if reason is None and status.mount_root:
-            reason = "it is a mount point"
-        if reason is None and step.before.type == "directory":
-            below = self._mounts.below(course.before(path) or path)
-            reason = None if below is None else f"something is mounted at {below}"
+        status, above = looked.status, looked.above
+        reason = self._obstacles.of_target(step, looked.path, looked.directory, status)
+        if reason is not None:
+            return verb(step), path, f"it {reason}"
         own = self._identity.uid in (0, status.uid, above.uid)
-        if reason is None and above.mode & stat.S_ISVTX and not own:
-            reason = "its directory is sticky, and neither of the two is its own"
+        if above.mode & stat.S_ISVTX and not own:
+            reason = "its directory is sticky (chmod +t), and neither of the two is its own"
         if reason is None and step.old_path is not None and stat.S_ISDIR(status.mode):
             same = step.old_path.rpartition("/")[0] == step.path.rpartition("/")[0]
             if not same and not self._writable_directory(path, course):
                 reason = "a directory that is not writable cannot change its place"
-        return None if reason is None else (_verb(step), path, reason)
+        return None if reason is None else (verb(step), path, reason)
 
     def _writable_directory(self, path: str, course: Course) -> bool:
         host = course.before(path)
@@ -201,7 +237,7 @@ class _Judge:
             return None
         if step.after.uid != self._identity.uid:
             reason = f"it would have to belong to uid {step.after.uid}"
-            return _verb(step), step.path, reason
+            return verb(step), step.path, reason
         if CAPABILITY in step.after.xattrs:
             return "give capabilities to", step.path, "only root may"
         groups = {self._identity.gid, *self._identity.groups}
@@ -219,16 +255,16 @@ class _Judge:
         elif step.after.gid is not None:
             return None  # in a directory that the plan makes; that one was judged
         reason = f"it would have to belong to group {step.after.gid}"
-        return _verb(step), step.path, reason
+        return verb(step), step.path, reason
 
     def _metadata(self, step: FileStep, course: Course) -> Optional[Refusal]:
         looked = self._look(step.path, course)
         if looked is None:
             return None
-        status, _ = looked
-        reason = obstacle(status)
+        status = looked.status
+        reason = self._obstacles.of_target(step, looked.path, looked.directory, status)
         if reason is not None:
-            return "change", step.path, reason
+            return verb(step), step.path, f"it {reason}"
         if self._identity.uid == 0:
             return None
         before, after = step.before, step.after
@@ -243,7 +279,8 @@ class _Judge:
         return None
 
 
-def _verb(step: FileStep) -> str:
+def verb(step: FileStep) -> str:
+    """What `step` does to its path, in a word."""
     return {
         "create": "create",
         "delete": "delete",

@@ -31,10 +31,10 @@ class FileState:
 
     `type` is absent, file, directory, symlink, fifo, socket, character or block; `mode` the
     permission bits; `sha256` of a file's content (null where it is too large to hash: then
-    `fingerprint` is inode, size, mtime and ctime); `target` of a symlink; `xattrs` name to
-    hex value (ACLs, capabilities and labels among them); `mtime_ns` only where it is promised;
-    `links` the number of hard links where it is more than one; `tree` for a directory that is
-    deleted or replaced as a whole.
+    `fingerprint` is inode, size, mtime and ctime); `target` of a symlink, of a device its major
+    and minor number (8:0); `xattrs` name to hex value (ACLs, capabilities and labels among
+    them); `mtime_ns` only where it is promised; `links` the number of hard links where it is
+    more than one; `tree` for a directory that is deleted or replaced as a whole.
     """
 
     type: str
@@ -141,12 +141,22 @@ class CommandStep:
 
 
 @dataclass(frozen=True)
+class Holder:
+    """A process that holds a file open for writing, and the program that it runs."""
+
+    pid: int
+    program: str
+
+
+@dataclass(frozen=True)
 class StepNote:
-    """What a reader sees beside a step: a unified diff, or why there is none."""
+    """What a reader sees beside a step: a unified diff, or why there is none; and who holds open
+    for writing what the step displaces."""
 
     diff: Optional[str] = None
     binary: bool = False
     too_large: bool = False
+    holders: Tuple[Holder, ...] = ()
 
 
 @dataclass(frozen=True)

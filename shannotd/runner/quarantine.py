@@ -14,7 +14,7 @@ from typing import Dict, List, Optional
 from shannotd.runner import filesystem
 from shannotd.runner.directories import remove, writable
 from shannotd.runner.filesystem import RENAME_NOREPLACE, Status
-from shannotd.runner.permission import obstacle
+from shannotd.runner.obstacles import flagged
 from shannotd.runner.removal import told
 from shannotd.runner.tree import MountInside
 from shannotd.runner.workspace import Workspace
@@ -77,8 +77,13 @@ class Quarantine:
         for depth in range(1, len(names) + 1):
             above = "/".join(names[:depth])
             directory, status = self._workspace.directories.get(above)
-            if status.mount == mount and obstacle(status) is None and writable(directory):
-                self._places[mount] = self._make(directory, above)
+            if status.mount == mount and flagged(status) is None and writable(directory):
+                try:
+                    self._places[mount] = self._make(directory, above)
+                except OSError as error:
+                    # Who makes room on a full filesystem cannot make a directory first.
+                    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                        raise
                 break
 
     def _make(self, directory: int, path: str) -> Place:

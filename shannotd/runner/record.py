@@ -10,16 +10,18 @@ import hashlib
 import json
 import os
 import secrets
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from shannotd.runner import plan as plans
 from shannotd.runner.barrier import Delta, Recorder
 from shannotd.runner.compare import Content
 from shannotd.runner.frames import MAX_PAYLOAD_BYTES, Channel, Header, RunnerError
-from shannotd.runner.identity import machine
+from shannotd.runner.holders import holders
+from shannotd.runner.identity import Floor, machine
 from shannotd.runner.needed import apply_named, contents_of
-from shannotd.runner.permission import first_refusal
+from shannotd.runner.obstacles import protected_paths
+from shannotd.runner.permission import first_refusal, not_permitted
 
 if TYPE_CHECKING:
     from shannotd.runner.warm import Settings, Warm
@@ -110,6 +112,7 @@ class Record:
         self._request = request
         self._who = who
         self._settings = settings
+        self._warm = warm
         self._changes = Recorder(warm, request, who, settings, started_ns)
         self._steps: List[object] = []
         self._notes: List[plans.StepNote] = []
@@ -193,8 +196,10 @@ class Record:
         _send_contents(
             job, {sha256: one for sha256, one in self._contents.items() if sha256 in wanted}
         )
+        for index, found in holders(steps).items():
+            notes[index] = replace(notes[index], holders=tuple(found))
         _send_plan(job, self._request, self._who, steps, notes, self._settings)
-        _check_permission(job, steps, self._who)
+        check_permission(steps, self._who, replace(self._warm.floor, own=self._settings.hidden))
 
     def _count_words(self, step: plans.CommandStep) -> None:
         words = (*step.argv, *step.environment, *step.environment.values())
@@ -231,14 +236,15 @@ class Kept:
         return descriptor
 
 
-def _check_permission(job: Channel, steps: Sequence[object], who: plans.Identity) -> None:
+def check_permission(steps: Sequence[object], who: plans.Identity, floor: Floor) -> None:
+    """See that `who` may do all that is applied of `steps`.
+
+    :raises RunnerError: `not_permitted`.
+    """
     wanted = [step for step in steps if isinstance(step, plans.FileStep) and not step.scratch]
-    refusal = first_refusal(wanted, who) if wanted else None
+    refusal = first_refusal(wanted, who, protected_paths(floor)) if wanted else None
     if refusal is not None:
-        action, path, reason = refusal
-        raise RunnerError(
-            "not_permitted", identity=who.name, action=action, path=path, reason=reason
-        )
+        raise not_permitted(who, refusal)
 
 
 def _send_contents(job: Channel, contents: Mapping[str, Union[Content, Kept]]) -> None:
@@ -299,17 +305,25 @@ def _send_plan(
         on_failure=request["on_failure"],
         steps=tuple(steps),
     )
+    send_plan(job, plan, notes, secret)
+
+
+def send_plan(job: Channel, plan: plans.Plan, notes: Sequence[object], secret: bytes) -> None:
+    """Seal `plan` with `secret` and send it with what to show beside each of its steps.
+
+    :raises RunnerError: `limit_exceeded`: it is too large.
+    """
     encoded = plans.canonical(plan)
     digest = plans.digest(encoded)
-    beside = json.dumps([asdict(note) for note in notes], separators=(",", ":")).encode("ascii")
+    beside = json.dumps(notes, default=vars, separators=(",", ":")).encode("ascii")
     if len(encoded) + len(beside) > MAX_PAYLOAD_BYTES:
         raise RunnerError("limit_exceeded", name="plan_bytes", limit=MAX_PAYLOAD_BYTES)
     job.hold(
         {
             "event": "plan",
             "digest": digest,
-            "seal": plans.seal(secret, request["session"], digest),
-            "steps": len(steps),
+            "seal": plans.seal(secret, plan.session, digest),
+            "steps": len(plan.steps),
             "canonical_size": len(encoded),
             "notes_size": len(beside),
         },

@@ -14,7 +14,6 @@ from typing import Dict, Sequence
 from shannotd.runner import plan as plans
 from shannotd.runner.capture import Layer, capture
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
-from shannotd.runner.hiding import hidden_paths
 from shannotd.runner.order import order_of
 from shannotd.runner.record import Record, check_key
 from shannotd.runner.warm import Settings, Warm, build
@@ -54,8 +53,8 @@ def _rehearse(warm: Warm, settings: Settings) -> None:
     request = _request(settings)
     reading, writing = os.pipe()
     os.close(reading)
-    warm.channel.send(order_of(request, nobody, _ACCOUNT), b"", (writing, writing))
-    warm.channel.send({"hide": hidden_paths(settings.hide, settings.hidden)})
+    warm.orders.send(order_of(request, nobody, _ACCOUNT), descriptors=(writing, writing))
+    warm.channel.send({"masked": warm.concealment.paths})
     os.close(writing)
     ours, theirs = socket.socketpair()
     with Channel(ours) as job, Channel(theirs) as daemon:
@@ -68,7 +67,9 @@ def _rehearse(warm: Warm, settings: Settings) -> None:
             record.send(job, [])
         job.send({"event": "end"})
         daemon.receive()
-    warm.channel.receive()  # they have rehearsed
+    event, _, _ = warm.channel.receive()
+    if event["event"] != "rehearsed":
+        raise RunnerError(event["code"], **event["details"])
 
 
 def _request(settings: Settings) -> Header:

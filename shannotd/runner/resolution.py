@@ -12,6 +12,7 @@ import stat
 from dataclasses import dataclass
 from typing import Dict, Mapping, Optional, Sequence, Tuple
 
+from shannotd.runner.paths import resolved
 from shannotd.runner.plan import Identity
 
 # What a recorded command may be given on its standard input.
@@ -26,7 +27,8 @@ class Programs:
 
     def __init__(self, directories: Sequence[str], identity: Identity) -> None:
         """`directories` are those on PATH, `identity` is who executes."""
-        self._directories = frozenset((*directories, *map(os.path.realpath, directories)))
+        places = [place for place in map(resolved, directories) if place is not None]
+        self._directories = frozenset((*directories, *places))
         self._identity = identity
         self._hashes: Dict[Tuple[int, ...], str] = {}
 

@@ -12,6 +12,7 @@ from shannotd.runner.batch import Points, Setting
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.identity import read_floor
 from shannotd.runner.journal import Damaged
+from shannotd.runner.obstacles import protected_paths
 from shannotd.runner.orders import Orders
 from shannotd.runner.outcome import Outcome
 from shannotd.runner.recovery import recover
@@ -110,7 +111,7 @@ def _recover(state: str, session: str) -> Optional[str]:
                 permission.become(found.identity)
             os.umask(found.identity.umask)
             stop = Stop()
-            setting = Setting(found.identity, checkpoint, Points(), stop, floor.protected)
+            setting = Setting(found.identity, checkpoint, Points(), stop, protected_paths(floor))
             recover(found, setting)
     except RunnerError as error:
         details = ", ".join(f"{name}: {value}" for name, value in error.details.items())

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Dict, List, Sequence, Tuple
 
 from shannotd.runner.plan import ABSENT, FileState, FileStep, TreeSummary
-from shannotd.runner.saved import DEVICES, Saved, SavedEntry
+from shannotd.runner.saved import Saved, SavedEntry
 
 EMPTY_TREE = TreeSummary(0, 0, hashlib.sha256().hexdigest())
 
@@ -60,8 +60,6 @@ def _left(state: FileState) -> FileState:
     left = replace(state, links=None)
     if state.type == "directory":
         return replace(left, tree=EMPTY_TREE, mtime_ns=None)
-    if state.type in DEVICES:
-        return replace(left, target=None)
     return left
 
 

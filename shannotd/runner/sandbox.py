@@ -328,12 +328,13 @@ def everywhere(hidden: Sequence[str], plan: Blueprint) -> List[str]:
     return [*hidden, *again]
 
 
-def mask(paths: Sequence[str], empty: str = _HIDDEN_FILE) -> None:
-    """Cover files and directories that no script may see (`hide`).
+def mask(paths: Sequence[str], empty: str = _HIDDEN_FILE) -> List[str]:
+    """Cover files and directories that no script may see (`hide`); returns those that are there.
 
     A file becomes `empty`, which nobody may open, a directory an empty, read-only one.
     """
     flags = mounts.PROTECTED | kernel.MS_RDONLY | kernel.MS_NOEXEC
+    masked: List[str] = []
     try:
         for path in paths:
             if os.path.isdir(path):
@@ -341,8 +342,39 @@ def mask(paths: Sequence[str], empty: str = _HIDDEN_FILE) -> None:
             elif os.path.lexists(path):
                 kernel.mount(empty, path, None, kernel.MS_BIND)
                 kernel.mount(None, path, None, kernel.MS_REMOUNT | kernel.MS_BIND | flags)
+            else:
+                continue
+            masked.append(path)
     except OSError as error:
         raise unavailable("hiding what no script may see", error) from error
+    return masked
+
+
+def unmask(paths: Sequence[str]) -> None:
+    """Take away the masks that `mask` made of `paths`."""
+    try:
+        for path in paths:
+            kernel.unmount(path)
+    except OSError as error:
+        raise unavailable("what was hidden", error) from error
+
+
+def show_instead(sizes: Sequence[Tuple[str, int]], views: bytes) -> None:
+    """Give files other contents in this sandbox, of so many bytes of `views` each; all else of
+    them stays as it is."""
+    position = 0
+    try:
+        for path, size in sizes:
+            flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(path, flags), "wb") as file:
+                status = os.fstat(file.fileno())
+                file.truncate()
+                file.write(views[position : position + size])
+                file.flush()
+                os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
+            position += size
+    except OSError as error:
+        raise unavailable("hiding passwords", error) from error
 
 
 def _prepare_script_directory() -> None:

@@ -11,8 +11,6 @@ from typing import Any, Dict, Optional, Tuple
 
 from shannotd.runner.plan import FileState
 
-DEVICES = ("character", "block")
-
 
 @dataclass(frozen=True)
 class Stored:

@@ -86,14 +86,20 @@ AF_UNIX, AF_INET, AF_INET6, AF_NETLINK = 1, 2, 10, 16
 # SOCK_STREAM and SOCK_DGRAM; IPPROTO_IP, ICMP, TCP, UDP, ICMPV6, MPTCP.
 _STREAM, _DATAGRAM = 1, 2
 _PROTOCOLS = (0, 1, 6, 17, 58, 262)
-# NETLINK_ROUTE, NETLINK_SOCK_DIAG, NETLINK_GENERIC (linux/netlink.h).
-_OBSERVED_NETLINK = (0, 4, 16)
+# NETLINK_ROUTE, NETLINK_SOCK_DIAG, NETLINK_KOBJECT_UEVENT, NETLINK_GENERIC (linux/netlink.h).
+_OBSERVED_NETLINK = (0, 4, 15, 16)
 # SYSLOG_ACTION_READ_ALL and SYSLOG_ACTION_SIZE_BUFFER: syslog(2).
 _SYSLOG_READ = (3, 10)
 _SYSTEM_V = (
     "msgctl msgget msgrcv msgsnd semctl semget semop semtimedop shmat shmctl shmdt shmget"
 ).split()
 _QUEUES = "mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedsend mq_unlink".split()
+# All that a socket is good for but ioctl(2).
+_SOCKET_USES = (
+    "accept accept4 getpeername getsockname getsockopt listen recvfrom recvmmsg recvmsg sendmmsg "
+    "sendmsg setsockopt shutdown"
+).split()
+REACHES = ("tables", "sockets", "interfaces")
 # Which argument is the command, and those that only look: IPC_STAT, IPC_INFO and each one's own
 # *_STAT, *_INFO and *_STAT_ANY (linux/ipc.h, msg.h, sem.h, shm.h).
 _SYSTEM_V_LOOKS = {
@@ -192,33 +198,41 @@ def compile_filter() -> bytes:
     return rules.export()
 
 
-def compile_observe_filter(unix_sockets: bool) -> bytes:
+def compile_observe_filter(reach: str) -> bytes:
     """The BPF program of observed programs, whose refusals nobody listens to.
 
-    They read the kernel's tables by netlink and reach no peer; of the host's shared memory,
-    semaphores and queues they see what there is. `unix_sockets` lets them connect to those
-    sockets of the host that a rule has put into their view.
+    They reach no peer, and of the host's shared memory, semaphores and queues they see what there
+    is. `reach` is one of REACHES: with `tables` they read the kernel's tables by netlink; with
+    `sockets` they also connect to those sockets of the host that a rule has put into their view;
+    with `interfaces` they have instead the sockets on which ioctl(2) asks for interfaces, and
+    nothing can be sent or received by any.
 
     :raises OSError: libseccomp is missing or refuses a rule.
     """
-    rules = _common_rules(without=(*_SYSTEM_V, *_QUEUES))
+    interfaces = reach == "interfaces"
+    without = (*_SYSTEM_V, *_QUEUES, *(_SOCKET_USES if interfaces else ()))
+    rules = _common_rules(without)
     for call, (position, commands) in _SYSTEM_V_LOOKS.items():
         for command in commands:
             rules.add(_ALLOW, call, [(position, _EQUAL, command, 0)])
     for call in EXECUTIONS:
         rules.add(_ALLOW, call)
-    for protocol in _OBSERVED_NETLINK:
+    for protocol in () if interfaces else _OBSERVED_NETLINK:
         rules.add(_ALLOW, "socket", [(0, _EQUAL, AF_NETLINK, 0), (2, _EQUAL, protocol, 0)])
     for family in (AF_INET, AF_INET6):
-        rules.add(_error(errno.EAFNOSUPPORT), "socket", [(0, _EQUAL, family, 0)])
+        if interfaces:
+            kind = (1, _MASKED_EQUAL, 0xF, _DATAGRAM)
+            rules.add(_ALLOW, "socket", [(0, _EQUAL, family, 0), kind, (2, _EQUAL, 0, 0)])
+        else:
+            rules.add(_error(errno.EAFNOSUPPORT), "socket", [(0, _EQUAL, family, 0)])
     # A pair of datagram sockets could still send to an address, one of streams cannot.
     pair = [(0, _EQUAL, AF_UNIX, 0), (1, _MASKED_EQUAL, 0xF, _STREAM)]
     rules.add(_ALLOW, "socketpair", pair)
-    unix = _ALLOW if unix_sockets else _error(errno.EAFNOSUPPORT)
+    unix = _ALLOW if reach == "sockets" else _error(errno.EAFNOSUPPORT)
     rules.add(unix, "socket", [(0, _EQUAL, AF_UNIX, 0)])
-    if unix_sockets:
+    if reach == "sockets":
         rules.add(_ALLOW, "connect")
-    for call in ("bind", "sendto"):  # netlink's
+    for call in () if interfaces else ("bind", "sendto"):  # netlink's
         rules.add(_ALLOW, call)
     for action in _SYSLOG_READ:
         rules.add(_ALLOW, "syslog", [(0, _EQUAL, action, 0)])

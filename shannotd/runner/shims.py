@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Collection, Dict, FrozenSet, Iterator, List, Sequence, Tuple
 
 from shannotd.runner.mounts import SCRIPT_DIRECTORY
+from shannotd.runner.paths import resolved
 
 # The PATH of every script.
 DIRECTORIES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -77,8 +78,8 @@ def directories() -> Tuple[str, ...]:
     """The PATH directories of this host, links resolved, each once, in the order of PATH."""
     found: Dict[str, None] = {}
     for directory in DIRECTORIES:
-        place = os.path.realpath(directory)
-        if os.path.isdir(place) and not f"{place}/".startswith(_FRESH):
+        place = resolved(directory)
+        if place and os.path.isdir(place) and not f"{place}/".startswith(_FRESH):
             found[place] = None
     return tuple(found)
 

@@ -15,7 +15,6 @@ from shannotd.runner.contents import Contents
 from shannotd.runner.directories import remove, writable
 from shannotd.runner.filesystem import Status
 from shannotd.runner.plan import FileState, FileStep
-from shannotd.runner.saved import DEVICES
 from shannotd.runner.tree import MountInside
 from shannotd.runner.workspace import Action, Workspace, apply_failed, stale
 
@@ -71,7 +70,7 @@ class Stage:
         elif step.after.type == "directory":
             action.inode = self._directory(step.after, directory, where, name)
             self.built[step.path] = f"{where}/{name}", action.inode[:2]
-        elif step.after.type in ("symlink", "fifo", "socket", *DEVICES):
+        elif step.after.type in ("symlink", "fifo", "socket", *tree.DEVICES):
             action.inode = self._node(step.after, directory, where, name)
         else:
             raise apply_failed(action.index, step.path, f"no plan makes a {step.after.type}")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import AbstractSet, Optional, Sequence, Set
+from functools import partial
+from typing import AbstractSet, Mapping, Optional, Set
 
 from shannotd.runner import expectation, filesystem, tree
 from shannotd.runner.course import Course
-from shannotd.runner.directories import MountPoints, ReadOnly
 from shannotd.runner.filesystem import Status
 from shannotd.runner.frames import RunnerError
-from shannotd.runner.permission import obstacle
+from shannotd.runner.obstacles import Obstacles, flagged
+from shannotd.runner.permission import not_permitted, verb
 from shannotd.runner.plan import ABSENT, FileState, FileStep
 from shannotd.runner.tree import Entry
 from shannotd.runner.workspace import Action, Workspace, apply_failed, require, stale
@@ -20,12 +21,11 @@ from shannotd.runner.workspace import Action, Workspace, apply_failed, require, 
 class Starting:
     """Looks at every path of a batch's steps, in order."""
 
-    def __init__(self, workspace: Workspace, protected: Sequence[str]) -> None:
+    def __init__(self, workspace: Workspace, protected: Mapping[str, str]) -> None:
+        """`protected` as in Obstacles."""
         self._workspace = workspace
-        self._protected = [path.rstrip("/") + "/" for path in protected]
+        self._obstacles = Obstacles(protected)
         self._course = Course()
-        self._read_only = ReadOnly()
-        self._mounts = MountPoints()
         self._made: Set[str] = set()
         # The host's directories that get other metadata: they may become writable by it.
         self.changed_directories: Set[str] = set()
@@ -42,7 +42,9 @@ class Starting:
         """
         parent, _, name = step.path.rpartition("/")
         action = Action(index, step, parent, name, self._course.before(parent))
-        self._refuse_protected(step)
+        named = self._obstacles.of_names(step)
+        if named is not None:
+            raise self._refusal(step, *named)
         if name:
             action.parent_identity = self._check_parent(action, parent)
         here = self._course.before(step.path)
@@ -60,18 +62,6 @@ class Starting:
         self._course.add(step)
         return action
 
-    def _refuse_protected(self, step: FileStep) -> None:
-        whole = step.before.type == "directory" and step.change != "metadata"
-        for path in (step.path, step.old_path, step.link_to):
-            for protected in self._protected:
-                if path is None:
-                    continue
-                # What is moved or deleted as a whole takes along what is below it.
-                if (path + "/").startswith(protected) or (
-                    whole and protected.startswith(path + "/")
-                ):
-                    raise self._refusal(step.change, path, "the runner's runner.conf protects it")
-
     def _check_parent(self, action: Action, parent: str) -> Optional[filesystem.Identity]:
         """Which directory `parent` is; None if a step of the batch makes it."""
         host = self._course.before(parent)
@@ -80,16 +70,15 @@ class Starting:
                 raise apply_failed(action.index, parent, "no step makes this directory")
             return None
         directory, status = self._workspace.directory(host, action.index)
-        if action.step.change != "metadata":
-            self._refuse("change what is in", parent or "/", directory, status)
+        step = action.step
+        if step.change != "metadata":
+            reason = self._obstacles.of_directory(directory, status)
+            if reason is not None:
+                raise self._refusal(step, step.path, f"the directory {host or '/'} {reason}")
+            reason = self._obstacles.of_rename(step, directory, status)
+            if reason is not None:
+                raise self._refusal(step, step.path, f"it {reason}")
         return status.identity
-
-    def _refuse(self, action: str, path: str, directory: int, status: Status) -> None:
-        reason = obstacle(status)
-        if reason is None and self._read_only.is_set(directory, status):
-            reason = "the filesystem is mounted read-only"
-        if reason is not None:
-            raise self._refusal(action, path, reason)
 
     def _check(self, action: Action, path: Optional[str], expected: FileState) -> FileState:
         """Check what is at the host's `path`; the state that is to be displaced.
@@ -99,7 +88,6 @@ class Starting:
         if path is None:
             return expected
         step = action.step
-        self._refuse_mounts(step, path)
         parent, _, name = path.rpartition("/")
         directory, status = self._workspace.directory(parent, action.index)
         if not name:
@@ -111,27 +99,24 @@ class Starting:
                 path,
                 with_tree=expected.tree is not None,
                 excluded=self._course.moved,
+                each=partial(self._removable, step) if _removes(step) else None,
                 keep=step.change in ("modify", "append", "delete"),
             )
         if found.status is not None:
-            self._refuse_target(step, directory, found.status)
+            reason = self._obstacles.of_target(step, path, directory, found.status)
+            if reason is not None:
+                raise self._refusal(step, step.path, f"it {reason}")
             action.found, action.here = found, path
         if step.change == "append":
             return self._appendable(action, directory, name, found)
         require(action.index, path, expected, found)
         return expected
 
-    def _refuse_mounts(self, step: FileStep, path: str) -> None:
-        """What is moved or deleted as a whole must have nothing mounted in it."""
-        below = self._mounts.below(path) if step.before.type == "directory" else None
-        if below is not None and step.change != "metadata":
-            raise self._refusal(step.change, step.path, f"something is mounted at {below}")
-
-    def _refuse_target(self, step: FileStep, directory: int, status: Status) -> None:
-        if not status.mount_root:
-            self._refuse(step.change, step.path, directory, status)
-        elif step.change != "metadata":
-            raise self._refusal(step.change, step.path, "it is a mount point")
+    def _removable(self, step: FileStep, path: str, status: Status) -> None:
+        """What goes with its directory must be such that somebody can remove it."""
+        reason = flagged(status)
+        if reason is not None:
+            raise self._refusal(step, step.path, f"{path} in it {reason}")
 
     def _appendable(self, action: Action, directory: int, name: str, found: Entry) -> FileState:
         """The file as it is now: its beginning must be what the dry run saw."""
@@ -149,9 +134,13 @@ class Starting:
             raise stale(action.index, action.step.path, words(before) + " or more", words(state))
         return state
 
-    def _refusal(self, action: str, path: str, reason: str) -> RunnerError:
-        name = self._workspace.identity.name
-        return RunnerError("not_permitted", identity=name, action=action, path=path, reason=reason)
+    def _refusal(self, step: FileStep, path: str, reason: str) -> RunnerError:
+        return not_permitted(self._workspace.identity, (verb(step), path, reason))
+
+
+def _removes(step: FileStep) -> bool:
+    """Whether all that is in a directory goes with it."""
+    return step.before.tree is not None and step.old_path is None
 
 
 def _prefix_hash(directory: int, name: str, size: int) -> str:

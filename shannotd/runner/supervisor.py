@@ -19,7 +19,6 @@ from shannotd.runner import identity, sandbox
 from shannotd.runner.call import Desk
 from shannotd.runner.decisions import Decisions
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
-from shannotd.runner.hiding import hidden_paths
 from shannotd.runner.loop import Loop
 from shannotd.runner.order import order_of
 from shannotd.runner.record import Record
@@ -141,12 +140,7 @@ def _run(
     err_read, err_write = os.pipe()
     record = Record(request, who, warm, time.time_ns(), settings)
     order = order_of(request, who, account)
-    try:
-        warm.channel.send(order, payload, (out_write, err_write))
-        # The script's process takes the order while the host is searched.
-        warm.channel.send({"hide": hidden_paths(request["hide"], settings.hidden)})
-    except Closed:
-        pass  # The loop below finds out why.
+    warm.begin(order, payload, (out_write, err_write), request["hide"])
     os.close(out_write)
     os.close(err_write)
     desk = Desk(

@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 from dataclasses import dataclass
-from typing import AbstractSet, Dict, List, Optional, Tuple
+from typing import AbstractSet, Callable, Dict, List, Optional, Tuple
 
 from shannotd.runner import filesystem
 from shannotd.runner.filesystem import Descent, Status
@@ -27,6 +27,7 @@ CAPABILITY = "security.capability"
 LABEL = "security.selinux"
 _RECORDED = frozenset((ACCESS_ACL, DEFAULT_ACL, CAPABILITY, LABEL))
 
+DEVICES = ("character", "block")
 _TYPES = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
@@ -54,6 +55,8 @@ class Entry:
 
 
 NOTHING = Entry(ABSENT)
+
+Visit = Callable[[str, Status], None]
 
 
 def file_type(mode: int) -> str:
@@ -114,7 +117,11 @@ def describe(
         # These need read permission (xattr(7)), which the identity lacks when it applies.
         xattrs = {name: value for name, value in xattrs.items() if name in _RECORDED}
     if kind != "file":
-        found = FileState(kind, mode, status.uid, status.gid, xattrs=xattrs, links=links)
+        # Which device it is, is all there is to a device.
+        device = "{}:{}".format(*status.special) if kind in DEVICES else None
+        found = FileState(
+            kind, mode, status.uid, status.gid, target=device, xattrs=xattrs, links=links
+        )
         return Entry(found, status)
     sha256: Optional[str] = None
     data: Optional[bytes] = None
@@ -225,17 +232,19 @@ def summarise(
     identity: Optional[Identity] = None,
     excluded: AbstractSet[str] = frozenset(),
     ignored_prefix: Optional[str] = None,
+    each: Optional[Visit] = None,
 ) -> TreeSummary:
     """The whole tree below `directory` (O_PATH suffices), which is at `path`.
 
     The hash covers each entry's relative path, type, mode and owner, of all but
     directories also size and modification time, and a link's target. Paths in `excluded`
     are left out with what is below them, as are names that begin with `ignored_prefix`.
-    A directory that `identity` cannot read counts as an entry only.
+    A directory that `identity` cannot read counts as an entry only. `each` is called with the
+    path and status of every entry that counts.
 
     :raises MountInside: something is mounted in the tree.
     """
-    reader = _TreeReader(identity, excluded, ignored_prefix)
+    reader = _TreeReader(identity, excluded, ignored_prefix, each)
     return reader.read(directory, path)
 
 
@@ -245,7 +254,9 @@ class _TreeReader:
         identity: Optional[Identity],
         excluded: AbstractSet[str],
         ignored_prefix: Optional[str],
+        each: Optional[Visit],
     ) -> None:
+        self._each = each
         self._identity = identity
         self._excluded = excluded
         self._ignored_prefix = ignored_prefix
@@ -297,6 +308,8 @@ class _TreeReader:
                 continue
             if self._excluded and f"{top}/{relative}" in self._excluded:
                 continue
+            if self._each is not None:
+                self._each(f"{top}/{relative}", filesystem.status_at(directory, found.name))
             status = found.stat(follow_symlinks=False)
             size, time, target = status.st_size, status.st_mtime_ns, ""
             if stat.S_ISDIR(status.st_mode):

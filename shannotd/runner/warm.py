@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from shannotd.runner import cgroups, identity, kernel, sandbox, shim_store
-from shannotd.runner.frames import Channel, Closed, RunnerError
+from shannotd.runner.concealment import Concealment
+from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.init import main as init_main
+from shannotd.runner.passwords import NO_PASSWORDS, Passwords
 from shannotd.runner.plan import Identity
 from shannotd.runner.shims import Shims
 
@@ -47,12 +49,15 @@ class Warm:
 
     `script` is the process that becomes the script, by its number inside. `listener` is that of
     its filter, `calls` the socket on which its shims call; its pid namespace is the inode
-    `pid_namespace`.
+    `pid_namespace`. `channel` leads to its init, `orders` to the process that becomes the script.
+    `passwords` are those that its script sees tokens of.
     """
 
     init: int
     script: int
     channel: Channel
+    orders: Channel
+    concealment: Concealment
     blueprint: sandbox.Blueprint
     stage: int
     processes: int
@@ -66,6 +71,7 @@ class Warm:
     floor: identity.Floor
     account: Account
     cgroup: Optional[cgroups.Cgroup]
+    passwords: Passwords = NO_PASSWORDS
     prepared: bool = False
     reaped: bool = False
 
@@ -78,6 +84,34 @@ class Warm:
             self.channel.send({"op": "prepare"})
         except Closed:
             pass  # Who follows its job finds out why.
+
+    def begin(
+        self, order: Header, payload: bytes, outputs: Tuple[int, int], hide: Sequence[str]
+    ) -> None:
+        """Have it run the script of `order` (order.py), whose bytes and input are `payload`.
+
+        It prints to `outputs`. What the patterns `hide` name on the host as it is now is hidden.
+        """
+        limits = order["limits"]
+        try:
+            self.orders.send(order, descriptors=outputs)
+            # The script's process gets ready while the host is looked at.
+            found = self.concealment.difference(hide, for_root=order["identity"]["uid"] == 0)
+            self.passwords = found.passwords
+            views = found.passwords.views
+            message = {
+                "name": order["name"],
+                "script_size": order["script_size"],
+                "stdin_size": order["stdin_size"],
+                "stage_size": limits["written_bytes"],
+                "stage_inodes": sandbox.inodes(limits["steps"]),
+                "masked": found.masked,
+                "shown": found.shown,
+                "views": [[path, len(view)] for path, view in views.items()],
+            }
+            self.channel.send(message, b"".join((payload, *views.values())))
+        except Closed:
+            pass  # Who follows its script finds out why.
 
     def limit(self, limits: Dict[str, int]) -> None:
         """Bound what all of it together may use, where it has a cgroup with controllers.
@@ -103,6 +137,8 @@ class Warm:
             kill(self.init)
             self.reap()
         self.channel.close()
+        self.orders.close()
+        self.concealment.close()
         self.mounts.close()
         self.calls.close()
         for descriptor in (self.stage, self.processes, self.listener, *self.namespaces):
@@ -207,11 +243,15 @@ def _build_watched(
             reason = "the sandbox's first process ended while it was built"
             raise RunnerError("sandbox_unavailable", reason=reason, remedy="") from error
         raise
-    stage, processes, listener, calls = descriptors
+    stage, processes, listener, calls, orders = descriptors
+    account = _own_account(floor)
+    for_root = account is not None and account[0].uid == 0
     return Warm(
         init=pid,
         script=event["script"],
         channel=channel,
+        orders=Channel(socket.socket(fileno=orders)),
+        concealment=Concealment(settings.hide, settings.hidden, for_root=for_root),
         blueprint=sandbox.Blueprint.decode(plan),
         stage=stage,
         processes=processes,
@@ -223,7 +263,7 @@ def _build_watched(
         mounts=mounts,
         shims=held,
         floor=floor,
-        account=_own_account(floor),
+        account=account,
         cgroup=cgroup,
     )
 

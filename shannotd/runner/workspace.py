@@ -98,11 +98,12 @@ class Workspace:
         *,
         with_tree: bool,
         excluded: AbstractSet[str] = frozenset(),
+        each: Optional[tree.Visit] = None,
         keep: bool = False,
     ) -> Entry:
         """What is at `name` in `directory`, which is at `path`; what the batch staged is not.
 
-        With `keep` a small content comes along.
+        `excluded` and `each` as for the tree's summary. With `keep` a small content comes along.
         """
         kept = min(_KEPT_BYTES, self._room) if keep else 0
         found = tree.entry(directory, name, identity=self.identity, keep=kept)
@@ -121,6 +122,7 @@ class Workspace:
                 identity=self.identity,
                 excluded=excluded,
                 ignored_prefix=self.prefix,
+                each=each,
             )
         finally:
             os.close(looked)

@@ -14,6 +14,8 @@ from shannotd.server.explain import explain
 from shannotd.server.peers import account_name, current_groups
 from shannotd.server.roles import Roles
 from shannotd.sessions.access import Caller, Role
+from shannotd.sessions.amending import Changes, Edit
+from shannotd.sessions.amendments import Amendments
 from shannotd.sessions.approval import Approvals
 from shannotd.sessions.events import Decided, Event, Output, change_of
 from shannotd.sessions.lookup import Lookup
@@ -88,6 +90,17 @@ class RejectParams:
 
 
 @dataclass(frozen=True)
+class AmendParams:
+    """Of `sessions.amend`."""
+
+    id: str
+    digest: str
+    drop: tuple[int, ...] = ()
+    edits: tuple[Edit, ...] = ()
+    with_dependents: bool = False
+
+
+@dataclass(frozen=True)
 class WatchParams:
     """Of `sessions.watch`."""
 
@@ -148,6 +161,7 @@ class Methods:
         self,
         sessions: Sessions,
         approvals: Approvals,
+        amendments: Amendments,
         store: Store,
         audit: AuditLog,
         status: Callable[[], Awaitable[DaemonStatus]],
@@ -157,6 +171,7 @@ class Methods:
         self._lookup = Lookup(sessions.registry)
         self._refusals = Refusals(sessions.registry)
         self._approvals = approvals
+        self._amendments = amendments
         self._store = store
         self._audit = audit
         self._status = status
@@ -169,6 +184,7 @@ class Methods:
             "sessions.get": Method(SessionId, self._get, large=True),
             "sessions.approve": Method(ApproveParams, self._approve),
             "sessions.reject": Method(RejectParams, self._reject),
+            "sessions.amend": Method(AmendParams, self._amend, large=True),
             "sessions.cancel": Method(SessionId, self._cancel),
             "sessions.watch": Method(WatchParams, self._watch),
             "sessions.wait": Method(WaitParams, self._wait, ends_with_client=True),
@@ -251,6 +267,16 @@ class Methods:
         await self._refusals.reject(client.caller, identifier, reason)
         return await self._lookup.get(identifier)
 
+    async def _amend(self, client: Client, params: AmendParams) -> object:
+        identifier = await self._lookup.find(client.caller, params.id)
+        if len({edit.index for edit in params.edits}) < len(params.edits):
+            raise _invalid("sessions.amend", "edits: one step has two contents")
+        caller = await self._caller_now(client.caller)
+        name = await self._account_name(caller.uid)
+        changes = Changes(params.drop, params.edits, params.with_dependents)
+        new = await self._amendments.amend(caller, name, identifier, params.digest, changes)
+        return await self._lookup.get(new)
+
     async def _cancel(self, client: Client, params: SessionId) -> object:
         identifier = await self._lookup.find(client.caller, params.id)
         await self._refusals.cancel(client.caller, identifier)
@@ -284,7 +310,7 @@ class Methods:
         if params.offset < 0 or not 0 <= params.length <= MAX_CONTENT_BYTES:
             raise _invalid("blobs.get", f"length: must be 0 to {MAX_CONTENT_BYTES}")
         identifier = await self._lookup.find(client.caller, params.id)
-        content = await self._lookup.content(identifier, params.sha256)
+        content = await self._lookup.content(client.caller, identifier, params.sha256)
         if content is None:
             raise _invalid("blobs.get", "sha256: no such content belongs to that session")
         if content.descriptor is None:

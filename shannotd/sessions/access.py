@@ -69,12 +69,22 @@ def require_approver(
     reason = None
     if caller.uid == session.submitter:
         reason = "who submitted a script never approves it"
+    elif caller.uid in session.editors:
+        reason = "who changes a plan counts as its submitter and never approves it"
     elif caller.uid == daemon_uid:
         reason = "it is the daemon's own account"
     elif caller.uid == identity_uid:
         reason = "the plan would be applied under this account"
     if reason is not None:
         raise NotAllowed(uid=caller.uid, action=f"approve session {session.id}", reason=reason)
+
+
+def require_editor(caller: Caller, session: Session) -> None:
+    """Refuse whoever may not change the plan of `session`: reviewers may.
+
+    :raises NotAllowed: saying why.
+    """
+    caller.require(Role.REVIEW, f"change the plan of session {session.id}")
 
 
 def require_stopper(caller: Caller, session: Session, action: str) -> None:

@@ -192,10 +192,10 @@ class Approvals:
         contents: dict[str, bytes] = {}
         if progress is not None:
             progress.close()
-            applied, results = progress.applied, progress.results
+            applied, results, held = progress.applied, progress.results, progress.holders
             if notes and (applied or results):
                 contents[NOTES] = await self._store.run(
-                    lambda: mark_applied(notes, applied, results)
+                    lambda: mark_applied(notes, applied, results, held)
                 )
         if error is None:
             state = State.EXECUTED

@@ -115,6 +115,14 @@ class Blobs:
         self._database.execute("INSERT OR IGNORE INTO blobs VALUES (?, ?, NULL)", (sha256, size))
         self._refer(session, sha256)
 
+    def share(self, session: str, other: str) -> None:
+        """Note that `other` refers to whatever `session` refers to."""
+        self._database.execute(
+            "INSERT OR IGNORE INTO session_blobs SELECT ?, sha256 FROM session_blobs"
+            " WHERE session = ?",
+            (other, session),
+        )
+
     def find(self, session: str, sha256: str) -> tuple[int, bytes | None] | None:
         """Size and (if small) bytes of a content that `session` refers to; None without it."""
         row: tuple[int, bytes | None] | None = self._database.execute(
@@ -146,6 +154,10 @@ class Blobs:
 
     def sweep(self) -> None:
         """Delete what no session refers to, and unfinished copies."""
+        # What was kept for a session that came to nothing before it was written.
+        self._database.execute(
+            "DELETE FROM session_blobs WHERE session NOT IN (SELECT id FROM sessions)"
+        )
         unused = "SELECT sha256 FROM blobs WHERE sha256 NOT IN (SELECT sha256 FROM session_blobs)"
         for (sha256,) in self._database.execute(unused + " AND data IS NULL").fetchall():
             _path(self._directory, sha256).unlink(missing_ok=True)

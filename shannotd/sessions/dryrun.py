@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 from shannotd.policy.commands import deny_names
 from shannotd.policy.profiles import Profile
 from shannotd.sessions.channel import Channel, ChannelClosed, Frame
+from shannotd.sessions.recorded import Recorded, recorded, sha256_of, size_of
 from shannotd.sessions.runner import Job, Runner, RunnerGone
 from shannotd.sessions.shims import Shims
 from shannotd.wire.decode import decode, encode
@@ -34,16 +35,6 @@ class Order:
     profile: Profile
     policy_version: str
     wall_seconds: float
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A plan as the runner recorded it: canonical bytes, notes as JSON, and its seal."""
-
-    digest: str
-    seal: str
-    canonical: bytes
-    notes: bytes
 
 
 @dataclass(frozen=True)
@@ -194,7 +185,7 @@ class DryRun:
         header = frame.header
         try:
             if header["event"] == "blobs":
-                blobs = [(_sha256(name), _size(size)) for name, size in header["blobs"]]
+                blobs = [(sha256_of(name), size_of(size)) for name, size in header["blobs"]]
                 if sum(size for _, size in blobs) != len(frame.payload):
                     raise self._lost("its contents are not as long as it said")
                 await self._sink.keep_small(blobs, frame.payload)
@@ -202,7 +193,7 @@ class DryRun:
                 if len(frame.descriptors) != 1:
                     raise self._lost("it sent a content without its descriptor")
                 await self._sink.keep_large(
-                    _sha256(header["sha256"]), _size(header["size"]), frame.descriptors[0]
+                    sha256_of(header["sha256"]), size_of(header["size"]), frame.descriptors[0]
                 )
         except (KeyError, TypeError, ValueError) as error:
             raise self._lost(f"it sent contents that cannot be used ({error})") from error
@@ -210,17 +201,8 @@ class DryRun:
             _close_all(frame)
 
     def _plan_of(self, frame: Frame) -> Recorded:
-        header, payload = frame.header, frame.payload
         try:
-            size = _size(header["canonical_size"])
-            if size + _size(header["notes_size"]) != len(payload):
-                raise ValueError("sizes that do not add up")
-            return Recorded(
-                digest=_sha256(header["digest"]),
-                seal=str(header["seal"]),
-                canonical=bytes(payload[:size]),
-                notes=bytes(payload[size:]),
-            )
+            return recorded(frame)
         except (KeyError, TypeError, ValueError) as error:
             raise self._lost(f"it sent a plan that cannot be used ({error})") from error
 
@@ -294,18 +276,6 @@ def _run_header(order: Order) -> dict[str, object]:
 def _close_all(frame: Frame) -> None:
     while frame.descriptors:
         os.close(frame.descriptors.pop())
-
-
-def _sha256(value: object) -> str:
-    if not isinstance(value, str) or len(value) != 64 or set(value) - set("0123456789abcdef"):
-        raise ValueError("a digest that is none")
-    return value
-
-
-def _size(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError("a size that is none")
-    return value
 
 
 def _number(value: object) -> int | None:

@@ -51,6 +51,12 @@ class Progress(Protocol):
     def stepped(self, index: int, outcome: str) -> None:
         """What became of a step: done, failed, stale, skipped, undone or in_doubt."""
 
+    def held(self, index: int, holders: object) -> None:
+        """Who holds open for writing what a step displaces, as the apply begins.
+
+        :raises ValueError: the runner told something else.
+        """
+
 
 class Execution:
     """Drives one apply from the hand-over of the plan to its end."""
@@ -128,7 +134,7 @@ class Execution:
         header = frame.header
         event, index = header.get("event"), header.get("index")
         if event == "need":
-            await _send_contents(
+            await send_contents(
                 channel, self._plan.session, header.get("sha256"), self._progress.contents
             )
         elif event == "error":
@@ -137,6 +143,8 @@ class Execution:
             raise self._lost("it reported a step that is none")
         elif event == "step" and header.get("applied") in _APPLIED:
             self._progress.stepped(index, header["applied"])
+        elif event == "held":
+            self._checked(lambda: self._progress.held(index, header.get("holders")))
         elif event == "command_starting":
             await self._start_command(channel, index)
         elif event == "command_output" and index == self._command:
@@ -159,11 +167,14 @@ class Execution:
             await channel.send({"op": "go"})
 
     def _end_command(self, index: int, ending: Mapping[str, Any]) -> None:
-        try:
-            self._progress.ended(index, ending)
-        except ValueError as error:
-            raise self._lost(f"it reported an ending that is none ({error})") from None
+        self._checked(lambda: self._progress.ended(index, ending))
         self._command = None
+
+    def _checked(self, take: Callable[[], None]) -> None:
+        try:
+            take()
+        except ValueError as error:
+            raise self._lost(f"it reported what cannot be ({error})") from None
 
     def _send_cancel(self, channel: Channel) -> None:
         async def send() -> None:
@@ -187,13 +198,16 @@ async def _raise_refusal(job: Job) -> None:
             raise error
 
 
-async def _send_contents(
+async def send_contents(
     channel: Channel,
     session: str,
     wanted: object,
     fetch: Callable[[list[str]], Awaitable[list[Content]]],
 ) -> None:
-    """Send the contents that the runner asks for: small ones in batches, large ones as files."""
+    """Send the contents that the runner asks for: small ones in batches, large ones as files.
+
+    :raises RunnerLost: it asks for what cannot be had.
+    """
     if not isinstance(wanted, list) or not all(isinstance(name, str) for name in wanted):
         raise RunnerLost(id=session, reason="it asked for contents that cannot be named")
     while wanted:

@@ -7,8 +7,8 @@ import re
 
 from shannotd.sessions.access import Caller, may_see
 from shannotd.sessions.events import Changed, Event
-from shannotd.sessions.plans import WireSession, whole_session
-from shannotd.sessions.records import Content, Page, Stored
+from shannotd.sessions.plans import WireSession, of_commands, whole_session
+from shannotd.sessions.records import PLAN, Content, Page, Stored
 from shannotd.sessions.registry import Registry
 from shannotd.wire.errors import AmbiguousId, IdTooShort, NotFound
 from shannotd.wire.model import FINAL_STATES, State
@@ -84,8 +84,17 @@ class Lookup:
             before=before,
         )
 
-    async def content(self, identifier: str, sha256: str) -> Content | None:
-        """A file's content that the plan of a session names; None when it does not."""
+    async def content(self, caller: Caller, identifier: str, sha256: str) -> Content | None:
+        """A content that the plan of a session names; None when it does not, or not to this caller.
+
+        Who submitted gets what commands are given and print. Of files there are the diffs, which
+        leave out what a script of root may change and not see (passwords).
+        """
+        if not caller.sees_all:
+            stored = await self._store.load(identifier)
+            plan = None if stored is None else stored.contents.get(PLAN)
+            if plan is None or sha256 not in of_commands(plan):
+                return None
         return await self._store.content(identifier, sha256)
 
     async def wait(self, identifier: str, states: frozenset[State], seconds: float | None) -> None:

@@ -159,6 +159,16 @@ class Sessions:
         """
         return self._policy(name).profile
 
+    def ttl_seconds(self, name: str) -> float:
+        """How long a plan of a session with the profile of that name waits for a decision.
+
+        :raises ProfileUnknown: there is none.
+        """
+        return self._ttl_seconds(self._policy(name).profile)
+
+    def _ttl_seconds(self, profile: Profile) -> float:
+        return min(profile.ttl_seconds, self._config.daemon.ttl_seconds or profile.ttl_seconds)
+
     def _policy(self, name: str | None) -> Policy:
         chosen = name or self._config.daemon.default_profile
         policy = self._policies.get(chosen)
@@ -273,12 +283,10 @@ class Sessions:
         shown: dict[str, object],
     ) -> None:
         """Have a plan on disk, and only then known."""
-        ttl = min(
-            order.profile.ttl_seconds, self._config.daemon.ttl_seconds or order.profile.ttl_seconds
-        )
         now = time.time()
+        expires_at = now + self._ttl_seconds(order.profile)
         pending = transition(
-            record.session, State.PENDING, now=now, action="planned", expires_at=now + ttl, **shown
+            record.session, State.PENDING, now=now, action="planned", expires_at=expires_at, **shown
         )
         record = replace(record, session=pending)
         contents = {**live.contents(), **contents}

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple, cast
 
 import msgpack
 
+from shannotd.policy.held import HELD, Held, Holder, held_at_apply
 from shannotd.policy.risk import assess_plan, counts, plan_risk
-from shannotd.sessions.dryrun import Recorded
+from shannotd.sessions.recorded import Recorded
 from shannotd.sessions.records import NOTES, PLAN, SCRIPT, STDERR, STDOUT, Stored
 from shannotd.wire.decode import decode, encode
-from shannotd.wire.model import CommandResult, Plan, Risk, StartedProgram, StepCounts
+from shannotd.wire.model import Amendment, CommandResult, Plan, Risk, StartedProgram, StepCounts
 
 LARGE_BYTES = 32 * 1024  # a plan of this size takes about a millisecond to judge
 
@@ -26,10 +27,11 @@ WireSession = dict[str, object]
 
 class Notes(NamedTuple):
     """What is shown beside a plan, as it travels: one note for each step, the programs that were
-    started in the sandbox."""
+    started in the sandbox, how a reviewer made it of another."""
 
     steps: list[dict[str, Any]]
     programs: list[object]
+    amendment: object = None
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,17 @@ class Judged:
 
 
 def judge(
-    recorded: Recorded, *, session: str, policy_version: str, programs: object = ()
+    recorded: Recorded,
+    *,
+    session: str,
+    policy_version: str,
+    programs: object = (),
+    amendment: Amendment | None = None,
 ) -> Judged:
     """Check that `recorded` is a plan of `session` under that policy, and judge its steps.
 
     :param programs: those that were started in the sandbox, as the runner told them.
+    :param amendment: how a reviewer made it, if one did.
     :raises ValueError: it is not; the runner sent something wrong.
     """
     digest = hashlib.sha256(recorded.canonical).hexdigest()
@@ -66,9 +74,12 @@ def judge(
     if not isinstance(derived, list) or len(derived) != len(plan.steps):
         raise ValueError("it has another number of notes than of steps")
     started = decode(_Started, {"programs": programs}, "started").programs
-    findings = assess_plan(plan)
+    recorded_notes = [decode(_Note, note, "note") for note in derived]
+    held = {index: note.holders for index, note in enumerate(recorded_notes) if note.holders}
+    findings = assess_plan(plan, held)
     notes = [
-        _note(risk, reason, note) for (risk, reason), note in zip(findings, derived, strict=True)
+        _note(risk, reason, note)
+        for (risk, reason), note in zip(findings, recorded_notes, strict=True)
     ]
     return Judged(
         digest=digest,
@@ -77,8 +88,18 @@ def judge(
         effects=any(step.has_effect for step in plan.steps),
         identity_uid=plan.identity.uid,
         identity_name=plan.identity.name,
-        notes=_pack(Notes(notes, [encode(program) for program in started])),
+        notes=_pack(Notes(notes, [encode(program) for program in started], encode(amendment))),
     )
+
+
+@dataclass(frozen=True)
+class _Note:
+    """What the runner says beside a step."""
+
+    diff: str | None = None
+    binary: bool = False
+    too_large: bool = False
+    holders: tuple[Holder, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,38 +107,49 @@ class _Started:
     programs: tuple[StartedProgram, ...]
 
 
-def _note(risk: Risk, reason: str, derived: object) -> dict[str, object]:
-    if not isinstance(derived, Mapping):
-        raise ValueError("a note that is none")
-    diff = derived.get("diff")
-    if diff is not None and not isinstance(diff, str):
-        raise ValueError("a diff that is no text")
+def _note(risk: Risk, reason: str, recorded: _Note) -> dict[str, object]:
     return {
         "risk": risk.value,
         "reason": reason,
-        "diff": diff,
-        "binary": derived.get("binary") is True,
-        "too_large": derived.get("too_large") is True,
+        "diff": recorded.diff,
+        "binary": recorded.binary,
+        "too_large": recorded.too_large,
         "applied": None,
         "result": None,
     }
 
 
+def of_commands(canonical: bytes) -> frozenset[str]:
+    """The SHA-256 of everything that the commands of a plan are given or have printed."""
+    return frozenset(
+        part.sha256
+        for step in Plan.parse(canonical).steps
+        for part in (step.stdin, step.stdout, step.stderr)
+        if part is not None
+    )
+
+
 def mark_applied(
-    notes: bytes, applied: Mapping[int, str], results: Mapping[int, CommandResult] | None = None
+    notes: bytes,
+    applied: Mapping[int, str],
+    results: Mapping[int, CommandResult] | None = None,
+    held: Held | None = None,
 ) -> bytes:
-    """`notes` with what became of each step and what its command did, by the step's index."""
+    """`notes` with what became of each step and what its command did, by the step's index; and
+    who `held` open for writing what it displaced, where the review did not show anybody."""
     marked = unpack_notes(notes)
     for index, note in enumerate(marked.steps):
         if index in applied:
             note["applied"] = applied[index]
+        if held is not None and index in held and HELD not in note["reason"]:
+            note["reason"] += f"; {held_at_apply(held[index])}"
         if results is not None and index in results:
             note["result"] = encode(results[index])
     return _pack(marked)
 
 
 def _pack(notes: Notes) -> bytes:
-    stored = {"steps": notes.steps, "programs": notes.programs}
+    stored = notes._asdict()
     return cast(bytes, msgpack.packb(stored, unicode_errors="surrogateescape"))
 
 
@@ -126,7 +158,7 @@ def unpack_notes(notes: bytes) -> Notes:
     stored = msgpack.unpackb(notes, unicode_errors="surrogateescape")
     if isinstance(stored, list):  # stored before programs were recorded
         return Notes(stored, [])
-    return Notes(stored["steps"], stored["programs"])
+    return Notes(stored["steps"], stored["programs"], stored.get("amendment"))
 
 
 def whole_session(stored: Stored) -> WireSession:
@@ -138,5 +170,5 @@ def whole_session(stored: Stored) -> WireSession:
     session["stderr"] = contents.get(STDERR, b"")
     session["plan_canonical"] = contents.get(PLAN)
     notes = unpack_notes(contents[NOTES]) if NOTES in contents else Notes([], [])
-    session["notes"], session["programs"] = notes
+    session["notes"], session["programs"], session["amendment"] = notes
     return session

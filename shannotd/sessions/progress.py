@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shannotd.policy.held import Holder
 from shannotd.sessions.decisions import shown
 from shannotd.sessions.execute import Approved
 from shannotd.sessions.plans import LARGE_BYTES
@@ -33,6 +34,11 @@ class _Ending:
     stopped: str | None = None
     truncated: tuple[str, ...] = ()
     left: int = 0
+
+
+@dataclass(frozen=True)
+class _Held:
+    holders: tuple[Holder, ...]
 
 
 class _Outputs:
@@ -70,6 +76,7 @@ class Progress:
     def __init__(self, registry: Registry, live: Live, plan: Approved) -> None:
         self.applied: dict[int, str] = {}
         self.results: dict[int, CommandResult] = {}
+        self.holders: dict[int, tuple[Holder, ...]] = {}
         self._registry = registry
         self._live = live
         self._plan = plan
@@ -129,6 +136,13 @@ class Progress:
         """What became of a step."""
         self.applied[index] = outcome
         self._registry.events.stepped(self._live.session, index, outcome)
+
+    def held(self, index: int, holders: object) -> None:
+        """Who holds open for writing what a step displaces.
+
+        :raises ValueError: it is not told as it should be.
+        """
+        self.holders[index] = decode(_Held, {"holders": holders}, "held").holders
 
     def close(self) -> None:
         """The apply is over: of a command that still ran nothing more will be known."""

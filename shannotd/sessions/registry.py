@@ -90,6 +90,18 @@ class Registry:
         self._counts[live.session.submitter, live.session.state] += 1
         self._watch_expiry(live.session)
 
+    def admit(self, live: Live, *, uid: int | None) -> None:
+        """Take in a session that begins in the state that it has: log it, tell of it.
+
+        :param uid: who caused it, for the log. The store has it already.
+        """
+        session = live.session
+        self.add(live)
+        self.journal.note(
+            f"session.{session.state.value}", uid=uid, session=session.id, digest=session.digest
+        )
+        self.events.changed(session)
+
     def current(self, identifier: str) -> Live | None:
         """The session of that (whole) id as it is now; None when it is over or unknown."""
         live = self._lives.get(identifier)

@@ -260,6 +260,13 @@ class Runner:
         """
         return await self._hand_over(await self._connected(), "resume")
 
+    async def amend_job(self) -> Job:
+        """A channel to a new process that changes a plan.
+
+        :raises RunnerGone, ShannotError: there is no runner.
+        """
+        return await self._hand_over(await self._connected(), "amend")
+
     async def pool_ready(self, seconds: float) -> int:
         """How many warm sandboxes wait; 0 when the runner does not say within `seconds`."""
         if self._link is None:

@@ -99,13 +99,15 @@ class Store:
         if self._timer is None:
             self._schedule(_GROUP_SECONDS)
 
-    async def commit(self, entry: Entry) -> None:
-        """Write `entry`, and return when it is on disk.
+    async def commit(self, *entries: Entry) -> None:
+        """Write `entries` in one transaction, and return when they are on disk.
 
-        :raises StoreFull: it is not.
+        :raises StoreFull: none of them is.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._enqueue(_Write(entry, done))
+        # A group takes all that is queued, so these are never parted.
+        for entry in entries:
+            self._enqueue(_Write(entry, done))
         self._pump()
         await done
 
@@ -261,6 +263,15 @@ class Store:
                 pass
         finally:
             await asyncio.shield(self.run(copy.close))
+
+    async def share(self, session: str, other: str) -> None:
+        """Have `other` refer to all contents of `session` too. On disk with the next `commit`.
+
+        :raises StoreFull: the database failed.
+        """
+        await self.run(
+            lambda: self._database.transaction(lambda: self._database.blobs.share(session, other))
+        )
 
     async def content(self, session: str, sha256: str) -> Content | None:
         """A content that `session` refers to; None when it does not.

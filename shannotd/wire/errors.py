@@ -156,6 +156,36 @@ class Stale(ShannotError):
     exit_status = 7
 
 
+class NotAmendable(ShannotError):
+    """The plan of session {id} cannot be changed like that: {reason}. It is as it was."""
+
+    code = "not_amendable"
+    exit_status = 2
+
+
+class StepNeeded(ShannotError):
+    """Not all other steps of session {id} can stay: {reason}. Drop what needs it too, which is
+    {steps} (--with-dependents does), or keep it. The plan is as it was."""
+
+    code = "step_needed"
+    exit_status = 2
+
+
+class EditTooLarge(ShannotError):
+    """The new contents have {size} bytes together, more than the {limit} that one change of a
+    plan takes. Put them in place by a script of your own."""
+
+    code = "edit_too_large"
+    exit_status = 2
+
+
+class EditorFailed(ShannotError):
+    """The editor {editor} {reason}. Nothing was changed; $VISUAL or $EDITOR names another."""
+
+    code = "editor_failed"
+    exit_status = 2
+
+
 class ApplyFailed(ShannotError):
     """Step {step} could not be applied to {path}: {reason}. Steps before it were {before}."""
 
@@ -220,7 +250,7 @@ class CheckpointInUse(ShannotError):
 
 class NotPermitted(ShannotError):
     """The plan cannot be applied: {identity} may not {action} {path} ({reason}).
-    Run the script under another identity, or change the path's permissions."""
+    Take away what is in the way, or run the script under an identity that may."""
 
     code = "not_permitted"
     exit_status = 5

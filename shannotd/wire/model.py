@@ -88,9 +88,10 @@ class ProgramCall:
 class Observation:
     """How an observed program is run: `argv` as it was judged, with an absolute path first.
 
-    `net` is `none` or `host`, `sockets` are the host's sockets that it may reach, `as_root`
-    says that a root runner does not drop to another account. `seconds` and `output_bytes` (of
-    each stream) are its limits.
+    `net` is `none`, `host` or `interfaces`, `sockets` are the host's sockets that it may reach,
+    `as_root` says that a root runner does not drop to another account, `groups` are those of the
+    host that a script of root's lends it otherwise, `shows` what it is shown that it may not look
+    up itself. `seconds` and `output_bytes` (of each stream) are its limits.
     """
 
     program: str
@@ -98,6 +99,8 @@ class Observation:
     net: str = "none"
     sockets: tuple[str, ...] = ()
     as_root: bool = False
+    groups: tuple[str, ...] = ()
+    shows: tuple[str, ...] = ()
     seconds: float = 30.0
     output_bytes: int = 1024 * 1024
 
@@ -185,7 +188,7 @@ class TreeSummary:
 @dataclass(frozen=True)
 class FileState:
     """What is, or will be, at a path. `type` is absent, file, directory, symlink, fifo,
-    socket, character or block."""
+    socket, character or block; `target` that of a symlink, or a device's numbers (8:0)."""
 
     type: str
     mode: int | None = None
@@ -432,11 +435,48 @@ class StepCounts:
 
 
 @dataclass(frozen=True)
+class DroppedStep:
+    """A step that a reviewer left out: its index in the plan before, what it would have done.
+
+    `missed_by` are the indexes of steps of the new plan that may miss it: commands that name its
+    path or come after it, files in a directory of which it would have changed mode or owner.
+    """
+
+    index: int
+    what: str
+    missed_by: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class EditedStep:
+    """A step with a reviewer's content: its index, and `origin`, that in the plan before.
+
+    `replaced_by` is the index of a later step that writes the whole file anew.
+    """
+
+    index: int
+    origin: int
+    replaced_by: int | None = None
+
+
+@dataclass(frozen=True)
+class Amendment:
+    """How a reviewer made a plan of another session's."""
+
+    dropped: tuple[DroppedStep, ...] = ()
+    edited: tuple[EditedStep, ...] = ()
+
+
+@dataclass(frozen=True)
 class Session:
     """One submitted script and all that became of it.
 
-    In lists and change events `plan_canonical`, `notes`, `programs` and the outputs are empty.
-    `approvals` is how many distinct people must approve; `decided_by` those who did.
+    In lists and change events `plan_canonical`, `notes`, `programs`, `amendment` and the outputs
+    are empty. `approvals` is how many distinct people must approve; `decided_by` those who did.
+
+    A plan that a reviewer changed is that of a session of its own, which `amends` the one before;
+    that one is rejected and `replaced_by` it. `editors` are all who changed the plan, of whom
+    `editor_name` was the last: they count as submitters.
     """
 
     id: str
@@ -472,6 +512,11 @@ class Session:
     plan_canonical: bytes | None = None
     notes: tuple[StepNote, ...] = ()
     programs: tuple[StartedProgram, ...] = ()
+    amends: str | None = None
+    replaced_by: str | None = None
+    editors: tuple[int, ...] = ()
+    editor_name: str = ""
+    amendment: Amendment | None = None
 
     @property
     def plan(self) -> Plan | None:

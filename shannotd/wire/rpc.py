@@ -17,6 +17,11 @@ Methods (params -> result). A session id may be any unique prefix of 4 character
 - `sessions.get` {id} -> Session with plan, notes, script and outputs
 - `sessions.approve` {id, digest, comment?} -> Session (state `approved` or later)
 - `sessions.reject` {id, reason?} -> Session
+- `sessions.amend` {id, digest, drop?: [int], edits?: [{index: int, content: bytes}],
+  with_dependents?: bool} -> Session: the pending plan that comes of it, of a session of its own;
+  the one before is `rejected`. Steps are named by their indexes: those of `drop` are left out, with
+  `with_dependents` also those that cannot stay then; those of `edits` write another content (an
+  `append` appends it), of `MAX_EDIT_BYTES` together at most
 - `sessions.cancel` {id} -> Session. Of a plan that is being applied nothing after the step at
   hand is done, and a command that runs is ended; the session is `failed` then
 - `sessions.watch` {id?} -> {} and from then on notifications, for every session that the
@@ -53,6 +58,7 @@ from shannotd.wire.errors import BadFrame, FrameTooLarge
 REQUEST, RESPONSE, NOTIFICATION = 0, 1, 2
 MAX_FRAME_BYTES = 160 * 1024 * 1024
 MAX_REQUEST_BYTES = 16 * 1024 * 1024
+MAX_EDIT_BYTES = MAX_REQUEST_BYTES - 1024 * 1024  # leaves room for the rest of a request
 MAX_DEPTH = 64
 _LARGE_FRAME = 1024 * 1024
 

@@ -12,59 +12,69 @@ from tests.support.calls import DEFAULT, call, profile, verdict
 
 OBSERVED = """
 ps aux | ps -ef | ps -eo pid,comm --sort=-%mem | pgrep -af nginx | pidof -s nginx | pstree -p
-top -bn1 | uptime -p | w | who -b | last -5 | free -m | vmstat 1 2 | iostat -x | lsof -i :80
-lsof -nP -iTCP -sTCP:LISTEN | fuser -v /srv | pmap 1 | lsns | df -h | df -hT / | lsblk -f
-findmnt -no SOURCE -T /srv | mount | mount -l -t ext4 | blkid | swapon --show | pvs | vgs | lvs
-mdadm --detail /dev/md0 | zpool status | zfs list | btrfs filesystem df /srv | smartctl -H /dev/sda
-tune2fs -l /dev/sda1 | fdisk -l | lscpu | lspci -nn | lsusb | lsmod | modinfo ext4 | dmidecode -t 1
-lshw -short | sensors | dmesg -T | sysctl -a | sysctl net.ipv4.ip_forward | hostname | hostname -f
-ss -tulpn | ip a | ip -br addr | ip addr show dev eth0 | ip route | ip route get 192.0.2.1
-ip -s link show | bridge link show | netstat -tulpn | route -n | arp -an | ifconfig eth0
-ethtool eth0 | ethtool -i eth0 | iptables -L -n -v | iptables -t nat -S | iptables-save
-nft list ruleset | conntrack -L | wg show | systemctl status nginx --no-pager -l
-systemctl is-active nginx | systemctl list-units --type=service --state=failed | systemctl cat x
-systemctl show -p MainPID nginx | journalctl -u nginx -n 50 --no-pager | journalctl -b -1 -p err
-journalctl --since '1 hour ago' | loginctl list-sessions | timedatectl | hostnamectl | networkctl
-resolvectl status | systemd-analyze blame | systemd-cgls | coredumpctl list | nmcli -t con show
-firewall-cmd --list-all | docker ps -a | docker images | docker inspect x | docker logs --tail 9 x
-quota | chronyc tracking | systemd-detect-virt | busctl list | machinectl list
+top -bn1 | uptime -p | w | who -b | last -5 | last -f /var/log/wtmp.1 | free -m | vmstat 1 2
+iostat -x | mpstat -P ALL | pidstat -u 1 3 | sar -u 1 1 | ipcs -a | lsipc | df -h | df -hT /
+lsblk -f | findmnt -no SOURCE -T /srv | mount | mount -l -t ext4 | swapon --show
+udevadm info /dev/sda | udevadm info -q property -n sda | lscpu | lspci -nn | lsusb | lsmod
+modinfo ext4 | dmidecode -t 1 | lshw -short | sensors | dmesg -T | sysctl -a
+sysctl net.ipv4.ip_forward | hostname | hostname -f | ss -tulpn | ip a | ip -br addr
+ip addr show dev eth0 | ip route | ip route get 192.0.2.1 | ip -s link show | ip a s | ip r l
+bridge link show | tc -s qdisc show | netstat -tulpn | route -n | arp -an | ifconfig eth0
+ethtool eth0 | ethtool -i eth0 | systemctl status nginx --no-pager -l | systemctl is-active nginx
+systemctl list-units --type=service --state=failed | systemctl cat x
+systemctl show -p MainPID nginx | service nginx status | journalctl -u nginx -n 50 --no-pager
+journalctl -b -1 -p err | journalctl --since '1 hour ago' | loginctl list-sessions | timedatectl
+hostnamectl | systemd-analyze blame | systemd-cgtop -bn1 | coredumpctl list | nmcli -t con show
+firewall-cmd --list-all | docker ps -a | docker ps -f name=x | docker images | docker inspect x
+docker logs --tail 9 x | docker stats --no-stream | docker top x | systemd-detect-virt
+busctl list | machinectl list
+"""
+
+READ = """
+lsof -i :80 | lsof -nP -iTCP -sTCP:LISTEN | lsof +L1 | fuser -v /srv | fuser -n tcp 80 | pmap 1
+pwdx 1 | lsns | lslocks | systemd-cgls | slabtop -o | iotop -bn1 | blkid | pvs | vgs
+lvs -o +devices | pvdisplay | mdadm --detail /dev/md0 | zpool status | zfs list
+btrfs filesystem df /srv | smartctl -H /dev/sda | nvme list | tune2fs -l /dev/sda1 | fdisk -l
+sfdisk -d | sgdisk -p /dev/sda | parted -l | dmsetup ls | multipath -ll | losetup -a | quota
+repquota -a | nvidia-smi | iptables -L -n -v | iptables -t nat -S | iptables-save
+nft list ruleset | ipset list | ufw status | conntrack -L | wg show | networkctl
+resolvectl status | chronyc tracking | ntpq -pn | aa-status | fail2ban-client status sshd
 """
 
 REVIEWED = """
 journalctl --vacuum-time=1d | journalctl --vacuum-size 1G | journalctl --vac 1d
-journalctl --rotate
-journalctl --flush | journalctl --cursor-file=/etc/x | journalctl -D /x
-journalctl --update-catalog
-dmesg -C | dmesg -c | dmesg -TC | dmesg --clear | dmesg -n 1 | dmesg -F /etc/shadow
-ss -K dst 192.0.2.1 | ss -tK | ss --kill | ss -D /etc/x | ip addr add 192.0.2.1 dev eth0
-ip a a 192.0.2.1 dev eth0 | ip l s eth0 up | ip link set eth0 down | ip -batch /x
-ip route flush all
-ip netns exec x ls | hostname evil | hostname -F /x | sysctl -w a=b | sysctl a=b | sysctl -p
-sysctl --system | mount /dev/sda1 /mnt | mount -a | mount -o remount,rw / | umount /mnt | top
-top -b | ethtool -s eth0 speed 10 | ethtool -K eth0 gro off | iptables -A INPUT -j DROP
-iptables -F | iptables -L -Z | iptables -P INPUT DROP | nft flush ruleset
-nft 'list ruleset; flush ruleset' | lsof -r | lsof -Db | lsof +D x | lsof .
-smartctl -t short /dev/sda
+journalctl --rotate | journalctl --flush | journalctl --cursor-file=/etc/x | journalctl -D /x
+journalctl --update-catalog | dmesg -C | dmesg -c | dmesg -TC | dmesg --clear | dmesg -n 1
+dmesg -F /etc/shadow | ss -K dst 192.0.2.1 | ss -tK | ss --kill | ss -D /etc/x
+ip addr add 192.0.2.1 dev eth0 | ip a a 192.0.2.1 dev eth0 | ip l s eth0 up
+ip link set eth0 down | ip -batch /x | ip route flush all | ip netns exec x ls | hostname evil
+hostname -F /x | sysctl -w a=b | sysctl a=b | sysctl -p | sysctl --system | mount /dev/sda1 /mnt
+mount -a | mount -o remount,rw / | umount /mnt | top | top -b | ethtool -s eth0 speed 10
+ethtool -K eth0 gro off | iptables -A INPUT -j DROP | iptables -F | iptables -L -Z
+iptables -P INPUT DROP | nft flush ruleset | nft 'list ruleset; flush ruleset' | lsof -r
+lsof +r 2 | lsof -Db | smartctl -t short /dev/sda | smartctl -l scterc,70,70 /dev/sda | multipath
+sgdisk -d 1 /dev/sda | dmsetup remove x | ufw enable | losetup -d /dev/loop0 | lspci -H1
+lspci -M | lsusb -D /dev/bus/usb/001/001 | pidstat -e rm x | sar -o x 1 1 | tc -c x qdisc show
+udevadm info -c | udevadm trigger | systemd-cgtop | busctl tree x | service nginx restart
+service nginx restart status | docker logs -f x | docker stats | docker logs -f -n | vmstat -m
+last --fi x | journalctl --relinquish-var | coredumpctl -o x dump | nft -f x
 timedatectl set-time 12:00 | timedatectl set-ntp no | hostnamectl set-hostname x
-hostnamectl hostname x
-loginctl terminate-session 1 | systemctl start x | systemctl stop x | systemctl -q stop status
-systemctl --now enable x | systemctl daemon-reload | systemctl kill x | systemctl -H h status
-systemctl status -z | systemctl sta | swapon -a | swapoff -a | blkid -g | blkid -c /x
-pvs --config x
-zpool scrub x | zfs destroy x | zpool status -c x | btrfs subvolume delete x | mdadm --stop /dev/md0
-fdisk /dev/sda | sfdisk /dev/sda | tune2fs -L x /dev/sda1 | fuser -k /srv | fuser -km /srv
-pkill nginx
-killall nginx | docker run x | docker rm x | docker exec x ls | docker -H h ps | docker system prune
+hostnamectl hostname x | loginctl terminate-session 1 | systemctl start x | systemctl stop x
+systemctl -q stop status | systemctl --now enable x | systemctl daemon-reload | systemctl kill x
+systemctl -H h status | systemctl status -z | systemctl sta | swapon -a | swapoff -a | blkid -g
+blkid -c /x | pvs --config x | zpool scrub x | zfs destroy x | zpool status -c x
+btrfs subvolume delete x | mdadm --stop /dev/md0 | fdisk /dev/sda | sfdisk /dev/sda
+tune2fs -L x /dev/sda1 | fuser -k /srv | fuser -km /srv | pkill nginx | killall nginx
+docker run x | docker rm x | docker exec x ls | docker -H h ps | docker system prune
 wg show wg0 private-key | conntrack -F | arp -d x | route add default | ifconfig eth0 up
 firewall-cmd --add-port=1/tcp | nmcli con up x | nmcli -s con show x | chronyc makestep
-systemd-run ls
-networkctl reload | resolvectl flush-caches | coredumpctl dump | busctl call a b c d | hwclock -w
-nginx | nginx -s reload | nginx -c /etc/x | sshd | apachectl | apachectl restart | apachectl -k stop
-haproxy -f x | postfix reload | php-fpm8.2 | apt-get install x | apt-get -y upgrade | apt update
-pip install x | npm ci | git push | git -C x pull | curl http://x | wget x | ssh h ls | rsync a h:b
-psql -c x | mysql | redis-cli flushall | reboot | shutdown -h now | init 0 | mkfs.ext4 /dev/sda
-dd if=x of=/dev/sda | wipefs -a /dev/sda | modprobe x | sudo ls | su -c ls | findmnt -T .
-unheard-of x
+systemd-run ls | networkctl reload | resolvectl flush-caches | coredumpctl dump
+busctl call a b c d | hwclock -w | nginx | nginx -s reload | nginx -c /etc/x | sshd | apachectl
+apachectl restart | apachectl -k stop | haproxy -f x | postfix reload | php-fpm8.2
+apt-get install x | apt-get -y upgrade | apt update | pip install x | npm ci | git push
+git -C x pull | curl http://x | wget x | ssh h ls | rsync a h:b | psql -c x | mysql
+redis-cli flushall | reboot | shutdown -h now | init 0 | mkfs.ext4 /dev/sda | dd if=x of=/dev/sda
+wipefs -a /dev/sda | modprobe x | sudo ls | su -c ls | findmnt -T . | unheard-of x
 """
 
 CONTAINED = """
@@ -98,6 +108,13 @@ def test_observed(text: str) -> None:
     assert found.observation is not None and found.recording is None
     assert found.observation.argv[0] == found.observation.program == call(text).path
     assert found.risk is Risk.SAFE
+
+
+@pytest.mark.parametrize("text", texts(READ))
+def test_what_only_reads_but_cannot_be_observed_is_shown_as_safe(text: str) -> None:
+    found = verdict(text)
+    assert (found.decision, found.risk) == (Decision.REVIEW, Risk.SAFE)
+    assert found.rule != "unknown"
 
 
 @pytest.mark.P1
@@ -147,6 +164,10 @@ def test_words_that_are_paths_are_made_absolute() -> None:
     found = verdict("df -h . data /srv", cwd="/var/lib").observation
     assert found is not None
     assert found.argv == ("/usr/bin/df", "-h", "/var/lib/.", "/var/lib/data", "/srv")
+    found = verdict("last -xfx/y --file=z -f w -n 3", cwd="/var/log").observation
+    assert found is not None
+    assert found.argv[1:4] == ("-xf/var/log/x/y", "--file=/var/log/z", "-f")
+    assert found.argv[4:] == ("/var/log/w", "-n", "3")
     same = verdict("df -h .", cwd="/").observation
     assert same is not None and same.argv == ("/usr/bin/df", "-h", ".")
 
@@ -216,7 +237,7 @@ def test_risks_of_review() -> None:
         ("journalctl -f x", "journalctl -f x", Decision.OBSERVE),
         ("journalctl *", "journalctl --rotate", Decision.CONTAIN),
         ("journalctl x *", "journalctl x --rotate", Decision.CONTAIN),
-        ("networkctl lists *", "networkctl lists eth0", Decision.OBSERVE),
+        ("loginctl lists *", "loginctl lists 1", Decision.OBSERVE),
         ("systemctl restart *", "systemctl restart x", Decision.CONTAIN),
         ("systemctl *", "systemctl stop x", Decision.CONTAIN),
     ],
@@ -233,6 +254,7 @@ def test_what_is_only_approved_is_observed_without_root_and_sockets() -> None:
     found = verdict("docker weird x", profile(approve=("docker weird *",)))
     assert found.observation is not None
     assert (found.observation.as_root, found.observation.sockets) == (False, ())
+    assert found.observation.groups == ()
 
 
 # shims
@@ -260,7 +282,7 @@ def test_shims_are_for_what_may_be_observed_or_reviewed() -> None:
 
 
 @pytest.mark.P1
-@pytest.mark.parametrize("text", texts(OBSERVED) + texts(REVIEWED))
+@pytest.mark.parametrize("text", texts(OBSERVED) + texts(READ) + texts(REVIEWED))
 def test_what_has_no_shim_runs_contained(text: str) -> None:
     name = call(text).path.rpartition("/")[2]
     assert shimmed(DEFAULT, [name]) == {name}
@@ -310,6 +332,8 @@ def test_only_a_shells_text_is_read() -> None:
         ('decision = "maybe"\nprograms = ["x"]\nreason = "x"', "decision: expected one of"),
         ('decision = "observe"\nprograms = ["x"]\nreason = "x"', "options: an observed"),
         ('decision = "contain"\nprograms = ["x"]\nreason = "x"\nverbs = ["y"]', "for rules that"),
+        ('decision = "observe"\nprograms = ["x"]\nreason = "x"\nreads = true', "reads is for"),
+        ('decision = "review"\nprograms = ["x"]\nreason = "x"\nreads = true', "options: an"),
         ('decision = "review"\nprograms = ["x"]\nreason = "x"\nnet = "all"', "net is none"),
         ('decision = "review"\nprograms = ["x"]\nreason = "x"\nidentity = "bob"', "identity is"),
         ('decision = "review"\nprograms = ["x"]\nreason = "x"\nspeed = 3', "speed: unknown key"),

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shannotd.policy.globs import translate
+from shannotd.policy.held import Holder
 from shannotd.policy.risk import assess_plan, counts, plan_risk
 from shannotd.policy.rules import PathTable, Rule, risk_rules
 from shannotd.wire.model import (
@@ -234,7 +235,8 @@ def test_a_new_program_is_caution_and_a_replaced_one_danger() -> None:
         (0o755, 0o4755, Risk.DANGER, "setuid"),
         (0o755, 0o2755, Risk.DANGER, "setgid"),
         (0o4755, 0o4755, Risk.SAFE, "mode"),
-        (0o4755, 0o755, Risk.SAFE, "mode"),
+        (0o4755, 0o755, Risk.DANGER, "is setuid no longer"),
+        (0o2755, 0o755, Risk.DANGER, "is setgid no longer"),
         (0o644, 0o646, Risk.CAUTION, "everybody may write"),
         (0o644, 0o664, Risk.CAUTION, "others may do more"),
         (0o600, 0o644, Risk.CAUTION, "others may do more: mode 0600 to 0644"),
@@ -266,7 +268,7 @@ def test_world_writable() -> None:
     assert assess(given_away)[0] is Risk.DANGER
 
 
-def test_capabilities_and_access_lists() -> None:
+def test_capabilities() -> None:
     capable = replace(FILE, xattrs={"security.capability": "01"})
     assert assess(create("/srv/x", capable)) == (
         Risk.DANGER,
@@ -274,10 +276,6 @@ def test_capabilities_and_access_lists() -> None:
     )
     assert assess(metadata("/srv/x", FILE, capable))[0] is Risk.DANGER
     assert assess(metadata("/srv/x", capable, capable))[0] is Risk.SAFE
-    listed = replace(FILE, xattrs={"system.posix_acl_access": "02"})
-    assert assess(metadata("/srv/x", FILE, listed))[0] is Risk.CAUTION
-    labelled = replace(FILE, xattrs={"security.selinux": "02"})
-    assert assess(metadata("/srv/x", FILE, labelled))[0] is Risk.CAUTION
 
 
 def test_owner() -> None:
@@ -287,10 +285,12 @@ def test_owner() -> None:
 
 def test_hard_links_break() -> None:
     several = replace(FILE, links=3)
-    for step in (modify("/srv/x", several), metadata("/srv/x", several, FILE)):
-        risk, reason = assess(step)
-        assert risk is Risk.DANGER
-        assert "3 names" in reason
+    for step, stays in (
+        (modify("/srv/x", several), "the other names keep the old content"),
+        (metadata("/srv/x", several, FILE), "the change is one of all of them"),
+    ):
+        words = f"the file has 3 names (hard links): {stays}"
+        assert assess(step) == (Risk.DANGER, words)
     assert assess(delete("/srv/x", several))[0] is Risk.CAUTION
     assert assess(modify("/srv/x", replace(FILE, links=1)))[0] is Risk.SAFE
     second_name = replace(create("/srv/x"), link_to="/etc/shadow")
@@ -515,3 +515,29 @@ def test_any_plan_is_assessed(several: list[Step]) -> None:
     assert all(reason and not has_hidden(reason) for _, reason in findings)
     assert plan_risk(findings).rank == max((risk.rank for risk, _ in findings), default=0)
     counts(plan)
+
+
+def test_devices() -> None:
+    device = FileState("block", mode=0o660, uid=0, gid=6, target="8:0")
+    reason = "a device node: raw access to hardware"
+    assert reason in assess(delete("/srv/sda", device))[1]
+    for step in (metadata("/srv/sda", device, replace(device, mode=0o666)), delete("/x", device)):
+        assert assess(step)[0] is Risk.DANGER
+
+
+def test_who_holds_a_file_open_for_writing() -> None:
+    writers = tuple(Holder(number, f"/bin/w{number}") for number in range(1, 6))
+    lost = "what is written to the old file from then on is lost"
+    for count, words in (
+        (1, "process 1 (/bin/w1) has it"),
+        (2, "process 1 (/bin/w1) and process 2 (/bin/w2) have it"),
+        (4, "process 1 (/bin/w1), process 2 (/bin/w2), process 3 (/bin/w3) and 1 other have it"),
+        (5, "process 1 (/bin/w1), process 2 (/bin/w2), process 3 (/bin/w3) and 2 others have it"),
+    ):
+        plan = plan_of(modify("/srv/x"), create("/srv/y"))
+        first, second = assess_plan(plan, {0: writers[:count]})
+        assert first == (Risk.DANGER, f"{words} open for writing: {lost}")
+        assert second[0] is Risk.SAFE
+    named = Holder(7, "/bin/\x1b[2J")
+    ((_, reason),) = assess_plan(plan_of(modify("/srv/x")), {0: (named,)})
+    assert "\x1b" not in reason

@@ -251,6 +251,7 @@ def apply_plan(
     state: Path | None = None,
     become: Identity | None = None,
     descriptors: bool = False,
+    own: Sequence[str] = (),
 ) -> Applied:
     """Have `found` applied by a process of its own, as the daemon does it."""
     encoded = plan.canonical(found)
@@ -266,7 +267,7 @@ def apply_plan(
             ours.close()
             if become is not None:
                 _turn_into(become)
-            apply.serve(Channel(theirs), key=KEY, state=str(state), points=points)
+            apply.serve(Channel(theirs), key=KEY, state=str(state), own=own, points=points)
             os._exit(0)
         except BaseException:
             traceback.print_exc()

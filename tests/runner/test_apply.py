@@ -243,7 +243,7 @@ def test_root_applies_as_the_plans_identity(ordinary: Identity) -> None:
         recording = record(top, "", "write('file', 'x')", ordinary)
         os.chown(top / "host", 0, 0)
         applied = apply(recording, ordinary)
-        assert applied.code == "apply_failed"
+        assert applied.code == "not_permitted"
         assert os.listdir(top / "host") == []
 
 
@@ -380,7 +380,7 @@ def test_scratch_and_blocked_steps_are_skipped(top: Path) -> None:
 
 def test_the_runners_floor_protects_paths(top: Path) -> None:
     recording = record(top, LAYOUT, CHANGE)
-    starting = Starting(Workspace(ROOT), [f"{top}/host/d/file"])
+    starting = Starting(Workspace(ROOT), {f"{top}/host/d/file": "is protected"})
     with pytest.raises(RunnerError) as raised:
         for index, step in enumerate(overlays.file_steps(recording)):
             starting.check(index, step)

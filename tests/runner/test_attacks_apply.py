@@ -34,7 +34,7 @@ def floor(tmp_path: Path) -> Iterator[tuple[Path, Starting]]:
     inside = tmp_path / "d" / "inside"
     inside.mkdir(parents=True)
     (inside / "file").write_text("protected")
-    yield tmp_path, Starting(Workspace(overlays.who(None)), [str(inside / "file")])
+    yield tmp_path, Starting(Workspace(overlays.who(None)), {str(inside / "file"): "is protected"})
 
 
 def state(path: Path) -> FileState:
@@ -61,7 +61,7 @@ def test_what_is_protected_is_not_reached_by_a_step_above_it(
     with pytest.raises(RunnerError) as raised:
         starting.check(0, step)
     assert raised.value.code == "not_permitted"
-    assert "protects" in str(raised.value.details["reason"])
+    assert "is protected" in str(raised.value.details["reason"])
 
 
 SCRIPT = """

@@ -284,7 +284,7 @@ def servers(observer: ObserverProcess, shelf: Path) -> Iterator[list[str]]:
         yield [str(shelf / "stream"), str(shelf / "datagram"), abstract]
 
 
-@pytest.mark.parametrize("net", ["none", "host"])
+@pytest.mark.parametrize("net", ["none", "host", "interfaces"])
 def test_sockets_of_the_host_are_out_of_reach(
     observer: ObserverProcess, servers: list[str], net: str
 ) -> None:
@@ -305,9 +305,12 @@ def test_one_named_socket_opens_no_other(observer: ObserverProcess, servers: lis
     assert seen.stdout.splitlines() == [f"connected {servers[1]}"]
 
 
-def test_sockets_and_the_hosts_network_exclude_each_other(observer: ObserverProcess) -> None:
+@pytest.mark.parametrize("net", ["host", "interfaces"])
+def test_sockets_and_the_hosts_network_exclude_each_other(
+    observer: ObserverProcess, net: str
+) -> None:
     """The host's abstract sockets would be reachable."""
-    seen = observer.run("/bin/true", net="host", sockets=["/run/x"])
+    seen = observer.run("/bin/true", net=net, sockets=["/run/x"])
     assert seen.error is not None
     assert seen.error["code"] == "invalid_request"
 
@@ -339,6 +342,48 @@ def test_ports_of_the_host_are_out_of_reach(observer: ObserverProcess, net: str)
         port = str(server.getsockname()[1])
         assert "connected" in observer.naive_python(PORT, port).stdout
         assert observer.python(PORT, port, net=net).stdout == ""
+
+
+DATAGRAM = """
+import socket, struct, sys
+port = int(sys.argv[1])
+for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+    client = socket.socket(family, socket.SOCK_DGRAM)
+    for name, attempt in (
+        ("bound", lambda: client.bind((address, 0))),
+        ("joined", lambda: client.setsockopt(0, 35, socket.inet_aton("224.0.0.251") + bytes(4))),
+        ("sent", lambda: client.sendto(b"planted", (address, port))),
+        ("sent a message", lambda: client.sendmsg([b"planted"], [], 0, (address, port))),
+        ("connected", lambda: client.connect((address, port))),
+        ("written", lambda: client.send(b"planted")),
+    ):
+        try:
+            attempt()
+            print(name, end=", ")
+        except OSError:
+            pass
+try:
+    socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    print("stream")
+except OSError:
+    pass
+"""
+
+
+def test_at_interfaces_can_only_be_looked(observer: ObserverProcess) -> None:
+    """ifconfig and its like ask by ioctl(2) on a socket: nothing else can be done with it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        port = str(server.getsockname()[1])
+        naive = observer.naive_python(DATAGRAM, port).stdout
+        assert "bound, " in naive and "sent, sent a message, connected, written, " in naive
+        assert "stream" in naive
+        for _ in range(3):
+            assert server.recv(64) == b"planted"
+        assert observer.python(DATAGRAM, port, net="interfaces").stdout == ""
+        server.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            server.recv(64)
 
 
 FIFO = """
@@ -436,6 +481,60 @@ for top in ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/etc", "/var/l
 def test_no_file_can_be_opened_for_writing(observer: ObserverProcess) -> None:
     """The host's configuration and files of the kernel, which uid 0 owns."""
     assert observer.python(WALK, seconds=100).stdout == ""
+
+
+HELD = """
+import os, sys
+base = f"/proc/{sys.argv[1]}/fd"
+print(sorted(os.readlink(f"{base}/{name}").partition(":")[0] for name in os.listdir(base)))
+for name in os.listdir(base):
+    for attempt in (
+        lambda: os.open(f"{base}/{name}", os.O_RDONLY),
+        lambda: os.unlink(f"{base}/{name}"),
+        lambda: os.mkdir(f"{base}/planted"),
+    ):
+        try:
+            attempt()
+            print("done")
+        except OSError:
+            pass
+for path in ("/proc/sys/user/max_user_namespaces", "/run/kernel.log"):
+    try:
+        os.close(os.open(path, os.O_WRONLY))
+        print("opened", path)
+    except OSError:
+        pass
+"""
+
+
+def test_what_is_shown_of_a_process_is_no_way_to_it(
+    observer: ObserverProcess, victim: int, servers: list[str]
+) -> None:
+    """Only the numbers of its sockets, as text: none of its files can be had or named."""
+    shows = ["socket owners", "kernel log", "user limits"]
+    naive = observer.naive_python(HELD, str(victim)).stdout
+    assert "/open" in naive and "done" in naive
+    assert observer.python(HELD, str(victim), shows=shows).stdout == "[]\n"
+    if observer.uid == os.geteuid():
+        assert "'socket'" in observer.naive_python(HELD, str(os.getpid())).stdout
+        seen = observer.python(HELD, str(os.getpid()), shows=shows).stdout
+        assert set(eval(seen)) == {"socket"}
+
+
+UEVENT = """
+import socket
+with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15) as client:
+    client.bind((0, 0))
+    client.sendto(b"planted", (0, 1 << 20))
+    print("sent")
+"""
+
+
+def test_no_event_of_a_device_can_be_faked(observer: ObserverProcess) -> None:
+    if observer.uid == 0:
+        assert observer.naive_python(UEVENT).stdout == "sent\n"
+    for net in ("none", "host", "interfaces"):
+        assert observer.python(UEVENT, net=net).stdout == ""
 
 
 LOCK = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import select
 import shutil
@@ -10,7 +11,9 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +96,91 @@ def test_ss_sees_the_hosts_listening_sockets_only_in_its_network(observer: Obser
         assert port not in observer.run("/usr/bin/ss", "-tlnp").stdout
 
 
+LISTEN = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def listening(uid: int) -> Iterator[tuple[int, int]]:
+    """A process of this uid that listens: its number and the port."""
+    owner = {"user": uid, "group": uid, "extra_groups": []} if is_root() else {}
+    with subprocess.Popen(
+        ["/usr/bin/python3", "-I", "-c", LISTEN],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd="/",
+        **owner,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        yield process.pid, int(process.stdout.readline())
+        process.stdin.close()
+
+
+def test_who_has_a_socket_is_shown_as_on_the_host(observer: ObserverProcess) -> None:
+    """To root all, to others their own; netstat finds nothing that it may not look at."""
+    _needs("/usr/bin/ss")
+    more: dict[str, Any] = {"net": "host", "shows": ["socket owners"]}
+    with listening(observer.uid) as (pid, port):
+        owner = f'"python3",pid={pid},fd=3'
+        argv = ("/usr/bin/ss", "-tlnp", f"sport = :{port}")
+        assert owner in observer.naive(*argv).stdout
+        assert owner in observer.run(*argv, **more).stdout
+        unshown = observer.run(*argv, net="host").stdout
+        assert str(port) in unshown and "pid=" not in unshown
+        if observer.uid == 0:
+            for other in (1, 2, os.getpid(), observer.process.pid):
+                assert observer.run("/bin/ls", f"/proc/{other}/fd", **more).exit_code == 0
+    if is_root():
+        with listening(1) as (pid, port):
+            argv = ("/usr/bin/ss", "-tlnp", f"sport = :{port}")
+            assert (f"pid={pid}," in observer.run(*argv, **more).stdout) == (observer.uid == 0)
+
+
+def test_the_kernels_log_is_shown_where_the_runner_may_read_it(observer: ObserverProcess) -> None:
+    restricted = Path("/proc/sys/kernel/dmesg_restrict").read_text().strip() == "1"
+    runner_is_root = os.stat(f"/proc/{observer.process.pid}").st_uid == 0
+    argv = ("/bin/dmesg", "-F", "/run/kernel.log", "-r")
+    seen = observer.run(*argv, shows=["kernel log"])
+    if runner_is_root or not restricted:
+        expected = subprocess.run(["dmesg", "-S", "-r"], capture_output=True, text=True, check=True)
+        lines = set(seen.stdout.splitlines())
+        assert len(lines & set(expected.stdout.splitlines())) > len(lines) / 2 > 5
+    else:
+        assert (seen.exit_code, "Permission denied" in seen.stderr) == (1, True)
+    assert observer.run(*argv).exit_code == 1
+
+
+def test_settings_of_the_kernel_are_the_hosts(observer: ObserverProcess) -> None:
+    """Some belong to namespaces, of which the program has some of its own."""
+    read = (
+        "cat /proc/sys/user/max_user_namespaces /proc/sys/user/max_mnt_namespaces"
+        " /proc/sys/kernel/shmmax /proc/sys/kernel/msgmax /proc/sys/fs/mqueue/msg_max"
+        " /proc/sys/kernel/hostname /proc/sys/net/ipv4/ip_forward /proc/sys/net/core/somaxconn"
+    )
+    seen = observer.run("/bin/sh", "-c", read, net="host", shows=["user limits"])
+    assert seen.stdout == observer.naive("/bin/sh", "-c", read).stdout
+    alone = observer.run("/bin/sh", "-c", read, net="host").stdout
+    assert alone.splitlines()[:2] == [str(2**31 - 1)] * 2
+
+
+INTERFACE = """
+import fcntl, socket, struct
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+    answer = fcntl.ioctl(asking, 0x8915, b"lo".ljust(40, bytes(1)))  # SIOCGIFADDR
+print(socket.inet_ntoa(answer[20:24]))
+"""
+
+
+def test_interfaces_can_be_asked_by_ioctl(observer: ObserverProcess) -> None:
+    """As ifconfig, arp and netstat -i do."""
+    assert observer.python(INTERFACE, net="interfaces").stdout == "127.0.0.1\n"
+    assert "OSError" in observer.python(INTERFACE, net="host").stderr
+
+
 def test_the_addresses_of_the_host_are_those_of_its_network(observer: ObserverProcess) -> None:
     _needs("/usr/sbin/ip")
     argv = ("/usr/sbin/ip", "-brief", "link")
@@ -126,12 +214,32 @@ def test_what_is_printed_is_what_the_host_prints(
         """Without what changes by itself from run to run: free memory, clock speed."""
         if argv[0] == "/usr/bin/free":
             return [" ".join(line.split()[:2]) for line in text.splitlines()]
-        return [line for line in text.splitlines() if "scaling MHz" not in line]
+        changing = ("scaling MHz", "loop")  # loop devices are other tests'
+        return [line for line in text.splitlines() if not any(word in line for word in changing)]
 
     expected = observer.naive(*argv)
     seen = observer.run(*argv)
     assert (seen.exit_code, seen.stderr) == (expected.returncode, expected.stderr)
     assert stable(seen.stdout) == stable(expected.stdout)
+
+
+def test_directories_that_come_and_go_while_it_begins(
+    observer: ObserverProcess, shelf: Path
+) -> None:
+    """Beside a mount every directory is one of the view's own, for an ordinary user."""
+    if not is_root():
+        pytest.skip("mounts are root's")
+    (shelf / "mount").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "test", shelf / "mount"], check=True)
+    churn = 'while :; do mkdir "$1/a" "$1/b"; rmdir "$1/a" "$1/b"; done'
+    argv = ["/bin/sh", "-c", churn, "sh", str(shelf)]
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as churning:
+        try:
+            for _ in range(20):
+                assert observer.run("/bin/true").error is None
+        finally:
+            churning.kill()
+            subprocess.run(["umount", shelf / "mount"], check=True)
 
 
 def test_df_does_not_speak_of_what_is_fresh_in_the_view(observer: ObserverProcess) -> None:
@@ -323,6 +431,7 @@ def test_nothing_is_left_after_a_hundred_runs(observer: ObserverProcess) -> None
         {"argv": []},
         {"argv": ["/bin/ps", "\ud800"]},
         {"net": "all"},
+        {"shows": ["everything"]},
     ],
 )
 def test_what_cannot_be_run_is_refused(
@@ -341,6 +450,12 @@ def test_roots_scripts_observe_as_nobody_unless_the_rule_says_root(packages: Pat
         assert observer.run("/usr/bin/id", "-u").stdout == "65534\n"
         assert observer.run("/usr/bin/id", "-G").stdout == "65534\n"
         assert observer.run("/usr/bin/id", "-u", as_root=True).stdout == "0\n"
+        groups = ("adm", "unheard-of")
+        adm = grp.getgrnam("adm").gr_gid
+        assert observer.run("/usr/bin/id", "-G", groups=groups).stdout == f"65534 {adm}\n"
+        assert observer.run("/usr/bin/id", "-G", groups=groups, as_root=True).stdout == "0\n"
+        seen = observer.run("/usr/bin/id", "-Gn", groups=groups, run_as="daemon")
+        assert seen.stdout == "daemon\n", "who is no root gets no group"
     with running_observer(packages, account=None, floor=["daemon"]) as observer:
         seen = observer.run("/usr/bin/id", as_root=True)
         assert seen.error is not None
@@ -374,6 +489,26 @@ def test_root_of_a_container_observes_as_a_user_does(packages: Path) -> None:
         seen = observer.run("/usr/bin/id", "-u", as_root=True)
         assert (seen.error, seen.stdout) == (None, "0\n")
         assert observer.run("/bin/sh", "-c", "ls /proc/1/root/ || echo refused").exit_code == 0
+
+
+@pytest.mark.parametrize("more", [[], ["--user", "--map-root-user"]], ids=["root", "one-uid"])
+def test_numbers_of_processes_begin_anew(packages: Path, more: list[str]) -> None:
+    """There some are taken."""
+    if not is_root() and not more:
+        pytest.skip("root's")
+    begin = (
+        'echo $(($(cat /proc/sys/kernel/pid_max) - 12)) > /proc/sys/kernel/ns_last_pid && exec "$@"'
+    )
+    within = ["unshare", *more, "--pid", "--fork", "--mount-proc", "/bin/sh", "-c", begin, "sh"]
+    with running_observer(packages, account=None, within=within) as observer:
+        numbers = []
+        for _ in range(8):
+            seen = observer.python("import os; print(os.readlink('/proc/self'), os.getpid())")
+            assert seen.error is None, seen
+            first, second = seen.stdout.split()
+            assert first == second
+            numbers.append(int(first))
+        assert min(numbers) < 1000 < max(numbers)
 
 
 @pytest.mark.P8

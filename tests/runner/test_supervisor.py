@@ -22,7 +22,7 @@ from shannotd.runner.order import file_name
 from tests.runner import overlays
 from tests.runner.conftest import Bench
 from tests.support.accounts import is_root
-from tests.support.processes import descendants, wait_until_gone
+from tests.support.processes import descendants, inner_pid, wait_until_gone
 from tests.support.runner import RunnerProcess, collect, running_runner
 
 pytestmark = pytest.mark.P10
@@ -190,16 +190,6 @@ def test_a_vanished_daemon_ends_its_jobs(bench: Bench) -> None:
     assert inside
     job.close()
     wait_until_gone(inside)
-
-
-def inner_pid(pid: int) -> int:
-    """The number of a process in its innermost pid namespace, 0 if it is in ours (or gone)."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    numbers = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[1:]
-    return int(numbers[-1]) if len(numbers) > 1 else 0
 
 
 @pytest.mark.parametrize("victim", ["runner", "supervisor", "init", "zygote"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import grp
+import hashlib
 import os
 import pwd
 import sqlite3
@@ -17,6 +18,7 @@ from shannotd.sessions.access import ALL_ROLES, Role, require_approver, require_
 from shannotd.sessions.access import Caller as Account
 from shannotd.wire.errors import (
     DigestMismatch,
+    InvalidRequest,
     NotAllowed,
     NotFound,
     StoreFull,
@@ -64,6 +66,20 @@ def test_some_never_approve_whatever_their_roles(uid: int) -> None:
         require_approver(
             Account(uid, ALL_ROLES), session(), identity_uid=IDENTITY, daemon_uid=DAEMON
         )
+
+
+@pytest.mark.P5
+def test_who_changed_a_plan_counts_as_its_submitter() -> None:
+    changed = session(editors=(REVIEWER, 1005))
+    for uid in (SUBMITTER, REVIEWER, 1005):
+        with pytest.raises(NotAllowed):
+            require_approver(
+                Account(uid, ALL_ROLES), changed, identity_uid=IDENTITY, daemon_uid=DAEMON
+            )
+    other = Account(1006, frozenset({Role.REVIEW}))
+    require_approver(other, changed, identity_uid=IDENTITY, daemon_uid=DAEMON)
+    own = Account(REVIEWER, ALL_ROLES, embedded=True)
+    require_approver(own, changed, identity_uid=IDENTITY, daemon_uid=DAEMON)
 
 
 @pytest.mark.P5
@@ -367,6 +383,32 @@ def test_submitters_and_reviewers_of_a_service(directory: Path, reviewers: list[
 
 
 @needs_root
+@pytest.mark.P1
+def test_contents_of_files_are_for_reviewers(directory: Path, reviewers: list[str]) -> None:
+    """A file of root's may hold what the script could keep but not see."""
+    submitter, reviewer = reviewers
+
+    @in_loop
+    async def scenario() -> None:
+        config = _config(1, submitter, reviewer)
+        async with running_service(directory, config=config, embedded=False, launch=scripted()):
+            agent = await _connect(directory, submitter)
+            person = await _connect(directory, reviewer)
+            async with agent, person:
+                pending = await agent.submit(("files", [PATH]), ("fed", "input"))
+                file, given = (
+                    {"id": pending["id"], "sha256": hashlib.sha256(content).hexdigest()}
+                    for content in (f"content of {PATH}\n".encode(), b"input")
+                )
+                assert (await agent.call("blobs.get", **given))["data"] == b"input"
+                assert isinstance(await agent.failure("blobs.get", **file), InvalidRequest)
+                for one in (file, given):
+                    assert (await person.call("blobs.get", **one))["data"]
+
+    scenario()
+
+
+@needs_root
 @pytest.mark.P5
 def test_sessions_of_others_do_not_exist(directory: Path, reviewers: list[str]) -> None:
     one, two = reviewers
@@ -389,6 +431,7 @@ def test_sessions_of_others_do_not_exist(directory: Path, reviewers: list[str]) 
                     ("sessions.watch", {}),
                     ("sessions.wait", {"states": []}),
                     ("sessions.approve", {"digest": pending["digest"]}),
+                    ("sessions.amend", {"digest": pending["digest"], "drop": [0]}),
                     ("blobs.get", {"sha256": "0" * 64}),
                 ):
                     for identifier in (pending["id"], pending["id"][:5]):

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shannotd.runner import plan as runner
-from shannotd.sessions.dryrun import Recorded
 from shannotd.sessions.plans import Judged, judge, mark_applied, unpack_notes
+from shannotd.sessions.recorded import Recorded
 from shannotd.wire.decode import decode
 from shannotd.wire.model import (
     CommandInput,

@@ -66,7 +66,7 @@ def test_calls_run_at_once_over_one_connection(peer: Peer) -> None:
 def test_every_method_sends_what_its_blocking_twin_sends(peer: Peer) -> None:
     record = AuditRecord(1, 2.0, "session.submitted", 0, ID, {}, "h", "{}")
     verdict = AuditVerdict(1, 1, "h", None, None)
-    for method in ("approve", "reject", "cancel", "wait"):
+    for method in ("approve", "amend", "reject", "cancel", "wait"):
         peer.answers(f"sessions.{method}", session())
     peer.answers("sessions.list", SessionPage((bare(session()),), 1))
     peer.answers("blobs.get", {"data": b"abc", "size": 3})
@@ -76,6 +76,7 @@ def test_every_method_sends_what_its_blocking_twin_sends(peer: Peer) -> None:
     async def work() -> None:
         async with AsyncClient(peer.path) as client:
             await client.approve(ID, "d" * 64)
+            await client.amend(ID, "d" * 64, drop=(1, 2), edits={0: b"x"}, with_dependents=True)
             await client.reject(ID, "no")
             await client.cancel(ID)
             await client.wait(ID, [State.PENDING], 2)
@@ -86,6 +87,9 @@ def test_every_method_sends_what_its_blocking_twin_sends(peer: Peer) -> None:
 
     in_loop(work())
     assert peer.asked("sessions.approve") == [{"id": ID, "digest": "d" * 64, "comment": ""}]
+    (asked,) = peer.asked("sessions.amend")
+    assert asked["drop"] == [1, 2] and asked["with_dependents"] is True
+    assert asked["edits"] == [{"index": 0, "content": b"x"}]
 
 
 def test_watching_ends_with_the_session(peer: Peer) -> None:

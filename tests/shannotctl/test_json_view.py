@@ -13,9 +13,12 @@ from shannotctl.json_view import error_object, event_object, list_object, sessio
 from shannotctl.protocol import Changed, CommandPrinted, Decided, Output, StepApplied
 from shannotd.wire.errors import NotFound
 from shannotd.wire.model import (
+    Amendment,
     CommandInput,
     CommandOutput,
     CommandResult,
+    DroppedStep,
+    EditedStep,
     Failure,
     FileState,
     Plan,
@@ -107,6 +110,17 @@ def check(value: object) -> Any:
             decided_at=2.0,
         ),
         session(exit_code=None, signal=9, state=State.FAILED),
+        session(
+            *STEPS,
+            amends="f" * 32,
+            editors=(1, 2),
+            editor_name="alice",
+            amendment=Amendment(
+                (DroppedStep(0, "create /x\udcff", (1, 2)),),
+                (EditedStep(0, 1), EditedStep(1, 2, 3)),
+            ),
+        ),
+        session(*STEPS[:1], state=State.REJECTED, replaced_by="f" * 32),
     ],
 )
 def test_sessions_fit_the_schema(made: Session) -> None:

@@ -78,7 +78,7 @@ def test_reject_and_cancel(peer: Peer, run: Run) -> None:
 
 
 @pytest.mark.P10
-@pytest.mark.parametrize("verb", ["show", "approve", "reject", "cancel", "watch"])
+@pytest.mark.parametrize("verb", ["show", "approve", "amend", "reject", "cancel", "watch"])
 @pytest.mark.parametrize(
     ("error", "status"), [(NotFound(id="abcd"), 10), (AmbiguousId(id="abcd", count=2), 2)]
 )
@@ -87,8 +87,8 @@ def test_ids_that_fit_no_session_or_several(
 ) -> None:
     for method in ("get", "reject", "cancel", "watch"):
         peer.answers(f"sessions.{method}", error)
-    extra = ["--yes", "--digest", "f" * 64] if verb == "approve" else []
-    done = run(verb, "abcd", *extra)
+    extra = {"approve": ["--yes", "--digest", "f" * 64], "amend": ["--drop", "1"]}
+    done = run(verb, "abcd", *extra.get(verb, []))
     assert done.returncode == status
     assert done.stderr.decode() == f"shannotctl: {error}\n"
 
@@ -150,7 +150,7 @@ def test_completion(run: Run, shell: str) -> None:
 def test_completion_of_verbs_and_ids(peer: Peer, run: Run) -> None:
     peer.answers("sessions.list", SessionPage((bare(PENDING),), 1))
     done = run(_SHANNOTCTL_COMPLETE="bash_complete", COMP_WORDS="shannotctl a", COMP_CWORD="1")
-    assert done.stdout.split() == [b"plain,approve", b"plain,audit"]
+    assert done.stdout.split() == [b"plain,approve", b"plain,amend", b"plain,audit"]
     done = run(
         _SHANNOTCTL_COMPLETE="bash_complete", COMP_WORDS="shannotctl show 3f", COMP_CWORD="2"
     )

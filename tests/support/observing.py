@@ -28,8 +28,8 @@ for line in sys.stdin:
     printed = {"stdout": [], "stderr": []}
     closing = request.pop("closing")
     who = identity.resolve(request.pop("run_as"), identity.Floor())[0]
-    for name in ("argv", "hide", "sockets"):
-        request[name] = tuple(request[name])
+    for name in ("argv", "hide", "sockets", "groups", "shows"):
+        request[name] = tuple(request.get(name, ()))
     def take(stream, data):
         printed[stream].append(data.decode("latin-1"))
         if closing == "broken":

@@ -6,6 +6,7 @@ import os
 import select
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 SECONDS = 30.0  # what a process gets to end before a test fails
 
@@ -40,3 +41,13 @@ def descendants(pid: int) -> list[int]:
         found += below
         queue += below
     return found
+
+
+def inner_pid(pid: int) -> int:
+    """The number of a process in its innermost pid namespace, 0 if it is in ours (or gone)."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    numbers = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[1:]
+    return int(numbers[-1]) if len(numbers) > 1 else 0

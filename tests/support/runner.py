@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pwd
@@ -50,6 +51,7 @@ class Outcome:
     seal: str = ""
     error: dict[str, Any] | None = None
     programs: list[dict[str, Any]] = field(default_factory=list)
+    amended: dict[str, Any] = field(default_factory=dict)
 
     @property
     def steps(self) -> list[dict[str, Any]]:
@@ -180,6 +182,42 @@ class RunnerProcess:
                 elif event["event"] == "error":
                     error = event
 
+    def amend(
+        self,
+        outcome: Outcome,
+        *,
+        drop: Sequence[int] = (),
+        edits: Mapping[int, bytes] | None = None,
+        with_dependents: bool = False,
+        **header: object,
+    ) -> Outcome:
+        """What becomes of the plan of `outcome` with changes; `header` overrides what is sent.
+
+        Its contents are those of `outcome` and of `edits`.
+        """
+        found = {hashlib.sha256(content).hexdigest(): content for content in (edits or {}).values()}
+        changed = Outcome(os.urandom(16).hex(), blobs={**outcome.blobs, **found})
+        ours, theirs = socket.socketpair()
+        assert self.ask({"op": "amend"}, (theirs.fileno(),)) == {}
+        theirs.close()
+        listed = [
+            [index, hashlib.sha256(content).hexdigest(), len(content)]
+            for index, content in (edits or {}).items()
+        ]
+        changes = {"drop": list(drop), "edits": listed, "with_dependents": with_dependents}
+        with Channel(ours) as job:
+            asked = {
+                "op": "amend",
+                "session": outcome.session,
+                "digest": outcome.digest,
+                "seal": outcome.seal,
+                "to": changed.session,
+                "canonical_size": len(outcome.canonical),
+            }
+            job.send({**asked, **header}, outcome.canonical + json.dumps(changes).encode())
+            collect(changed.session, job, into=changed)
+        return changed
+
 
 def verdict(decision: str, **how: Any) -> dict[str, Any]:
     """An answer of a `decide`."""
@@ -201,15 +239,19 @@ def observe(call: dict[str, Any], **how: Any) -> dict[str, Any]:
         "net": "none",
         "sockets": [],
         "as_root": False,
+        "groups": [],
+        "shows": [],
         "seconds": 30.0,
         "output_bytes": 1 << 20,
     }
     return verdict("observe", observation={**observation, **how})
 
 
-def collect(session: str, job: Channel, decide: Decide | None = None) -> Outcome:
-    """Read a dry run's events to their end."""
-    outcome = Outcome(session)
+def collect(
+    session: str, job: Channel, decide: Decide | None = None, into: Outcome | None = None
+) -> Outcome:
+    """Read a dry run's events to their end; those of an amendment `into` its outcome."""
+    outcome = Outcome(session) if into is None else into
     while True:
         try:
             event, payload, descriptors = job.receive()
@@ -222,6 +264,12 @@ def collect(session: str, job: Channel, decide: Decide | None = None) -> Outcome
         if kind == "decide":
             answer = verdict("deny") if decide is None else decide(event)
             job.send({"op": "verdict", "call": event["call"], **answer})
+        elif kind == "need":
+            listing = [[name, len(outcome.blobs[name])] for name in event["sha256"]]
+            contents = b"".join(outcome.blobs[name] for name in event["sha256"])
+            job.send({"op": "blobs", "blobs": listing}, contents)
+        elif kind == "amended":
+            outcome.amended = json.loads(payload)
         elif kind == "programs":
             outcome.programs = event["programs"]
         elif kind == "output":

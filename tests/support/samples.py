@@ -133,6 +133,7 @@ def bare(full: Session, **changes: Any) -> Session:
         plan_canonical=None,
         notes=(),
         programs=(),
+        amendment=None,
         script=b"",
         stdout=b"",
         stderr=b"",

@@ -16,6 +16,10 @@ a list of a name and its argument:
     ["die", null]                  end the whole runner
     ["large", size]                a content of so many bytes, by descriptor
 
+An amendment drops and edits, and knows no dependents: it says that the first step may miss each
+that is dropped. With an edit that begins with `send ` it sends that event instead of a plan; with
+the edit `close` it closes the channel. For a path that holds `slow` it waits like an apply.
+
 At apply, a path that holds `stale`, `failed` or `die` ends that way; one that holds `slow`
 waits until the file of that path with `.go` behind it can be opened (a FIFO). What became of an
 apply afterwards, it does not know.
@@ -65,7 +69,8 @@ def main() -> None:
                 details = {"reason": "told so", "remedy": "Wait."}
                 answer = {"error": {"code": "sandbox_unavailable", "details": details}}
             else:
-                target = {"run": run, "apply": apply, "resume": forget}[request["op"]]
+                targets = {"run": run, "apply": apply, "resume": forget, "amend": amend}
+                target = targets[request["op"]]
                 job = Channel(socket.socket(fileno=descriptors[0]))
                 threading.Thread(target=serve, args=(target, job), daemon=True).start()
             control.send(answer)
@@ -112,6 +117,12 @@ def run(job: Channel) -> None:
             send_contents(job, [content_of(path) for path in argument])
         elif name == "command":
             steps.append(called(argument))
+        elif name == "fed":
+            given = argument.encode()
+            step = called("fed")
+            step["stdin"] = {"sha256": hashlib.sha256(given).hexdigest(), "size": len(given)}
+            steps.append(step)
+            send_contents(job, [given])
         elif name == "many":
             paths = [f"/many/{number}" for number in range(argument)]
             steps += [created(path, content_of(path)) for path in paths]
@@ -199,7 +210,12 @@ def send_large(job: Channel, size: int) -> dict[str, Any]:
     return step
 
 
-def send_plan(job: Channel, request: dict[str, Any], steps: list[dict[str, Any]]) -> None:
+def send_plan(
+    job: Channel,
+    request: dict[str, Any],
+    steps: list[dict[str, Any]],
+    beside: list[dict[str, Any]] | None = None,
+) -> None:
     """The plan and its notes."""
     plan = {
         "format": 1,
@@ -211,7 +227,8 @@ def send_plan(job: Channel, request: dict[str, Any], steps: list[dict[str, Any]]
         "steps": steps,
     }
     canonical = json.dumps(plan, sort_keys=True, separators=(",", ":")).encode()
-    notes = json.dumps([{"diff": "+x\n", "binary": False, "too_large": False} for _ in steps])
+    note = {"diff": "+x\n", "binary": False, "too_large": False}
+    notes = json.dumps([note] * len(steps) if beside is None else beside)
     header = {
         "event": "plan",
         "digest": hashlib.sha256(canonical).hexdigest(),
@@ -256,6 +273,45 @@ def apply(job: Channel) -> None:
                 job.send({"event": "end"})
                 return
         job.send({"event": "step", "index": index, "applied": "done"})
+    job.send({"event": "end"})
+
+
+def amend(job: Channel) -> None:
+    """One change of a plan."""
+    request, payload, _ = job.receive()
+    canonical, changes = payload[: request["canonical_size"]], payload[request["canonical_size"] :]
+    assert request["digest"] == hashlib.sha256(canonical).hexdigest()
+    assert request["seal"] == "seal of " + request["session"]
+    plan, wanted = json.loads(canonical), json.loads(changes)
+    notes: list[dict[str, Any]] = [{}] * len(plan["steps"])
+    for index, sha256, size in wanted["edits"]:
+        job.send({"event": "need", "sha256": [sha256]})
+        header, content, _ = job.receive()
+        assert received(header, content, []) == {sha256}
+        if content.startswith(b"send "):
+            job.send(json.loads(content[5:]))
+            job.send({"event": "end"})
+            return
+        if content == b"close":
+            return
+        plan["steps"][index]["after"].update(sha256=sha256, size=size)
+        notes[index] = {"diff": "+edited\n", "binary": False, "too_large": False}
+    for step in plan["steps"]:
+        if "slow" in step.get("path", ""):
+            with open(step["path"] + ".go", "rb") as gate:
+                gate.read()
+    origins = [index for index in range(len(plan["steps"])) if index not in wanted["drop"]]
+    told = {
+        "origins": origins,
+        "dropped": sorted(wanted["drop"]),
+        "missed": [[0, index] for index in sorted(wanted["drop"])],
+        "edited": [origins.index(index) for index, _, _ in wanted["edits"]],
+        "replaced": [],
+    }
+    job.send({"event": "amended"}, json.dumps(told).encode())
+    request = {**plan, "session": request["to"]}
+    kept = [plan["steps"][index] for index in origins]
+    send_plan(job, request, kept, [notes[index] for index in origins])
     job.send({"event": "end"})
 
 

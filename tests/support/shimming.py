@@ -16,7 +16,7 @@ from typing import Any
 # takes no part in deciding: each name has its answers.
 _SERVER = r"""
 import base64, json, os, select, socket, sys, threading, time
-from shannotd.runner import barrier, hiding, identity, order, rehearsal, sandbox, seccomp, warm
+from shannotd.runner import barrier, identity, order, rehearsal, sandbox, seccomp, warm
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.plan import FileStep
 
@@ -84,10 +84,8 @@ def main():
         outputs.append(writing)
         readers.append(threading.Thread(target=drain, args=(reading, name)))
     started_ns = time.time_ns()
-    one.channel.send(
-        order.order_of(request, who, account), asked["script"].encode(), tuple(outputs)
-    )
-    one.channel.send({"hide": hiding.hidden_paths(request["hide"], settings.hidden)})
+    job = order.order_of(request, who, account)
+    one.begin(job, asked["script"].encode(), tuple(outputs), request["hide"])
     for descriptor in outputs:
         os.close(descriptor)
     for reader in readers:

@@ -25,7 +25,7 @@ def barrier():
 # Sandboxes are forks: a test process has threads, so a process of its own does it.
 _SERVER = r"""
 import os, pickle, select, signal, sys, time
-from shannotd.runner import cgroups, hiding, identity, order, rehearsal, sandbox, seccomp, warm
+from shannotd.runner import cgroups, identity, order, rehearsal, sandbox, seccomp, warm
 from shannotd.runner.barrier import Recorder
 from shannotd.runner.frames import Closed, RunnerError
 from shannotd.runner.freezer import frozen
@@ -56,8 +56,7 @@ def main(one):
     _, error = os.pipe()
     with Recorder(one, request, who, settings, time.time_ns()) as recorder:
         job = order.order_of(request, who, account)
-        one.channel.send(job, b"", (writing, 2 if asked["loud"] else error))
-        one.channel.send({"hide": hiding.hidden_paths(request["hide"], settings.hidden)})
+        one.begin(job, b"", (writing, 2 if asked["loud"] else error), request["hide"])
         os.close(writing)
         try:
             follow(one, recorder, reading)

@@ -1,0 +1,137 @@
+"""What an observed program is shown that it may not look up itself.
+
+The runner reads it with its own rights, in the host's namespaces, and lays a copy over the view:
+names and numbers, never a file's content. Of processes a script is shown what its identity could
+see on the host; the kernel's log goes to whom the rule shows it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Callable, Dict, Mapping, Optional, Sequence
+
+from shannotd.runner import kernel
+
+_KERNEL_LOG = "/run/kernel.log"
+_LIMITS = "/proc/sys/user"
+_SOCKET = "socket:["
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Copies, ready to be laid over the view.
+
+    `files` are new ones in the fresh /run, None one that may not be read; `links` and `copies`
+    are what directories of the kernel's have then instead: names with the targets of symlinks, and
+    with contents.
+    """
+
+    files: Dict[str, Optional[bytes]] = field(default_factory=dict)
+    links: Dict[str, Mapping[str, str]] = field(default_factory=dict)
+    copies: Dict[str, Mapping[str, bytes]] = field(default_factory=dict)
+
+
+def read(names: Sequence[str], uid: int) -> Shown:
+    """What a rule shows by these names to a script with this uid; READERS has them all."""
+    shown = Shown()
+    for name in names:
+        READERS[name](shown, uid)
+    return shown
+
+
+def _socket_owners(shown: Shown, uid: int) -> None:
+    """Which processes hold which sockets (ss -p, netstat -p), by the links in /proc/PID/fd."""
+    with os.scandir("/proc") as processes:
+        for process in processes:
+            if not process.name.isdigit():
+                continue
+            try:
+                if uid in (0, process.stat().st_uid):
+                    place = f"{process.path}/fd"
+                    shown.links[place] = _sockets(place)
+            except OSError:  # it is gone, or not ours to look into
+                continue
+
+
+def _sockets(directory: str) -> Dict[str, str]:
+    found = {}
+    for name in os.listdir(directory):
+        try:
+            target = os.readlink(f"{directory}/{name}")
+        except OSError:  # closed
+            continue
+        if target.startswith(_SOCKET):
+            found[name] = target
+    return found
+
+
+def _kernel_log(shown: Shown, _: int) -> None:
+    """What the kernel said (dmesg), where the runner may read it."""
+    try:
+        shown.files[_KERNEL_LOG] = kernel.read_log()
+    except PermissionError:
+        shown.files[_KERNEL_LOG] = None
+
+
+def _limits(shown: Shown, _: int) -> None:
+    """The limits of the host's user namespace (sysctl): the program has one of its own."""
+    entries = {}
+    for name in os.listdir(_LIMITS):
+        with open(f"{_LIMITS}/{name}", "rb") as file:
+            entries[name] = file.read()
+    shown.copies[_LIMITS] = entries
+
+
+READERS: Mapping[str, Callable[[Shown, int], None]] = {
+    "socket owners": _socket_owners,
+    "kernel log": _kernel_log,
+    "user limits": _limits,
+}
+
+
+def lay(shown: Shown, stage: str) -> None:
+    """Put it into the view; the copies are made in a filesystem that is mounted on `stage` for it.
+
+    :raises OSError: it cannot be made or mounted.
+    """
+    for path, content in shown.files.items():
+        _write(path, content or b"", 0o000 if content is None else 0o444)
+    links = dict(shown.links)
+    if links:
+        # This process, an init, was not there when they were read.
+        links[f"/proc/{os.readlink('/proc/self')}/fd"] = {}
+    if not (links or shown.copies):
+        return
+    flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+    kernel.mount("shannot", stage, "tmpfs", flags, "mode=755,size=64m")
+    try:
+        os.mkdir(f"{stage}/none")
+        for number, (path, targets) in enumerate(links.items()):
+            place = f"{stage}/{number}" if targets else f"{stage}/none"
+            if targets:
+                os.mkdir(place)
+            for name, target in targets.items():
+                os.symlink(target, f"{place}/{name}")
+            _cover(path, place)
+        for path, contents in shown.copies.items():
+            place = f"{stage}/{os.path.basename(path)}"
+            os.mkdir(place)
+            for name, content in contents.items():
+                _write(f"{place}/{name}", content, 0o444)
+            _cover(path, place)
+    finally:
+        kernel.unmount(stage)  # what covers something stays
+
+
+def _cover(path: str, copy: str) -> None:
+    try:
+        kernel.mount(copy, path, None, kernel.MS_BIND)
+    except FileNotFoundError:
+        pass  # the process is gone
+
+
+def _write(path: str, content: bytes, mode: int) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+    os.chmod(path, mode)
