@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shannotd.runner.contents import AskedContents
+from shannotd.runner.contents import AskedContents, Source
 from shannotd.runner.frames import LENGTHS, MAX_HEADER_BYTES, Channel, Closed, RunnerError
 
 pytestmark = pytest.mark.P10
@@ -95,5 +95,5 @@ def test_contents_that_are_none(tmp_path: Path) -> None:
             daemon.send(blob, b"", (file.fileno(),))
             contents.ask([(wanted, 1)])
             content = contents.get(wanted)
-            assert isinstance(content, int)
-            assert os.pread(content, 9, 0) == b"x"
+            assert isinstance(content, Source)
+            assert os.pread(content.descriptor, 9, 0) == b"x"
