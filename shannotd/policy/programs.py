@@ -19,8 +19,9 @@ Keys of a `[[rule]]`:
   interfaces, where it can look at these besides), `sockets`, `as_root` (also for an ordinary
   account's script), `as_script` (as root for a script of root's, which is nobody otherwise),
   `groups` (which nobody then gets), `shows` (what it may not look up itself: socket owners, kernel
-  log, user limits), `insert` (words put before its arguments), `seconds`, `output_bytes`, and
-  `paths`: its words are paths, made absolute since it runs in `/`.
+  log, user limits, disks, all mounts, filesystems once), `insert` (words put before its
+  arguments), `seconds`, `output_bytes`, and `paths`: its words are paths, made absolute since it
+  runs in `/`.
 - How a recorded command answers and is applied: `exit_status`, `stdout`, `stdin`, `seconds`,
   `undo` (`again`: the same command once more makes up for it, after files are restored).
 """
@@ -86,7 +87,9 @@ class _File:
     directories: tuple[str, ...] = ()
 
 
-_SHOWN = frozenset({"socket owners", "kernel log", "user limits"})
+_SHOWN = frozenset(
+    {"socket owners", "kernel log", "user limits", "disks", "all mounts", "filesystems once"}
+)
 _KEYS = frozenset(_Entry.__dataclass_fields__)
 _RISKS = {
     Decision.CONTAIN: Risk.SAFE,

@@ -88,7 +88,7 @@ def host_mounts(mountinfo: str) -> List[HostMount]:
     found: Dict[str, HostMount] = {}
     for line in mountinfo.splitlines():
         fields = line.split(" ")
-        path = _unescape(fields[4])
+        path = unescape(fields[4])
         filesystem = fields[fields.index("-") + 1]
         if _is_fresh(path):
             continue
@@ -121,7 +121,7 @@ def _mount_at(path: str) -> Tuple[int, Optional[bool]]:
         os.close(descriptor)
 
 
-def _unescape(path: str) -> str:
+def unescape(path: str) -> str:
     """Undo mountinfo's octal escapes of space, tab, newline and backslash."""
     for octal, character in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
         path = path.replace(octal, character)

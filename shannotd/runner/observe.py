@@ -31,8 +31,9 @@ from shannotd.runner import (
     identity,
     kernel,
     observe_process,
+    observe_run,
     observe_shown,
-    observe_view,
+    observe_tables,
     sandbox,
     seccomp,
 )
@@ -54,7 +55,7 @@ _BASE = {
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
     "HOME": "/nonexistent",
-    "TMPDIR": observe_view.TEMPORARY,
+    "TMPDIR": observe_run.TEMPORARY,
 }
 _LOCALE = r"[A-Za-z_]{1,16}(\.[A-Za-z0-9-]{1,16})?"
 # What a script may say of how it wants to be answered: never a path, nothing to be looked up but
@@ -200,6 +201,7 @@ def _order(
         builder=settings.builder,
         caller=request.caller,
         shown=observe_shown.read(request.shows, request.identity.uid),
+        tables=observe_tables.read(),
         filter=_filter(_reach(request)),
     )
 

@@ -14,7 +14,14 @@ import socket
 from dataclasses import dataclass
 from typing import Dict, NoReturn, Optional, Tuple
 
-from shannotd.runner import kernel, observe_shown, observe_view, sandbox, script
+from shannotd.runner import (
+    kernel,
+    observe_shown,
+    observe_tables,
+    observe_view,
+    sandbox,
+    script,
+)
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.plan import Identity
 
@@ -49,6 +56,7 @@ class Order:
     builder: str
     caller: Optional[int]
     shown: observe_shown.Shown
+    tables: observe_tables.Tables
     filter: bytes
 
 
@@ -81,10 +89,15 @@ def _run(outputs: Tuple[int, int], order: Order) -> Header:
     """Build the view, start the program in it, wait for it: how it ended."""
     os.umask(0o022)
     tables = observe_view.enter(
-        order.builder, order.sockets, order.hide, order.hidden, order.caller
+        order.builder,
+        order.sockets,
+        order.hide,
+        order.hidden,
+        order.caller,
+        order.shown,
+        order.tables,
     )
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-    observe_view.show(order.shown)
     child, report = _start(outputs, order)
     for descriptor in outputs:
         os.close(descriptor)

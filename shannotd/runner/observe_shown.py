@@ -24,8 +24,14 @@ class Shown:
 
     `files` are new ones in the fresh /run, None one that may not be read; `links` and `copies`
     are what directories of the kernel's have then instead: names with the targets of symlinks, and
-    with contents.
+    with contents. `disks`: block devices can be looked at; `all_mounts`: the mount table has also
+    those that the view has not, of which it would say another size; `once`: it has each filesystem
+    once.
     """
+
+    disks: bool = False
+    all_mounts: bool = False
+    once: bool = False
 
     files: Dict[str, Optional[bytes]] = field(default_factory=dict)
     links: Dict[str, Mapping[str, str]] = field(default_factory=dict)
@@ -34,9 +40,11 @@ class Shown:
 
 def read(names: Sequence[str], uid: int) -> Shown:
     """What a rule shows by these names to a script with this uid; READERS has them all."""
-    shown = Shown()
+    shown = Shown("disks" in names, "all mounts" in names, "filesystems once" in names)
     for name in names:
-        READERS[name](shown, uid)
+        reader = READERS[name]
+        if reader is not None:
+            reader(shown, uid)
     return shown
 
 
@@ -83,7 +91,10 @@ def _limits(shown: Shown, _: int) -> None:
     shown.copies[_LIMITS] = entries
 
 
-READERS: Mapping[str, Callable[[Shown, int], None]] = {
+READERS: Mapping[str, Optional[Callable[[Shown, int], None]]] = {
+    "disks": None,
+    "all mounts": None,
+    "filesystems once": None,
     "socket owners": _socket_owners,
     "kernel log": _kernel_log,
     "user limits": _limits,
@@ -91,12 +102,10 @@ READERS: Mapping[str, Callable[[Shown, int], None]] = {
 
 
 def lay(shown: Shown, stage: str) -> None:
-    """Put it into the view; the copies are made in a filesystem that is mounted on `stage` for it.
+    """Put links and copies into the view; they are made in a filesystem of their own on `stage`.
 
     :raises OSError: it cannot be made or mounted.
     """
-    for path, content in shown.files.items():
-        _write(path, content or b"", 0o000 if content is None else 0o444)
     links = dict(shown.links)
     if links:
         # This process, an init, was not there when they were read.
@@ -118,7 +127,8 @@ def lay(shown: Shown, stage: str) -> None:
             place = f"{stage}/{os.path.basename(path)}"
             os.mkdir(place)
             for name, content in contents.items():
-                _write(f"{place}/{name}", content, 0o444)
+                with open(f"{place}/{name}", "wb") as file:
+                    file.write(content)
             _cover(path, place)
     finally:
         kernel.unmount(stage)  # what covers something stays
@@ -129,9 +139,3 @@ def _cover(path: str, copy: str) -> None:
         kernel.mount(copy, path, None, kernel.MS_BIND)
     except FileNotFoundError:
         pass  # the process is gone
-
-
-def _write(path: str, content: bytes, mode: int) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-    os.chmod(path, mode)

@@ -316,7 +316,7 @@ class _TreeReader:
                 # They change with what else the plan does in it.
                 size, time = 0, 0
                 directories.append(relative)
-            elif status.st_dev != device:
+            elif status.st_dev != device and _is_mount(directory, found.name):
                 raise MountInside(f"{top}/{relative}")
             elif stat.S_ISLNK(status.st_mode):
                 size, target = 0, os.readlink(found.name, dir_fd=directory)
@@ -328,3 +328,8 @@ class _TreeReader:
             )
             self._hash.update(record.encode("utf-8", "surrogateescape"))
         return directories
+
+
+def _is_mount(directory: int, name: str) -> bool:
+    """Whether a file on another device is a mount, and not just an overlay's of another layer."""
+    return filesystem.status_at(directory, name).mount_root

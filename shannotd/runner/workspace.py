@@ -16,6 +16,7 @@ from shannotd.runner.plan import FileState, FileStep, Identity
 from shannotd.runner.tree import Entry, MountInside
 
 TEMPORARY = ".shannot-"
+_KEPT_THERE = ", since a quota project or an overlay's lower layer keeps it where it is"
 NOT_APPLIED = "not applied"
 # Contents of so many bytes are kept in memory from the check to the checkpoint, and all together.
 _KEPT_BYTES = 64 * 1024
@@ -168,4 +169,6 @@ def as_runner_error(error: BaseException, action: Optional[Action]) -> RunnerErr
 def reason_of(error: OSError) -> str:
     """What went wrong in words, and in which system call where that is known."""
     call, _, reason = (error.strerror or str(error)).rpartition(": ")
+    if error.errno == errno.EXDEV:  # within one mount (rename(2), overlayfs.rst, ext4(5))
+        reason += _KEPT_THERE
     return f"{reason} ({call})" if call else reason

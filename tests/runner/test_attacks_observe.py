@@ -132,7 +132,7 @@ def test_of_the_environment_only_harmless_words_are_taken(observer: ObserverProc
     assert observer.naive("/usr/bin/env", environment=CLAIMED).stdout.count("planted") > 40
     seen = observer.run("/usr/bin/env", claimed=CLAIMED)
     base = ["HOME=/nonexistent", "LANG=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
-    assert sorted(seen.stdout.splitlines()) == [*base, "TMPDIR=/dev/shm"]
+    assert sorted(seen.stdout.splitlines()) == [*base, "TMPDIR=/run/.temporary"]
     harmless = {"TZ": "Europe/Berlin", "LANG": "de_DE.UTF-8", "COLUMNS": "200", "TERM": "xterm"}
     printed = observer.run("/usr/bin/env", claimed=harmless).stdout
     assert set(printed.splitlines()) >= {f"{name}={value}" for name, value in harmless.items()}
@@ -458,7 +458,7 @@ for top in ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/etc", "/var/l
     for directory, names, files in os.walk(top):
         if top == "/proc" and directory == "/proc":
             names[:] = [n for n in names if not n.isdigit()] + ["self", "1"]
-        if directory.count("/") > 5 or directory == "/dev/shm":
+        if directory.count("/") > 5 or directory == "/run/.temporary":
             names.clear()
             continue
         try:
@@ -480,7 +480,8 @@ for top in ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/etc", "/var/l
 
 def test_no_file_can_be_opened_for_writing(observer: ObserverProcess) -> None:
     """The host's configuration and files of the kernel, which uid 0 owns."""
-    assert observer.python(WALK, seconds=100).stdout == ""
+    shows = ["socket owners", "kernel log", "user limits", "disks", "all mounts"]
+    assert observer.python(WALK, seconds=100, shows=shows).stdout == ""
 
 
 HELD = """
@@ -595,6 +596,33 @@ def test_devices_cannot_be_opened(observer: ObserverProcess, shelf: Path) -> Non
     finally:
         os.close(main)
         os.close(terminal)
+
+
+DISK = """
+import os, stat, sys
+print(stat.S_ISBLK(os.stat(sys.argv[1]).st_mode))
+for flags in (os.O_RDONLY, os.O_WRONLY):
+    try:
+        print(os.pread(os.open(sys.argv[1], flags), 9, 0))
+    except OSError:
+        pass
+"""
+
+
+@needs_root
+def test_disks_can_be_looked_at_but_not_read(observer: ObserverProcess, shelf: Path) -> None:
+    """What is on a disk is every file on it, also those that are hidden."""
+    (shelf / "image").write_bytes(b"squeamish".ljust(4096, b"."))
+    attach = ["losetup", "--find", "--show", "--read-only", shelf / "image"]
+    disk = subprocess.run(attach, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        os.chown(disk, observer.uid, -1)
+        assert observer.naive_python(DISK, disk).stdout == "True\nb'squeamish'\n"
+        assert observer.python(DISK, disk, shows=["disks"]).stdout == "True\n"
+        assert "FileNotFoundError" in observer.python(DISK, disk).stderr
+    finally:
+        os.chown(disk, 0, -1)
+        subprocess.run(["losetup", "--detach", disk], check=True)
 
 
 TERMINAL = """

@@ -231,9 +231,11 @@ def test_directories_that_come_and_go_while_it_begins(
         pytest.skip("mounts are root's")
     (shelf / "mount").mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "test", shelf / "mount"], check=True)
-    churn = 'while :; do mkdir "$1/a" "$1/b"; rmdir "$1/a" "$1/b"; done'
-    argv = ["/bin/sh", "-c", churn, "sh", str(shelf)]
-    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as churning:
+    churn = (
+        "import os, sys\nos.chdir(sys.argv[1])\n"
+        "while True:\n for change in os.mkdir, os.rmdir:\n  change('a')\n  change('b')\n"
+    )
+    with subprocess.Popen(["/usr/bin/python3", "-c", churn, shelf]) as churning:
         try:
             for _ in range(20):
                 assert observer.run("/bin/true").error is None
@@ -242,10 +244,50 @@ def test_directories_that_come_and_go_while_it_begins(
             subprocess.run(["umount", shelf / "mount"], check=True)
 
 
-def test_df_does_not_speak_of_what_is_fresh_in_the_view(observer: ObserverProcess) -> None:
-    printed = observer.run("/usr/bin/df", "-a", "--output=target").stdout.splitlines()
-    assert "/" in printed
-    assert not [path for path in printed if path.startswith(("/run", "/dev"))]
+def test_df_speaks_only_of_what_has_the_hosts_size(observer: ObserverProcess) -> None:
+    """Also where the view has something else: in /run, and in /dev, which is not there then."""
+    argv = ("/usr/bin/df", "-a", "--output=target,itotal,size")
+    host = {line.split()[0]: line.split() for line in observer.naive(*argv).stdout.splitlines()}
+    seen = [line.split() for line in observer.run(*argv).stdout.splitlines()]
+    assert "/" in [line[0] for line in seen]
+    assert [line for line in seen if line != host.get(line[0], line)] == []
+    assert "/dev" not in [line[0] for line in seen]
+    for path in ("/run", "/dev/shm"):
+        if is_root() and path in host and os.path.ismount(path):
+            assert host[path] in seen
+
+
+def test_every_mount_of_the_host_is_listed(observer: ObserverProcess) -> None:
+    argv = ("/usr/bin/findmnt", "-n", "-l", "-o", "ID,TARGET,SOURCE,FSTYPE")
+
+    def stable(text: str) -> list[str]:
+        return [line for line in text.splitlines() if "/shannot-" not in line]
+
+    expected = stable(observer.naive(*argv).stdout)
+    assert stable(observer.run(*argv, shows=["all mounts"]).stdout) == expected
+
+
+def test_a_filesystem_that_is_mounted_twice_counts_once(
+    observer: ObserverProcess, shelf: Path
+) -> None:
+    """df tells by the device, which every mount has for itself in the view."""
+    if not is_root():
+        pytest.skip("mounts are root's")
+    for name in ("first", "second"):
+        (shelf / name).mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "test", shelf / "first"], check=True)
+    subprocess.run(["mount", "--bind", shelf / "first", shelf / "second"], check=True)
+    try:
+        argv = ("/usr/bin/df", "--output=target")
+        for shows, names in (([], ["first", "second"]), (["filesystems once"], ["first"])):
+            seen = observer.run(*argv, shows=shows).stdout.splitlines()
+            assert [line for line in seen if str(shelf) in line] == [f"{shelf}/{n}" for n in names]
+        assert f"{shelf}/second" not in observer.naive(*argv).stdout
+        path = observer.run(*argv, f"{shelf}/second").stdout.splitlines()[1]
+        assert path == f"{shelf}/second"
+    finally:
+        for name in ("second", "first"):
+            subprocess.run(["umount", shelf / name], check=True)
 
 
 def test_a_growing_log_is_read_as_it_is_now(observer: ObserverProcess, shelf: Path) -> None:
@@ -315,7 +357,7 @@ def test_run_is_fresh_but_says_that_systemd_is_there(observer: ObserverProcess) 
 def test_there_is_a_place_for_temporary_files(observer: ObserverProcess) -> None:
     seen = observer.run("/bin/sh", "-c", 'echo x > "$TMPDIR/x" && cat "$TMPDIR/x"')
     assert seen.stdout == "x\n"
-    assert observer.run("/bin/ls", "/dev/shm").stdout == ""
+    assert observer.run("/bin/sh", "-c", 'ls -A "$TMPDIR"').stdout == ""
 
 
 @pytest.mark.parametrize("status", [0, 1, 3, 126, 255])

@@ -531,3 +531,34 @@ def test_a_sticky_directory(ordinary: Identity) -> None:
             reason = "its directory is sticky (chmod +t), and neither of the two is its own"
             assert early(foreign, ordinary) == reason
             assert late(apply(foreign, ordinary)) == reason
+
+
+@pytest.mark.P4
+@pytest.mark.parametrize("change", ["shutil.rmtree('d')", "os.rename('d', 'moved')"])
+def test_a_host_that_is_an_overlay_itself(change: str, top: Path) -> None:
+    """Without redirect_dir it moves no directory of its lower layers, as in most containers."""
+    (top / "lower/d").mkdir(parents=True)
+    (top / "lower/d/file").write_text("x")
+    (top / "lower/other").write_text("old")
+
+    def work() -> None:
+        (top / "upper").mkdir()
+        kernel.mount("tmpfs", str(top / "upper"), "tmpfs")
+        for name in ("upper", "work"):
+            (top / "upper" / name).mkdir()
+        options = (
+            f"lowerdir={top}/lower,upperdir={top}/upper/upper,workdir={top}/upper/work,"
+            "redirect_dir=off"
+        )
+        kernel.mount("overlay", str(top / "host"), "overlay", 0, options)
+        recording = record(top, "", f"write('other', 'new')\n{change}")
+        assert early(recording) is None
+        with unchanged(top / "host"):
+            details = failed(apply(recording))
+        assert details["reason"] == (
+            "Invalid cross-device link, since a quota project or an overlay's lower layer keeps it"
+            " where it is (renameat2)"
+        )
+        assert details["before"] in ("not applied", "undone")
+
+    in_a_namespace(work)

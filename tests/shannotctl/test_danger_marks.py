@@ -54,6 +54,8 @@ MARKS = {
 @pytest.mark.P7
 @pytest.mark.parametrize("name", MARKS)
 def test_changes_of_rights(name: str, home: Home) -> None:
+    if name == "acl" and not is_root():
+        pytest.skip("other accounts have no number in an ordinary user's sandbox")
     work = home.work / name
     work.mkdir()
     for file in ("old", "twin", "suid"):
