@@ -19,6 +19,7 @@ from shannotd.runner import cgroups, doctor, sandbox, shim_store, shims
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.identity import machine
 from shannotd.runner.pool import Pool
+from shannotd.runner.usual import Usual
 
 PROTOCOL = 1
 
@@ -138,10 +139,8 @@ class Runner:
             self._amend(descriptors[0])
             return {}
         if operation == "pool":
-            self._pool.expect(
-                [str(pattern) for pattern in request["hide"]],
-                [str(name) for name in request["shims"]],
-            )
+            if "usual" in request:
+                self._pool.expect(Usual.decode(request["usual"]))
             self._pool.resize(max(0, int(request["size"])))
             return {"ready": self._pool.ready}
         if operation == "programs":
