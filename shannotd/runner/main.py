@@ -8,6 +8,7 @@ closing ends every job when the runner goes.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import select
 import signal
@@ -162,7 +163,11 @@ class Runner:
         from shannotd.runner.amend import serve
         from shannotd.runner.record import key
 
-        self._start(job, lambda channel: serve(channel, key=key(self._state), own=self._own))
+        def work(channel: Channel) -> None:
+            gc.disable()  # nothing of a plan becomes garbage before the process ends
+            serve(channel, key=key(self._state), own=self._own)
+
+        self._start(job, work)
 
     def _start(self, job: int, work: Callable[[Channel], None]) -> None:
         """Start a process of its own for `work`: it survives us, and needs us for nothing."""
