@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import functools
 import gc
 import importlib.metadata
 import json
@@ -43,6 +44,7 @@ from shannotd.sessions.manager import Sessions
 from shannotd.sessions.registry import Registry
 from shannotd.sessions.runner import Launch, Runner, connector, spawner
 from shannotd.sessions.store import Store
+from shannotd.sessions.usual import Usual
 from shannotd.wire.errors import ConfigError, ShannotError, UsageError
 from shannotd.wire.model import DaemonStatus, State
 from shannotd.wire.text import visible
@@ -75,6 +77,7 @@ class Options:
         return load(self.config, required=self.config_required, embedded=self.embedded)
 
 
+@functools.cache
 def version() -> str:
     """The installed version of shannot."""
     try:
@@ -141,7 +144,7 @@ class Service:
         self._runner = Runner(
             launch,
             pool_size=self._config.daemon.pool_size,
-            hide=self._most_sessions().hide,
+            usual=Usual.of(self._most_sessions()),
             shims=self._shims,
         )
         starting = asyncio.ensure_future(self._start_runner())
@@ -224,7 +227,7 @@ class Service:
             self._roles = self._make_roles()
             self._sessions.configure(self._config)
             await self._runner.resize_pool(
-                self._config.daemon.pool_size, self._most_sessions().hide
+                self._config.daemon.pool_size, Usual.of(self._most_sessions())
             )
             log.info("the configuration was read again")
         self._notify("READY=1")

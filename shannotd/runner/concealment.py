@@ -11,10 +11,12 @@ import errno
 import os
 import select
 import stat
+import time
 from dataclasses import dataclass
-from typing import Collection, Dict, Iterable, List, Sequence, Tuple
+from typing import Collection, Dict, Iterable, List, Optional, Sequence, Tuple
 
 from shannotd.runner import kernel, passwords
+from shannotd.runner.delta import CLOCK_LAG_NS, version
 from shannotd.runner.hiding import hidden_paths, search
 from shannotd.runner.passwords import NO_PASSWORDS, Passwords
 from shannotd.runner.paths import above, resolved
@@ -65,7 +67,10 @@ class Concealment:
         found = search(self._patterns, self._always)
         self._reliable = complete and not found.followed and found.directories <= watched
         self._hidden = found.outermost()
-        self.paths, _ = _for_identity(self._hidden, for_root)
+        self._for_root = for_root
+        self._files = _versions()
+        self._taken = _for_identity(self._hidden, for_root)
+        self.paths = self._taken[0]
         self._ways = ways_to(self.paths)
 
     def difference(self, patterns: Sequence[str], *, for_root: bool = False) -> Difference:
@@ -74,16 +79,40 @@ class Concealment:
         if not self._reliable or tuple(patterns) != self._patterns or self._watch.changed():
             hidden = hidden_paths(patterns, self._always)
             same = ways_to(self.paths) == self._ways
-        paths, found = _for_identity(hidden, for_root)
+        if hidden is self._hidden and for_root == self._for_root and self._is_settled():
+            paths, found = self._taken
+        else:
+            paths, found = _for_identity(hidden, for_root)
         # What holds on to what is not there any more is masked anew.
         kept = frozenset(self.paths) if same else frozenset()
         masked = [path for path in paths if path not in kept]
         shown = [path for path in self.paths if path not in kept or path not in paths]
         return Difference(masked, shown, found)
 
+    def _is_settled(self) -> bool:
+        """Whether the files with passwords are as they were."""
+        return self._files is not None and _versions() == self._files
+
     def close(self) -> None:
         """Watch no more."""
         self._watch.close()
+
+
+def _versions() -> Optional[Tuple[Tuple[int, ...], ...]]:
+    """What another content of the files with passwords never has; None where one changed a moment
+    ago: it may change once more, and nothing but its content would tell."""
+    settled = time.time_ns() - CLOCK_LAG_NS
+    found: List[Tuple[int, ...]] = []
+    for path in passwords.FILES:
+        try:
+            status = os.lstat(path)
+        except OSError:
+            found.append(())
+            continue
+        if status.st_ctime_ns >= settled:
+            return None
+        found.append(version(status))
+    return tuple(found)
 
 
 def _for_identity(hidden: List[str], for_root: bool) -> Tuple[List[str], Passwords]:

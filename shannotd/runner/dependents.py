@@ -46,6 +46,8 @@ def dependents(steps: Sequence[object], dropped: AbstractSet[int]) -> Dependents
 
     What needs a step that cannot stay cannot stay either.
     """
+    if not dropped:
+        return Dependents((), ())
     return _Comparison().follow(steps, dropped)
 
 

@@ -12,9 +12,9 @@ Control connection (daemon -> runner main), one answer per request, in order:
     {op: "apply", fds: 1} + job end    -> {}   (hands the job channel to a new apply process)
     {op: "resume", fds: 1} + job end   -> {}   (the same for one that looks after an old apply)
     {op: "amend", fds: 1} + job end    -> {}   (the same for a plan that a reviewer changes)
-    {op: "pool", size: int, hide: [glob], shims: [name]} -> {ready: int}
-                                          what most jobs will hide, and the programs of the
-                                          directories on PATH whose calls are asked about
+    {op: "pool", size: int, usual: {run_as, hide, scratch, deny, shims}} -> {ready: int}
+                                          what most jobs will have of these (see below); without
+                                          `usual` it stays as it is
     an error                           -> {error: {code, details}}
 
 A job channel is a socket pair of its own; the daemon keeps one end.
@@ -26,8 +26,10 @@ Dry run. The daemon sends one frame, then may send {op: "cancel"} and answers ea
      environment: {str: str},
      limits: {wall_seconds, output_bytes, written_bytes, processes, memory_bytes, open_files,
               steps, calls},
-     hide: [glob], scratch: [glob], shims: [name]|null, deny: [name], policy_version, on_failure}
-                         (without `shims` as the pool has them)   payload: script + stdin
+     hide: [glob], scratch: [glob], deny: [name], shims: [name], policy_version, on_failure}
+                                                                       payload: script + stdin
+                         (`shims` are the programs of the directories on PATH whose calls are asked
+                          about; what is left out of hide, scratch, deny and shims is as usual)
     {op: "verdict", call: int, decision: "contain"|"observe"|"review"|"deny", rule, reason, risk,
      observation: {program, argv, net, sockets, as_root, groups, shows, seconds,
          output_bytes}|null,

@@ -8,6 +8,7 @@ closing ends every job when the runner goes.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import select
 import signal
@@ -19,6 +20,7 @@ from shannotd.runner import cgroups, doctor, sandbox, shim_store, shims
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.identity import machine
 from shannotd.runner.pool import Pool
+from shannotd.runner.usual import Usual
 
 PROTOCOL = 1
 
@@ -138,10 +140,8 @@ class Runner:
             self._amend(descriptors[0])
             return {}
         if operation == "pool":
-            self._pool.expect(
-                [str(pattern) for pattern in request["hide"]],
-                [str(name) for name in request["shims"]],
-            )
+            if "usual" in request:
+                self._pool.expect(Usual.decode(request["usual"]))
             self._pool.resize(max(0, int(request["size"])))
             return {"ready": self._pool.ready}
         if operation == "programs":
@@ -163,7 +163,11 @@ class Runner:
         from shannotd.runner.amend import serve
         from shannotd.runner.record import key
 
-        self._start(job, lambda channel: serve(channel, key=key(self._state), own=self._own))
+        def work(channel: Channel) -> None:
+            gc.disable()  # nothing of a plan becomes garbage before the process ends
+            serve(channel, key=key(self._state), own=self._own)
+
+        self._start(job, work)
 
     def _start(self, job: int, work: Callable[[Channel], None]) -> None:
         """Start a process of its own for `work`: it survives us, and needs us for nothing."""

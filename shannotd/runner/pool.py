@@ -7,9 +7,10 @@ import os
 import socket
 import subprocess
 import time
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence
 
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
+from shannotd.runner.usual import NOTHING, Usual
 
 # The host's own interpreter: scripts must find the host's modules, not ours.
 INTERPRETER = "/usr/bin/python3"
@@ -28,7 +29,7 @@ class Pool:
         self._ready: List[int] = []
         self._zygote: Optional[subprocess.Popen[bytes]] = None
         self._requests: Optional[socket.socket] = None
-        self._expected: Tuple[List[str], List[str]] = ([], [])
+        self._usual = NOTHING
         self._lost_at = -RESPAWN_SECONDS
         self.empty: List[str] = []
         self.failure: Optional[Header] = None
@@ -87,14 +88,13 @@ class Pool:
         while len(self._waiting) < size:
             self._spawn()
 
-    def expect(self, hide: List[str], shims: List[str]) -> None:
-        """Have new sandboxes prepared for jobs that `hide` these patterns, as most will, and that
-        ask about the programs named in `shims`."""
-        if (hide, shims) != self._expected and self._requests is not None:
-            if shims != self._expected[1]:
-                self._drop()
-            self._expected = (hide, shims)
-            message = json.dumps({"hide": hide, "shims": shims}).encode("ascii")
+    def expect(self, usual: Usual) -> None:
+        """Have only sandboxes that are prepared for jobs as most will be: a job may leave out what
+        its sandbox was prepared for."""
+        if usual != self._usual and self._requests is not None:
+            self._drop()
+            self._usual = usual
+            message = json.dumps(usual.encode()).encode("ascii")
             try:
                 with os.fdopen(os.memfd_create("expected"), "wb") as file:
                     file.write(message)  # It may be larger than a datagram.

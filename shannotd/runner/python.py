@@ -19,6 +19,7 @@ from typing import Dict, FrozenSet, List, NoReturn, Optional
 
 _fresh_modules: FrozenSet[str] = frozenset()
 _fresh_path: List[str] = []
+_fresh_threshold = gc.get_threshold()
 
 
 def prepare(modules: FrozenSet[str], path: List[str]) -> None:
@@ -162,6 +163,7 @@ def _forget_ourselves(environment: Dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.set_threshold(*_fresh_threshold)
     gc.enable()
 
 

@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Dict, Sequence
+from typing import Dict, Iterator, Sequence
 
 from shannotd.runner import plan as plans
-from shannotd.runner.capture import Layer, capture
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
+from shannotd.runner.mounts import Overlay
 from shannotd.runner.order import order_of
 from shannotd.runner.record import Record, check_key
+from shannotd.runner.sandbox import ONE_UID
 from shannotd.runner.warm import Settings, Warm, build
 
 _LIMITS = {
     "wall_seconds": 1,
     "output_bytes": 1,
-    "written_bytes": 1,
+    "written_bytes": 1 << 20,
     "processes": 1,
     "memory_bytes": 1,
     "open_files": 1,
-    "steps": 1,
+    "steps": 100,
 }
+_NOBODY = plans.Identity("nobody", os.geteuid(), os.getegid(), (), 0o022)
+_INDEX = 1_000_000  # of a layer that no sandbox has
 _ACCOUNT = {"HOME": "/", "USER": "nobody", "LOGNAME": "nobody", "SHELL": "/bin/sh"}
 
 
@@ -49,24 +53,13 @@ def build_rehearsed(settings: Settings, also_writable: Sequence[str] = ()) -> Wa
 
 
 def _rehearse(warm: Warm, settings: Settings) -> None:
-    nobody = plans.Identity("nobody", os.geteuid(), os.getegid(), (), 0o022)
     request = _request(settings)
     reading, writing = os.pipe()
     os.close(reading)
-    warm.orders.send(order_of(request, nobody, _ACCOUNT), descriptors=(writing, writing))
+    warm.orders.send(order_of(request, _NOBODY, _ACCOUNT), descriptors=(writing, writing))
     warm.channel.send({"masked": warm.concealment.paths})
     os.close(writing)
-    ours, theirs = socket.socketpair()
-    with Channel(ours) as job, Channel(theirs) as daemon:
-        _capture_nothing(warm, nobody)
-        # Layers are looked at once only, when nobody uses them any more; and the runner's key must
-        # not be in a memory that is copied to another sandbox.
-        check_key(settings.state)
-        bare = replace(warm, blueprint=replace(warm.blueprint, overlays=()))
-        with Record(request, nobody, bare, 0, replace(settings, state="")) as record:
-            record.send(job, [])
-        job.send({"event": "end"})
-        daemon.receive()
+    _record_something(warm, request, settings)
     event, _, _ = warm.channel.receive()
     if event["event"] != "rehearsed":
         raise RunnerError(event["code"], **event["details"])
@@ -85,19 +78,45 @@ def _request(settings: Settings) -> Header:
         "cwd": "/",
         "environment": {},
         "limits": _LIMITS,
-        "hide": settings.hide,
-        "scratch": ["/tmp"],
+        "hide": settings.usual.hide,
+        "scratch": settings.usual.scratch,
     }
 
 
-def _capture_nothing(warm: Warm, nobody: plans.Identity) -> None:
-    name = "rehearsal"
+def _record_something(warm: Warm, request: Header, settings: Settings) -> None:
+    """Record a file that a script could have made, and send the plan of it to ourselves."""
+    # The runner's key must not be in a memory that is copied to another sandbox.
+    check_key(settings.state)
+    who = _NOBODY if warm.account is None else warm.account[0]
+    ours, theirs = socket.socketpair()
+    with Channel(ours) as job, Channel(theirs) as daemon, _something(warm, settings) as overlay:
+        # The real layers are looked at once only, when nobody uses them any more.
+        bare = replace(warm, blueprint=replace(warm.blueprint, overlays=(overlay,)))
+        with Record(request, who, bare, 0, replace(settings, state="")) as record:
+            try:
+                record.send(job, [])
+            except RunnerError:
+                pass  # most jobs are of somebody who may not write there
+        job.send({"event": "end"})
+        daemon.receive()
+
+
+@contextmanager
+def _something(warm: Warm, settings: Settings) -> Iterator[Overlay]:
+    """An overlay over the runner's directory that is nowhere mounted, with a file in its layer."""
+    owner = os.geteuid(), os.getegid()
+    user = settings.builder == ONE_UID
+    overlay = Overlay(settings.state, settings.state, _INDEX, user, 0o700, owner)
+    name = f"upper/{_INDEX}"
     os.mkdir(name, 0o700, dir_fd=warm.stage)
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-    upper = os.open(name, flags, dir_fd=warm.stage)
     try:
-        layer = Layer("/", upper, "trusted.overlay.")
-        capture([layer], started_ns=0, scratch=(), identity=nobody, limits={})
+        os.mkdir(f"{name}/rehearsal", 0o755, dir_fd=warm.stage)
+        path = f"{name}/rehearsal/file"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with open(os.open(path, flags, 0o644, dir_fd=warm.stage), "wb") as file:
+            file.write(b"one line\n")
+        yield overlay
+        os.unlink(path, dir_fd=warm.stage)
+        os.rmdir(f"{name}/rehearsal", dir_fd=warm.stage)
     finally:
-        os.close(upper)
         os.rmdir(name, dir_fd=warm.stage)

@@ -7,24 +7,23 @@ matches a directory covers what is below it: `/tmp/*` and `/tmp/**` mean the sam
 from __future__ import annotations
 
 import re
-from typing import Callable, List, Optional, Pattern, Sequence
+from functools import lru_cache
+from typing import Callable, List, Pattern, Sequence, Tuple
 
 
 def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
     """Whether a path, or a directory above it, matches one of `patterns`."""
     if not patterns:
         return lambda path: False
-    alternatives = "|".join(_expression(pattern) for pattern in patterns)
+    key = tuple(patterns)
     # Compiled at the first path: most scripts change nothing.
-    compiled: Optional[Pattern[str]] = None
+    return lambda path: _compiled(key).fullmatch(path) is not None
 
-    def matches(path: str) -> bool:
-        nonlocal compiled
-        if compiled is None:
-            compiled = re.compile(f"(?:{alternatives})(?:/.*)?", re.DOTALL)
-        return compiled.fullmatch(path) is not None
 
-    return matches
+@lru_cache(maxsize=8)
+def _compiled(patterns: Tuple[str, ...]) -> Pattern[str]:
+    alternatives = "|".join(_expression(pattern) for pattern in patterns)
+    return re.compile(f"(?:{alternatives})(?:/.*)?", re.DOTALL)
 
 
 def _expression(pattern: str) -> str:

@@ -68,12 +68,14 @@ def _serve(control: Channel, settings: Settings) -> None:
             request, payload, _ = job.receive()
             # A daemon that hangs must not keep a script alive beyond its limits.
             job.limit_sending(DAEMON_SECONDS)
-            settings = _for_job(settings, request)
+            request = settings.usual.complete(request)
+            usual = replace(settings.usual, shims=tuple(request["shims"]))
+            settings = replace(settings, usual=usual)
             try:
                 if warm is None:
                     # What was missing a moment ago may be there now.
                     warm = build_rehearsed(settings)
-                elif _outdated(warm, request, settings):
+                elif _outdated(warm, request):
                     warm.close()
                     warm = None
                     warm = build_rehearsed(settings, [str(request["cwd"])])
@@ -94,18 +96,12 @@ def _await_close(job: Channel) -> None:
     poll.poll(CLOSE_SECONDS * 1000)
 
 
-def _for_job(settings: Settings, request: Header) -> Settings:
-    """The settings with the shims that the job wants, where it says so."""
-    wanted = request.get("shims")
-    return settings if wanted is None else replace(settings, shims=tuple(wanted))
-
-
-def _outdated(warm: Warm, request: Header, settings: Settings) -> bool:
+def _outdated(warm: Warm, request: Header) -> bool:
     """Whether mounts or programs came or went since `warm` was built, it is too old, has other
     shims, or lacks a place."""
     held = warm.shims
     names = frozenset() if held is None else held.names
-    if request.get("shims") is not None and frozenset(settings.shims) != names:
+    if frozenset(request["shims"]) != names:
         return True
     if held is not None and held.outdated():
         return True
@@ -132,7 +128,7 @@ def _run(
     warm: Warm, control: Channel, job: Channel, request: Header, payload: bytes, settings: Settings
 ) -> None:
     # Floor and account were read when the sandbox was built (MAX_AGE_SECONDS ago at most).
-    known = warm.account if request["run_as"] is None else None
+    known = warm.account if request["run_as"] == settings.usual.run_as else None
     who, account = known or identity.resolve(request["run_as"], warm.floor)
     warm.prepare()
     warm.limit(request["limits"])

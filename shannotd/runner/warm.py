@@ -16,6 +16,7 @@ from shannotd.runner.init import main as init_main
 from shannotd.runner.passwords import NO_PASSWORDS, Passwords
 from shannotd.runner.plan import Identity
 from shannotd.runner.shims import Shims
+from shannotd.runner.usual import NOTHING, Usual
 
 # The size of a warm stage; a job's own limit replaces it at hand-out.
 WARM_SIZE = 1 << 30
@@ -29,18 +30,14 @@ Account = Optional[Tuple[Identity, Dict[str, str]]]
 
 @dataclass(frozen=True)
 class Settings:
-    """What every supervisor of a runner shares.
-
-    `hide` and `shims` are what most jobs have: patterns, and the names of programs with a shim.
-    """
+    """What every supervisor of a runner shares; `usual` is what most jobs have."""
 
     builder: str
     program: bytes
     state: str
     hidden: Tuple[str, ...]
-    hide: Tuple[str, ...] = ()
+    usual: Usual = NOTHING
     cgroup_base: Optional[cgroups.Base] = None
-    shims: Tuple[str, ...] = ()
 
 
 @dataclass
@@ -157,10 +154,10 @@ def kill(pid: int) -> None:
         pass
 
 
-def _own_account(floor: identity.Floor) -> Account:
-    """The runner's own identity, looked up while nobody waits; None where the floor refuses it."""
+def _usual_account(settings: Settings, floor: identity.Floor) -> Account:
+    """The identity of most jobs, looked up while nobody waits; None where it is refused."""
     try:
-        return identity.resolve(None, floor)
+        return identity.resolve(settings.usual.run_as, floor)
     except RunnerError:
         return None
 
@@ -183,7 +180,7 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
 
 def _build(settings: Settings, also_writable: Sequence[str], floor: identity.Floor) -> Warm:
     mounts = sandbox.MountWatch()
-    held = shim_store.take(settings.state, settings.shims)
+    held = shim_store.take(settings.state, settings.usual.shims)
     try:
         return _build_watched(settings, also_writable, floor, mounts, held)
     except BaseException:
@@ -244,14 +241,14 @@ def _build_watched(
             raise RunnerError("sandbox_unavailable", reason=reason, remedy="") from error
         raise
     stage, processes, listener, calls, orders = descriptors
-    account = _own_account(floor)
+    account = _usual_account(settings, floor)
     for_root = account is not None and account[0].uid == 0
     return Warm(
         init=pid,
         script=event["script"],
         channel=channel,
         orders=Channel(socket.socket(fileno=orders)),
-        concealment=Concealment(settings.hide, settings.hidden, for_root=for_root),
+        concealment=Concealment(settings.usual.hide, settings.hidden, for_root=for_root),
         blueprint=sandbox.Blueprint.decode(plan),
         stage=stage,
         processes=processes,

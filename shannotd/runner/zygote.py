@@ -10,6 +10,8 @@ they have.
 import sys
 
 _MAX_REQUEST_BYTES = 64
+# A supervisor serves one job: to search what it keeps again and again would take a tenth of it.
+_COLLECTIONS = (200_000, 50, 100)
 _FRESH = (frozenset(sys.modules), [path for path in sys.path[1:] if path])
 
 
@@ -34,6 +36,7 @@ def main() -> None:
         warm,
     )
     from shannotd.runner.frames import Channel
+    from shannotd.runner.usual import Usual
 
     python.prepare(*_FRESH)
     observe.prepare()
@@ -61,16 +64,15 @@ def main() -> None:
         if message == b"expect":
             with open(descriptors[0], "rb") as file:
                 file.seek(0)
-                expected = json.load(file)
-            settings = dataclasses.replace(
-                settings, hide=tuple(expected["hide"]), shims=tuple(expected["shims"])
-            )
+                usual = Usual.decode(json.load(file))
+            settings = dataclasses.replace(settings, usual=usual)
             continue
         if os.fork() == 0:
             os.dup2(descriptors[0], 3)
             kernel.close_range(4)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             gc.enable()
+            gc.set_threshold(*_COLLECTIONS)
             supervisor.main(Channel(socket.socket(fileno=3)), settings)
         os.close(descriptors[0])
 

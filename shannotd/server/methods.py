@@ -228,8 +228,9 @@ class Methods:
             return encode(session)
         identifier = session.id
         end = client.listen(lambda event: isinstance(event, Output) and event.session == identifier)
-        client.tell(change_of(session))
         try:
+            await asyncio.sleep(0)  # the script begins before the client has something to do
+            client.tell(change_of(session))
             return whole_session(await asyncio.shield(ended))
         finally:
             end()

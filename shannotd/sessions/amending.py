@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from shannotd.wire.decode import decode
 from shannotd.wire.errors import NotAmendable, RunnerLost, ShannotError, error_from_wire
 from shannotd.wire.model import Amendment, DroppedStep, EditedStep, Plan, Step
 
+_ANSWER_SECONDS = 5.0
 _SECONDS = 120.0  # what the runner gets for it: the host's files may have to be read
 
 
@@ -89,6 +91,9 @@ class Amending:
             async with asyncio.timeout(_SECONDS):
                 return await self._drive(job.channel)
         except ChannelClosed as error:
+            # The runner's answer to the hand-over, if it refused it, says more.
+            with contextlib.suppress(RunnerGone, TimeoutError):
+                await asyncio.wait_for(job.accepted, _ANSWER_SECONDS)
             raise self._failed(f"the runner ended: {error}") from None
         except TimeoutError:
             raise self._failed(f"it took more than {_SECONDS:g} seconds") from None

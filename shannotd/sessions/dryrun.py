@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from shannotd.policy.commands import deny_names
 from shannotd.policy.profiles import Profile
 from shannotd.sessions.channel import Channel, ChannelClosed, Frame
 from shannotd.sessions.recorded import Recorded, recorded, sha256_of, size_of
@@ -28,12 +27,13 @@ BlobList = list[tuple[str, int]]
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be run and under which rules."""
+    """What is to be run and under which rules; `deny` names programs that may be denied."""
 
     session: str
     submission: Submission
     profile: Profile
     policy_version: str
+    deny: tuple[str, ...]
     wall_seconds: float
 
 
@@ -122,7 +122,7 @@ class DryRun:
         if self._cancelled:
             return self._outcome(stopped="cancelled", plan=None)
         submission = self._order.submission
-        header = {**_run_header(self._order), "shims": self._own_shims()}
+        header = {**_run_header(self._order), **self._own()}
         await channel.send(header, submission.script + submission.stdin)
         overtime = self._order.wall_seconds + _OVERTIME_SECONDS
         silence = asyncio.get_running_loop().call_later(overtime, channel.close)
@@ -157,11 +157,17 @@ class DryRun:
             raise self._lost("it ended the session without an exit status")
         return self._outcome(stopped=stopped, plan=plan if stopped is None else None)
 
-    def _own_shims(self) -> list[str] | None:
-        """The programs that have a shim; None for those that a warm sandbox has anyway."""
+    def _own(self) -> dict[str, tuple[str, ...]]:
+        """What the runner has to be told beyond what is usual."""
         runner, order = self._runner, self._order
-        wanted = self._shims.of(order.profile, order.policy_version, runner.programs)
-        return None if wanted == runner.pool_shims else list(wanted)
+        wanted = {
+            "hide": order.profile.hide,
+            "scratch": order.profile.scratch,
+            "deny": order.deny,
+            "shims": self._shims.of(order.profile, order.policy_version, runner.programs),
+        }
+        usual = {**runner.usual.__dict__, "shims": runner.pool_shims}
+        return {name: value for name, value in wanted.items() if value != usual[name]}
 
     def _take_output(self, frame: Frame) -> None:
         stream = "stderr" if frame.header.get("stream") == "stderr" else "stdout"
@@ -265,9 +271,6 @@ def _run_header(order: Order) -> dict[str, object]:
             "steps": limits.steps,
             "calls": MAX_CALLS,
         },
-        "hide": list(profile.hide),
-        "deny": sorted(deny_names(profile)),
-        "scratch": list(profile.scratch),
         "policy_version": order.policy_version,
         "on_failure": profile.on_failure,
     }

@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 
 from shannotd.config import Config
+from shannotd.policy.commands import deny_names
 from shannotd.policy.profiles import Profile, policy_version
 from shannotd.sessions.access import Caller, Role
 from shannotd.sessions.decisions import Decisions
@@ -45,10 +46,16 @@ _LARGE_SCRIPT_BYTES = 256 * 1024  # hashed on the store's thread
 
 @dataclass(frozen=True)
 class Policy:
-    """A profile with its version, computed once."""
+    """A profile with its version and the programs that it may deny, computed once."""
 
     profile: Profile
     version: str
+    deny: tuple[str, ...]
+
+    @classmethod
+    def of(cls, profile: Profile) -> Policy:
+        """That of `profile`."""
+        return cls(profile, policy_version(profile), tuple(sorted(deny_names(profile))))
 
 
 class Sessions:
@@ -69,8 +76,7 @@ class Sessions:
         self._config = config
         self._quota = Quota(config.daemon)
         self._policies: Mapping[str, Policy] = {
-            name: Policy(profile, policy_version(profile))
-            for name, profile in config.profiles.items()
+            name: Policy.of(profile) for name, profile in config.profiles.items()
         }
 
     async def recover(self) -> None:
@@ -132,7 +138,9 @@ class Sessions:
             approvals=policy.profile.approvals,
         )
         live = Live(Record(session), submission.script)
-        order = Order(session.id, submission, policy.profile, policy.version, wall_seconds)
+        order = Order(
+            session.id, submission, policy.profile, policy.version, policy.deny, wall_seconds
+        )
         live.job = DryRun(
             self._runner, order, _Sink(self.registry, live, policy.profile), self._shims
         )

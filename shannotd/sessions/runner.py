@@ -14,11 +14,12 @@ import socket
 import subprocess
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from shannotd.sessions.channel import Channel, ChannelClosed, pair, wake
+from shannotd.sessions.usual import Usual
 from shannotd.wire.decode import decode
 from shannotd.wire.errors import SandboxUnavailable, ShannotError, error_from_wire
 from shannotd.wire.text import visible
@@ -201,13 +202,14 @@ class Runner:
         launch: Launch,
         *,
         pool_size: int,
-        hide: Sequence[str] = (),
-        shims: Callable[[tuple[str, ...]], tuple[str, ...]] = lambda programs: (),
+        usual: Usual,
+        shims: Callable[[tuple[str, ...]], tuple[str, ...]],
     ) -> None:
-        """`shims` tells which of the host's programs have a shim in most sessions."""
+        """`usual` is what most sessions have, `shims` tells which of the host's programs have a
+        shim in them."""
         self._launch = launch
         self._pool_size = pool_size
-        self._hide = list(hide)
+        self.usual = usual
         self._shims = shims
         self._programs_at = 0.0
         self._background: set[asyncio.Task[None]] = set()
@@ -272,7 +274,7 @@ class Runner:
         if self._link is None:
             return 0
         try:
-            answer = await self._link.ask(self._pool_request)
+            answer = await self._link.ask({"op": "pool", "size": self._pool_size})
             ready = (await asyncio.wait_for(answer, seconds)).get("ready", 0)
         except (RunnerGone, ShannotError, TimeoutError):
             return 0
@@ -283,13 +285,12 @@ class Runner:
         return {
             "op": "pool",
             "size": self._pool_size,
-            "hide": self._hide,
-            "shims": list(self.pool_shims),
+            "usual": {**asdict(self.usual), "shims": self.pool_shims},
         }
 
-    async def resize_pool(self, size: int, hide: Sequence[str]) -> None:
-        """Keep `size` warm sandboxes from now on, prepared to `hide` these patterns."""
-        self._pool_size, self._hide = size, list(hide)
+    async def resize_pool(self, size: int, usual: Usual) -> None:
+        """Keep `size` warm sandboxes from now on, prepared for what is `usual`."""
+        self._pool_size, self.usual = size, usual
         self.pool_shims = self._shims(self.programs)
         if self._link is not None:
             await self._link.ask(self._pool_request)

@@ -14,16 +14,19 @@ class Shims:
     """Remembers what a profile makes of a list of programs: there may be thousands of them."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[str, tuple[str, ...]], tuple[str, ...]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self._programs: tuple[str, ...] = ()
 
     def of(self, profile: Profile, version: str, programs: tuple[str, ...]) -> tuple[str, ...]:
         """Those of `programs` that have a shim under `profile`, sorted.
 
         :param version: of the policy that the profile makes.
         """
-        key = (version, programs)
-        if key not in self._known:
-            self._known[key] = tuple(sorted(shimmed(profile, programs)))
+        if programs is not self._programs:  # seldom: to compare them takes its time
+            self._programs = programs
+            self._known.clear()
+        if version not in self._known:
+            self._known[version] = tuple(sorted(shimmed(profile, programs)))
             if len(self._known) > _KEPT:
                 self._known.popitem(last=False)
-        return self._known[key]
+        return self._known[version]

@@ -20,6 +20,7 @@ from typing import TypeVar
 Model = TypeVar("Model")
 _Check = Callable[[object], object]
 _PLAIN = frozenset({int, str, bytes, bool, type(None)})
+_AS_THEY_ARE = _PLAIN | {float}
 
 
 class _Mismatch(Exception):
@@ -45,10 +46,12 @@ def decode(model: type[Model], value: object, where: str = "") -> Model:
 
 def encode(value: object) -> object:
     """A dataclass instance (or a tuple, map, enum of such) as plain maps and lists."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)
-        }
+    kind = type(value)
+    if kind in _AS_THEY_ARE:
+        return value
+    names = _field_names(typing.cast(Hashable, kind))
+    if names is not None:
+        return {name: encode(getattr(value, name)) for name in names}
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, tuple | list):
@@ -56,6 +59,14 @@ def encode(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: encode(item) for key, item in value.items()}
     return value
+
+
+@functools.cache
+def _field_names(kind: object) -> tuple[str, ...] | None:
+    """The fields of a dataclass; None for another type."""
+    if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
+        return None
+    return tuple(field.name for field in dataclasses.fields(kind))
 
 
 @functools.cache

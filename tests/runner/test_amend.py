@@ -244,6 +244,24 @@ def test_a_command_meets_the_edited_file(bench: Bench, place: Path) -> None:
     assert (place / "seen").read_bytes() == b"reviewer\n"
 
 
+def test_a_file_in_a_renamed_directory_is_found_where_it_is(bench: Bench, place: Path) -> None:
+    (place / "d").mkdir()
+    (place / "d" / "log").write_text("host\n")
+    owned(bench, place)
+    outcome = recorded(bench, place, "mv d e && echo script >>e/log")
+    index = next(i for i, step in enumerate(outcome.steps) if step["path"].endswith("/log"))
+    if outcome.steps[index]["change"] == "append":
+        changed = amended(bench, outcome, edits={index: b"reviewer\n"})
+        assert " host\n+reviewer\n" in changed.notes[index]["diff"]
+        expected = "host\nreviewer\n"
+    else:  # without redirects of directories everything is made anew
+        changed = amended(bench, outcome, edits={index: b"reviewer\n"})
+        expected = "reviewer\n"
+    applied(bench, changed)
+    assert (place / "e" / "log").read_text() == expected
+    assert os.listdir(place) == ["e"]
+
+
 def test_one_more_name_has_the_edited_content(bench: Bench, place: Path) -> None:
     outcome = recorded(bench, place, "echo script >a; ln a b")
     index = next(i for i, step in enumerate(outcome.steps) if step["link_to"] is None)

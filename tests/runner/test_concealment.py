@@ -163,6 +163,10 @@ def test_files_of_accounts_are_shown_to_root_with_tokens(
     found = one.difference(hide, for_root=True)
     assert (found.masked, found.shown) == SAME
     assert "$6$" not in found.passwords.views[shadow].decode()
+    for name in ("ann", "bob"):  # in place: no name in any directory tells of it
+        Path(shadow).write_text(f"{name}:$6$salt${'x' * 80}:1::::::\n")
+        view = one.difference(hide, for_root=True).passwords.views[shadow].decode()
+        assert view.startswith(f"{name}:$hidden")
     other = one.difference(hide)
     assert (other.masked, other.shown, other.passwords) == ([shadow], [], NO_PASSWORDS)
     one.close()
@@ -226,8 +230,8 @@ def test_a_directory_that_may_be_entered_but_not_listed_is_not_relied_upon(home:
 
 def warm(runner: RunnerProcess, hide: list[str]) -> Path:
     """Wait for a sandbox that was built for `hide`; its table of mounts."""
-    runner.ask({"op": "pool", "size": 0, "hide": hide, "shims": []})
-    runner.ask({"op": "pool", "size": 1, "hide": hide, "shims": []})
+    usual = {"run_as": None, "hide": hide, "scratch": [], "deny": [], "shims": []}
+    runner.ask({"op": "pool", "size": 1, "usual": usual})
     while not runner.ask({"op": "hello"})["ready"]:
         pass
     for pid in descendants(runner.process.pid):

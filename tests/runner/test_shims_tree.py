@@ -201,12 +201,13 @@ def test_a_job_gets_the_shims_that_it_wants(bench: Bench) -> None:
     ]
     for shims_of_job, seen in wanted:
         assert bench.run("shell", look, shims=shims_of_job).stdout == seen
-    pool = {"op": "pool", "size": 1, "hide": []}
+    usual = {"run_as": None, "hide": [], "scratch": [], "deny": [], "shims": []}
+    pool = {"op": "pool", "size": 1}
     try:
-        bench.runner.ask({**pool, "shims": ["tac"]})
+        bench.runner.ask({**pool, "usual": {**usual, "shims": ["tac"]}})
         one = bench.run("shell", look)
         assert one.stdout == b"#!E", one
         assert bench.run("shell", look, shims=[]).stdout == b"EE"
     finally:
-        bench.runner.ask({**pool, "shims": []})
+        bench.runner.ask({**pool, "usual": usual})
     assert bench.run("shell", look).stdout == b"EE"

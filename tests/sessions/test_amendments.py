@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from shannotd.server.peers import current_groups
+from shannotd.sessions import amending
 from shannotd.sessions.amending import Result, Told, follow
 from shannotd.sessions.plans import Notes
 from shannotd.sessions.recorded import Recorded
@@ -26,6 +27,7 @@ from shannotd.wire.errors import (
     NotAllowed,
     NotAmendable,
     NotFound,
+    SandboxUnavailable,
     StepNeeded,
     StoreFull,
     WrongState,
@@ -275,6 +277,34 @@ def test_a_runner_that_makes_no_plan_changes_nothing(
             assert (await amend(caller, old, drop=[0]))["state"] == "pending"
 
     scenario()
+
+
+@in_loop
+async def test_a_runner_that_takes_too_long_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, gate = slow(tmp_path)
+    monkeypatch.setattr(amending, "_SECONDS", 0.2)
+    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+        old = await caller.submit(("files", [path, *PATHS]))
+        with pytest.raises(NotAmendable, match=r"more than 0\.2 seconds"):
+            await amend(caller, old, drop=[1])
+        assert await get(caller, old) == old
+        with await asyncio.to_thread(gate.open, "wb"):
+            pass
+
+
+@in_loop
+async def test_a_runner_that_refuses_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+        old = await caller.submit(("files", PATHS))
+    monkeypatch.setenv("SCRIPTED_REFUSAL", "1")
+    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+        failure = await caller.failure("sessions.amend", **asked(old, drop=[0]))
+        assert isinstance(failure, SandboxUnavailable)
+        assert await get(caller, old) == old
 
 
 # Races. While the runner waits for a FIFO, somebody else decides.

@@ -39,6 +39,49 @@ def record(number: int, state: State = State.PENDING, **changes: object) -> Reco
 
 
 @in_loop
+async def test_what_is_committed_together_is_there_as_a_whole_or_not_at_all(
+    tmp_path: Path,
+) -> None:
+    store = await Store.open(tmp_path)
+    try:
+        await store.commit(Entry(record(1)))
+        wrong = Entry(record(3), {"plan": object()})  # type: ignore[dict-item]
+        with pytest.raises(StoreFull):
+            await store.commit(Entry(record(1, State.REJECTED)), Entry(record(2)), wrong)
+        for number, state in ((1, State.PENDING), (2, None), (3, None)):
+            stored = await store.load(f"{number:032x}")
+            assert (None if stored is None else stored.record.session.state) == state
+        await store.commit(Entry(record(1, State.REJECTED)), Entry(record(2)))
+        assert [each.session.id for each in await store.unfinished()] == [f"{2:032x}"]
+    finally:
+        await store.close()
+
+
+@in_loop
+async def test_contents_are_shared_and_those_of_no_session_are_forgotten(tmp_path: Path) -> None:
+    store = await Store.open(tmp_path)
+    data = b"content"
+    name = hashlib.sha256(data).hexdigest()
+    first, second, never = (record(number).session.id for number in (1, 2, 3))
+    await store.keep_small(first, [(name, len(data))], data)
+    await store.share(first, second)
+    await store.share(first, never)
+    await store.commit(Entry(record(1)), Entry(record(2)))
+    await store.drop_contents(first)
+    assert await store.content(first, name) is None
+    for session in (second, never):
+        found = await store.content(session, name)
+        assert found is not None and found.data == data
+    await store.close()
+    store = await Store.open(tmp_path)
+    try:
+        assert await store.content(second, name) is not None
+        assert await store.content(never, name) is None
+    finally:
+        await store.close()
+
+
+@in_loop
 async def test_what_was_committed_is_there_after_a_restart(tmp_path: Path) -> None:
     store = await Store.open(tmp_path)
     odd = os.fsdecode(b"\xff\x1b")

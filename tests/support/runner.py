@@ -111,6 +111,7 @@ class RunnerProcess:
         theirs.close()
         assert answer == {}, answer
         job = Channel(ours)
+        own = {} if shims is None else {"shims": list(shims)}
         job.send(
             {
                 "op": "run",
@@ -127,7 +128,7 @@ class RunnerProcess:
                 "limits": {**LIMITS, **(limits or {})},
                 "hide": list(hide),
                 "scratch": list(scratch),
-                "shims": None if shims is None else list(shims),
+                **own,
                 "deny": list(deny),
                 "policy_version": "test",
                 "on_failure": "rollback",

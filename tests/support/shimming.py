@@ -19,6 +19,7 @@ import base64, json, os, select, socket, sys, threading, time
 from shannotd.runner import barrier, identity, order, rehearsal, sandbox, seccomp, warm
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.plan import FileStep
+from shannotd.runner.usual import Usual
 
 asked = json.load(sys.stdin)
 state = asked["state"]
@@ -27,7 +28,7 @@ settings = warm.Settings(
     program=seccomp.compile_filter(),
     state=state,
     hidden=(state,),
-    shims=tuple(asked["shims"]),
+    usual=Usual(shims=tuple(asked["shims"])),
 )
 result = {"calls": [], "error": None, "changes": {}, "contents": {}, "steps": []}
 
