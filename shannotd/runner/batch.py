@@ -16,7 +16,7 @@ from shannotd.runner import filesystem, tree
 from shannotd.runner.checkpoint import Checkpoint
 from shannotd.runner.contents import Contents
 from shannotd.runner.filesystem import RENAME_EXCHANGE, RENAME_NOREPLACE, Status
-from shannotd.runner.finish import close_directories, final_path, needing_closing
+from shannotd.runner.finish import FinalPaths, close_directories, needing_closing
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.intent import Intent
 from shannotd.runner.journal import Journal
@@ -193,9 +193,9 @@ class Batch:
         self._points.reached("done")
         self._workspace.directories.forget()
         steps = [action.step for action in self._actions]
+        final = FinalPaths(steps)
         displaced = [
-            (final_path(parent, position, steps), name)
-            for position, parent, name in self._displaced
+            (final.of(parent, position), name) for position, parent, name in self._displaced
         ]
         failed = [*self._quarantine.discard(), *remove_all(displaced)]
         self._points.reached("cleaned")

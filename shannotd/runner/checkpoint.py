@@ -30,6 +30,7 @@ _FICLONERANGE = 0x4020940D  # linux/fs.h: struct file_clone_range
 _CLONE_RANGE = struct.Struct("=qQQQ")
 _BLOCK = 4096
 _CLONED_BYTES = 1024 * 1024  # smaller contents are not worth a system call of their own
+_WAITING_BYTES = 4 * 1024 * 1024
 # What a checkpoint leaves free on its disk.
 _SPARE_BYTES = 16 * 1024 * 1024
 _APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -54,6 +55,7 @@ class Checkpoint:
         self.journal = Journal(self._journal)
         self._end = os.fstat(self._contents).st_size
         self._lines: List[bytes] = []
+        self._waiting = bytearray()  # the last contents before `_end`, not written yet
         self._device = os.fstat(self._contents).st_dev
         self._clones = created and self._try_clone()
 
@@ -164,12 +166,11 @@ class Checkpoint:
             self._keep(Saved(action.index, (SavedEntry("", replace(state, sha256=None)),)))
             return
         try:
-            parent, _, name = here.rpartition("/")
-            directory = filesystem.open_directory(parent or "/")
-            try:
-                entries = self._entries(action, directory, name, found, excluded)
-            finally:
-                os.close(directory)
+            if found.data is not None and state.sha256 is not None:
+                stored = self._store(found.data, state.sha256)
+                entries = [SavedEntry("", state, stored)]
+            else:
+                entries = self._look(action, here, found, excluded)
         except MountInside as error:
             raise _failed(action, f"something is mounted at {error}") from error
         except OSError as error:
@@ -184,6 +185,17 @@ class Checkpoint:
     def _keep(self, one: Saved) -> None:
         self._lines.append(json.dumps(saved.encode(one), separators=(",", ":")).encode("ascii"))
 
+    def _look(
+        self, action: Action, here: str, found: Entry, excluded: AbstractSet[str]
+    ) -> List[SavedEntry]:
+        """Entries for all that is at `here` now, which is what was `found` there."""
+        parent, _, name = here.rpartition("/")
+        directory = filesystem.open_directory(parent or "/")
+        try:
+            return self._entries(action, directory, name, found, excluded)
+        finally:
+            os.close(directory)
+
     def _entries(
         self,
         action: Action,
@@ -195,7 +207,7 @@ class Checkpoint:
         descriptor = os.open(name, filesystem.O_PATH, dir_fd=directory)
         try:
             status = filesystem.status(descriptor)
-            first = self._one(descriptor, status, "", found.data)
+            first = self._one(descriptor, status, "")
             expected = found.state.sha256
             if first.content is not None and expected not in (None, first.content.sha256):
                 path = action.step.path
@@ -239,15 +251,13 @@ class Checkpoint:
 
     def _named(self, descriptor: int, status: Status, relative: str, path: str) -> SavedEntry:
         try:
-            return self._one(descriptor, status, relative, None)
+            return self._one(descriptor, status, relative)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 error.filename = path
             raise
 
-    def _one(
-        self, descriptor: int, status: Status, relative: str, data: Optional[bytes]
-    ) -> SavedEntry:
+    def _one(self, descriptor: int, status: Status, relative: str) -> SavedEntry:
         """The entry for one inode, its content saved."""
         kind = tree.file_type(status.mode)
         state = FileState(kind, stat.S_IMODE(status.mode), status.uid, status.gid)
@@ -260,16 +270,29 @@ class Checkpoint:
             state = replace(state, target="{}:{}".format(*status.special))
         content = None
         if kind == "file":
-            content = self._content(descriptor, data)
+            content = self._content(descriptor)
             state = replace(state, size=content.size, sha256=content.sha256)
         return SavedEntry(relative, replace(state, mtime_ns=status.mtime_ns), content)
 
-    def _content(self, descriptor: int, data: Optional[bytes]) -> Stored:
-        if data is not None:
-            stored = Stored(self._end, len(data), hashlib.sha256(data).hexdigest())
-            self._write(data, self._end)
-            self._end += len(data)
-            return stored
+    def _store(self, data: bytes, sha256: str) -> Stored:
+        """Save a small content; it is written with others."""
+        stored = Stored(self._end, len(data), sha256)
+        self._waiting += data
+        self._end += len(data)
+        if len(self._waiting) >= _WAITING_BYTES:
+            self._write_waiting()
+        return stored
+
+    def _write_waiting(self) -> None:
+        view = memoryview(bytes(self._waiting))
+        position = self._end - len(view)
+        while view:
+            written = os.pwrite(self._contents, view, position)
+            view = view[written:]
+            position += written
+        self._waiting.clear()
+
+    def _content(self, descriptor: int) -> Stored:
         content = filesystem.open_content(descriptor)
         try:
             return self._copy(content, os.fstat(content).st_size)
@@ -277,6 +300,7 @@ class Checkpoint:
             os.close(content)
 
     def _copy(self, source: int, size: int) -> Stored:
+        self._write_waiting()
         begin = self._end
         aligned = -(-self._end // _BLOCK) * _BLOCK
         cloned = self._clones and size >= _CLONED_BYTES and self._clone(source, size, aligned)
@@ -305,16 +329,10 @@ class Checkpoint:
             return False
         return True
 
-    def _write(self, data: bytes, position: int) -> None:
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._contents, view, position)
-            view = view[written:]
-            position += written
-
     def flush(self) -> None:
         """Have all that was saved on disk."""
         if self._lines:
+            self._write_waiting()
             view = memoryview(b"\n".join(self._lines) + b"\n")
             while view:
                 view = view[os.write(self._index, view) :]

@@ -11,21 +11,30 @@ from shannotd.runner.plan import FileState, FileStep
 from shannotd.runner.removal import told
 
 
-def final_path(path: str, position: int, steps: Sequence[FileStep]) -> str:
-    """Where what is at `path` after the step at `position` is after all `steps`."""
-    for step in steps[position + 1 :]:
-        if step.change == "rename" and step.old_path is not None:
-            old = step.old_path
-            if path == old or path.startswith(old + "/"):
-                path = step.path + path[len(old) :]
-    return path
+class FinalPaths:
+    """Where paths are when all of a batch's steps are done."""
+
+    def __init__(self, steps: Sequence[FileStep]) -> None:
+        self._renames = [
+            (position, step.old_path, step.path)
+            for position, step in enumerate(steps)
+            if step.change == "rename" and step.old_path is not None
+        ]
+
+    def of(self, path: str, position: int) -> str:
+        """Where what is at `path` after the step at `position` is in the end."""
+        for later, old, new in self._renames:
+            if later > position and (path == old or path.startswith(old + "/")):
+                path = new + path[len(old) :]
+        return path
 
 
 def needing_closing(steps: Sequence[FileStep]) -> List[Tuple[str, FileState]]:
     """The directories that get their final mode or time last, in the order of their steps: where
     each is in the end, and that state."""
+    final = FinalPaths(steps)
     return [
-        (final_path(step.path, position, steps), step.after)
+        (final.of(step.path, position), step.after)
         for position, step in enumerate(steps)
         if step.change != "rename" and staging.needs_closing(step.after)
     ]

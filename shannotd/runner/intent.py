@@ -7,7 +7,7 @@ a crash as well.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Dict, Optional
 
 from shannotd.runner.filesystem import Lasting
@@ -48,7 +48,7 @@ def rides(intent: Intent, step: FileStep) -> bool:
 
 def encode(intent: Intent) -> Dict[str, object]:
     """An intent as the journal holds it."""
-    return {name: value for name, value in asdict(intent).items() if value is not None}
+    return {name: value for name, value in vars(intent).items() if value is not None}
 
 
 def decode(value: Dict[str, Any]) -> Intent:

@@ -13,7 +13,7 @@ from typing import Dict, Iterable, List, Optional, Sequence, Set
 from shannotd.runner import filesystem
 from shannotd.runner.batch import Setting
 from shannotd.runner.directories import Directories, remove
-from shannotd.runner.finish import close_directories, final_path, needing_closing
+from shannotd.runner.finish import FinalPaths, close_directories, needing_closing
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.journal import Applied, BatchState
 from shannotd.runner.outcome import Outcome, apply_over, command_result, parts
@@ -77,10 +77,11 @@ def _close_batch(batch: BatchState, steps: Steps, setting: Setting) -> List[str]
 
 
 def _clean(batch: BatchState, steps: Steps, directories: Directories) -> List[str]:
+    final = FinalPaths(steps)
     waiting = [
         (where, intent.temporary)
         for position, (intent, step) in enumerate(zip(batch.intents, steps))
-        for where in (final_path(intent.parent, position, steps), intent.place)
+        for where in (final.of(intent.parent, position), intent.place)
         if intent.temporary is not None and where is not None
         if step.change != "create"
     ]

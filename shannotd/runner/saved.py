@@ -6,7 +6,7 @@ deleted has one more for everything in it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Dict, Optional, Tuple
 
 from shannotd.runner.plan import FileState
@@ -47,10 +47,10 @@ def encode(saved: Saved) -> Dict[str, object]:
                 entry.relative,
                 {
                     name: value
-                    for name, value in asdict(entry.state).items()
+                    for name, value in vars(entry.state).items()
                     if value is not None and value != {}
                 },
-                None if entry.content is None else list(asdict(entry.content).values()),
+                None if entry.content is None else list(vars(entry.content).values()),
             ]
             for entry in saved.entries
         ],
