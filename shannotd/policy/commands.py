@@ -137,7 +137,9 @@ def _permitted(call: ProgramCall, profile: Profile, rules: ProgramRules) -> Verd
     holding = [
         rule
         for rule in known
-        if rule.decision is not Decision.DENY and rule.holds(name, call.argv[1:], call)
+        if rule.decision is not Decision.DENY
+        and not rule.otherwise
+        and rule.holds(name, call.argv[1:], call)
     ]
     # A rule that knows all of the call says more of it than one that knows the program.
     reading = [rule for rule in holding if rule.reads]
@@ -146,6 +148,8 @@ def _permitted(call: ProgramCall, profile: Profile, rules: ProgramRules) -> Verd
         approved = _approved(call, profile, () if rule is not None else known)
         if approved is not None:
             return approved
+    if rule is None:
+        rule = next((each for each in known if each.otherwise), None)
     if rule is None:
         return _unknown(call, known, rules)
     verdict = _verdict(rule, call)

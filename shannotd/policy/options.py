@@ -17,7 +17,7 @@ _DECLARATION = re.compile(r"(-[^\s=\[\]]+)(=/?|\[=\])?")
 @dataclass(frozen=True)
 class Arguments:
     """Arguments, read: the options that are there (as declared), the numbers of those arguments
-    that are words of the program, and the values of options. `paths` are those values that are
+    that are words of the program, and the values of options. `paths` are other values, which are
     paths: the numbers of their arguments, and where in these they begin."""
 
     options: frozenset[str]
@@ -84,10 +84,10 @@ class Options:
                 elif not tolerant:
                     return None
                 index += 1
-            if value is not None:
+            if value is not None and kind == "=/":
+                paths.append((index - 1, start))
+            elif value is not None:
                 values.append(value)
-                if kind == "=/":
-                    paths.append((index - 1, start))
         return Arguments(frozenset(found), tuple(words), tuple(values), tuple(paths))
 
     def _option(self, argument: str, tolerant: bool) -> tuple[list[str], str | None] | None:

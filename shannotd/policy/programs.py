@@ -11,7 +11,8 @@ Keys of a `[[rule]]`:
   `arguments` are patterns of the words beside them (`*` at the end: any more; without the key
   none), `forbid` are patterns that no word and no option's value may have. Without `options` it
   holds for all calls.
-  Any other rule of `review` or `deny` holds if the first word is one of `verbs` (`options`
+  A rule of `review` that says `otherwise` holds if no other rule of the program does. Any other
+  rule of `review` or `deny` holds if the first word is one of `verbs` (`options`
   then are those that take a value), or `when` one of these patterns covers the arguments, and none
   of `unless` does. `identity` is `root` or `user` where a rule is only for scripts of
   root, or of others.
@@ -56,6 +57,7 @@ class _Entry:
     options: str | None = None
     exact: bool = False
     reads: bool = False
+    otherwise: bool = False
     requires: str = ""
     arguments: tuple[str, ...] = ("",)
     forbid: tuple[str, ...] = ()
@@ -120,7 +122,13 @@ class ProgramRule:
     def always(self) -> bool:
         """Whether it holds for every call of its programs, whoever makes it."""
         entry = self._entry
-        return not (entry.identity or self._when or entry.verbs or self._options or self._unless)
+        conditions = (entry.identity, self._when, entry.verbs, self._options, self._unless)
+        return not (any(conditions) or entry.otherwise)
+
+    @property
+    def otherwise(self) -> bool:
+        """Whether it is only for calls for which there is no other rule."""
+        return self._entry.otherwise
 
     @property
     def reads(self) -> bool:
@@ -303,8 +311,8 @@ def _indexed(
 def _compiled(entry: _Entry) -> ProgramRule:
     if not entry.programs:
         raise ValueError("programs: there are none")
-    if entry.reads and entry.decision is not Decision.REVIEW:
-        raise ValueError("reads is for rules of review")
+    if (entry.reads or entry.otherwise) and entry.decision is not Decision.REVIEW:
+        raise ValueError("reads and otherwise are for rules of review")
     knows = entry.reads or entry.decision in (Decision.CONTAIN, Decision.OBSERVE)
     if knows and (entry.verbs or entry.when or entry.unless):
         raise ValueError("verbs, when and unless are for rules that restrain")

@@ -74,7 +74,7 @@ apachectl restart | apachectl -k stop | haproxy -f x | postfix reload | php-fpm8
 apt-get install x | apt-get -y upgrade | apt update | pip install x | npm ci | git push
 git -C x pull | curl http://x | wget x | ssh h ls | rsync a h:b | psql -c x | mysql
 redis-cli flushall | reboot | shutdown -h now | init 0 | mkfs.ext4 /dev/sda | dd if=x of=/dev/sda
-wipefs -a /dev/sda | modprobe x | sudo ls | su -c ls | findmnt -T . | unheard-of x
+wipefs -a /dev/sda | modprobe x | sudo ls | su -c ls | unheard-of x
 """
 
 CONTAINED = """
@@ -98,7 +98,9 @@ dd if=/dev/zero of=/tmp/x | dd if=x of=/dev/null | pip list | openssl x509 | kil
 
 def texts(table: str) -> list[str]:
     """The calls of a table."""
-    return [text.strip() for line in table.splitlines() for text in line.split(" | ") if text]
+    return [
+        text.strip() for line in table.splitlines() for text in line.split(" | ") if text.strip()
+    ]
 
 
 @pytest.mark.parametrize("text", texts(OBSERVED))
@@ -332,7 +334,10 @@ def test_only_a_shells_text_is_read() -> None:
         ('decision = "maybe"\nprograms = ["x"]\nreason = "x"', "decision: expected one of"),
         ('decision = "observe"\nprograms = ["x"]\nreason = "x"', "options: an observed"),
         ('decision = "contain"\nprograms = ["x"]\nreason = "x"\nverbs = ["y"]', "for rules that"),
-        ('decision = "observe"\nprograms = ["x"]\nreason = "x"\nreads = true', "reads is for"),
+        (
+            'decision = "observe"\nprograms = ["x"]\nreason = "x"\nreads = true',
+            "reads and otherwise are",
+        ),
         ('decision = "review"\nprograms = ["x"]\nreason = "x"\nreads = true', "options: an"),
         ('decision = "review"\nprograms = ["x"]\nreason = "x"\nnet = "all"', "net is none"),
         ('decision = "review"\nprograms = ["x"]\nreason = "x"\nidentity = "bob"', "identity is"),

@@ -198,6 +198,125 @@ def test_deny_names_are_all_that_must_be_asked() -> None:
     assert "ls" not in names
 
 
+# What writes, changes, signals, starts another program, reads a file that is named, reaches another
+# host, or never ends: options of programs that are observed with others, after a call that is.
+# `=` takes a value.
+HARMFUL = {
+    "arp -an": "-d= -s= -f= -D",
+    "busctl list": "-H= -M= --host= --machine= --address= --watch-bind=",
+    "coredumpctl list": """
+        -A= -o= -D= --output= --directory= --debugger= --debugger-arguments= --file= --root=
+        --image=
+    """,
+    "df -h": "--sync",
+    "dmesg -T": """
+        -C -c -D -E -F= -n= -w -W --clear --read-clear --console-off --console-on
+        --console-level= --file= --follow --follow-new
+    """,
+    "dmidecode -q": "-d= --dev-mem= --dump-bin= --from-dump=",
+    "docker ps -a": "-H= -D -c= --host= --config= --context= --tls --tlscacert= --log-level=",
+    "ethtool eth0": """
+        -s -A -C -G -K -L -N -U -W -X -E -e -d -f -p -r -t -w -Q --reset --flash --test
+        --identify
+    """,
+    "findmnt -n": "-F= -p -w= --tab-file= --poll --timeout=",
+    "firewall-cmd --list-all": """
+        --add-port= --add-service= --add-rich-rule= --remove-port= --remove-service= --reload
+        --complete-reload --runtime-to-permanent --panic-on --panic-off --set-default-zone=
+        --set-log-denied= --change-interface= --direct --new-zone= --new-zone-from-file=
+        --delete-zone= --load-zone-defaults= --lockdown-on --add-lockdown-whitelist-command=
+        --reset-to-defaults
+    """,
+    "hostname -f": "-F= -b --file= --boot",
+    "hostnamectl status": "-H= -M= --host= --machine=",
+    "ip a": "-b= -n= -batch= -netns= -force -rc= -rcvbuf=",
+    "journalctl -u x": """
+        -D= -M= -f --directory= --machine= --file= --root= --image= --follow --rotate --flush
+        --sync --vacuum-size= --vacuum-time= --vacuum-files= --relinquish-var
+        --smart-relinquish-var --cursor-file= --setup-keys --force --interval= --verify-key=
+        --update-catalog
+    """,
+    "lastb -5": "-f= --file=",
+    "loginctl list-sessions": "-H= -M= -s= --host= --machine= --signal= --kill-whom=",
+    "lsblk -f": "--sysroot=",
+    "lscpu -e": "-s= --sysroot=",
+    "lshw -short": "-dump= -X",
+    "lsmem -a": "-s= --sysroot=",
+    "lspci -nn": "-A= -O= -G -H= -F= -i= -p= -M -q -Q",
+    "lsscsi -l": "-y= --sysfsroot=",
+    "lsusb -v": "-D=",
+    "machinectl list": """
+        -H= -M= -E= -s= --host= --machine= --signal= --kill-whom= --force --read-only --mkdir
+        --verify= --setenv=
+    """,
+    "modinfo ext4": "-b= --basedir=",
+    "mount -l": """
+        -a -B -F -f -i -L= -M -m -N= -n -o= -O= -R -r -T= -U= -w --all --bind --fake --fork
+        --move --rbind --mkdir --namespace= --options= --read-only --rw --target= --source=
+        --make-private --fstab=
+    """,
+    "netstat -tln": "-c --continuous",
+    "nmcli con show": "-s -a -w= --show-secrets --ask --wait= --rescan=",
+    "numactl -H": "-C= -N= -m= --physcpubind= --membind= --shm= --file= --touch",
+    "pgrep -a x": "-F= -L -e --pidfile= --logpidfile --echo --signal=",
+    "pidstat -u": "-e= -d -v",
+    "route -n": "-6x -h",
+    "sar -u": "-o= --sadc",
+    "sensors -u": "-s -c= --set --config-file=",
+    "ss -t": "-K -D= -E -F= -N= --kill --diag= --events --filter= --net=",
+    "swapon --show": "-a -d -e -f -o= -p= -L= -U= --all --discard --fixpgsz --options= --priority=",
+    "sysctl -a": "-w -p= -f= --write --load= --system",
+    "systemctl status x": """
+        -f -H= -i -M= -s= --force --host= --image= --job-mode= --kill-whom= --machine= --now
+        --root= --runtime --signal= --global --check-inhibitors= --firmware-setup
+        --reboot-argument= --what= --mkdir --no-block --marked --user
+    """,
+    "systemd-analyze blame": """
+        -H= -M= --host= --machine= --root= --image= --security-policy= --man= --user
+    """,
+    "tc qdisc show": "-b= -batch= -cf= -conf= -c -n= -netns= -force -nm",
+    "timedatectl show": "-H= -M= --host= --machine= --adjust-system-clock --monitor",
+    "top -bn1": "-s -W",
+    "udevadm info x": "-c -d= -w --cleanup-db --device-id-of-file= --wait-for-initialization",
+    "vmstat 1 2": "-m --slabs",
+}
+
+
+EXACT = ("--cursor", "--verify")  # harmless options of their own
+
+
+def flags(text: str) -> list[str]:
+    """Letters of options without a value, which `text` may have."""
+    letters = "ahlqruvx"
+    return [each for each in letters if verdict(f"{text} -{each}").decision is Decision.OBSERVE]
+
+
+def spellings(text: str, option: str) -> list[str]:
+    """`text` with an option, in every way that it can be written."""
+    name, equals, _ = option.partition("=")
+    program, *words = text.split(" ")
+    given = [name]
+    if name.startswith("--"):
+        given += [f"{name}=x"] if equals else []
+        given += [name[:end] for end in range(5, len(name)) if name[:end] not in EXACT]
+    elif len(name) == 2:
+        given += [f"-{letter}{name[1]}" for letter in flags(text)]
+        given += [f"{name}{name[1]}", f"{name}x"]
+    placed = []
+    for each in given:
+        value = ["x"] if equals and "=" not in each else []
+        placed += [[each, *value, *words], [*words, each, *value]]
+    return [" ".join([program, *each]) for each in placed]
+
+
+@pytest.mark.parametrize("text", HARMFUL)
+def test_no_harmful_option_is_observed_however_it_is_written(text: str) -> None:
+    assert verdict(text).decision is Decision.OBSERVE
+    for option in HARMFUL[text].split():
+        for call_ in spellings(text, option):
+            assert verdict(call_).decision is not Decision.OBSERVE, call_
+
+
 SPELLINGS = {"r": ["-r", "-R", "--recursive", "--recurs"], "f": ["-f", "--force", "--for"]}
 PATHS = ["/etc", "/etc/", "//etc", "/etc/.", "/usr/../etc", "../etc", "../root/../etc"]
 
