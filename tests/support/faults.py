@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 import signal
 import socket
@@ -27,6 +28,9 @@ Decide = Callable[[int, Held], None]
 # The same for one call.
 Answer = Callable[[Held], None]
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EXDEV, errno.EBUSY)
+
+
+_OF_PROCESSES = re.compile(r"/proc/[0-9]")
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,9 @@ class Supervised:
             held = syscalls.receive(self._listener)
             if held is None:
                 continue
-            if self._failure is not None or not self._is_own(held.pid):
+            # How many processes there are to look at is another matter each time.
+            of_others = _OF_PROCESSES.match(held.path) is not None
+            if self._failure is not None or of_others or not self._is_own(held.pid):
                 held.go()
                 continue
             number = self._count
