@@ -23,7 +23,6 @@ import sdnotify
 
 from shannotd.audit.log import AuditLog
 from shannotd.config import Config, load
-from shannotd.policy.commands import shimmed
 from shannotd.policy.profiles import Profile
 from shannotd.server.admission import Limits, raise_descriptor_limit, total_connections
 from shannotd.server.listener import (
@@ -145,7 +144,6 @@ class Service:
             launch,
             pool_size=self._config.daemon.pool_size,
             usual=Usual.of(self._most_sessions()),
-            shims=self._shims,
         )
         starting = asyncio.ensure_future(self._start_runner())
         self._background.add(starting)
@@ -212,9 +210,6 @@ class Service:
     def _most_sessions(self) -> Profile:
         """The profile that most sessions have."""
         return self._config.profiles[self._config.daemon.default_profile]
-
-    def _shims(self, programs: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(sorted(shimmed(self._most_sessions(), programs)))
 
     async def reload(self) -> None:
         """Read the configuration again and use it for what comes; a broken one changes nothing."""

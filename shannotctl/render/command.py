@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -45,8 +46,15 @@ def command_kind(step: Step) -> str:
 
 
 def command_line(step: Step) -> str:
-    """`run systemctl reload nginx`, each argument so that its ends are seen."""
-    return f"{'run' if step.runs else command_kind(step)} {argv_text(step.argv)}"
+    """`run systemctl reload nginx`, each argument so that its ends are seen.
+
+    The first word is the caller's choice: with the program where that has another name.
+    """
+    text = f"{'run' if step.runs else command_kind(step)} {argv_text(step.argv)}"
+    program = step.program or ""
+    if not step.argv or posixpath.basename(step.argv[0]) != posixpath.basename(program):
+        text += f" ({quoted(program)})"
+    return text
 
 
 def argv_text(argv: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from shannotd.policy.patterns import CommandPattern, command_pattern, merged
@@ -18,6 +18,7 @@ from shannotd.policy.profiles import Profile
 from shannotd.policy.programs import ProgramRule, ProgramRules, program_rules
 from shannotd.policy.tripwires import shell_text, tripped
 from shannotd.wire.model import Decision, ProgramCall, Recording, Risk, Verdict
+from shannotd.wire.text import visible
 
 # Of a program that starts another: how many of its arguments may be that one's name.
 _MAX_INNER = 256
@@ -39,31 +40,30 @@ def decide(call: ProgramCall, profile: Profile) -> Verdict:
     verdict = _denied(call, profile, rules)
     if verdict is None:
         verdict = _permitted(call, profile, rules)
-    return _with_tripwires(verdict, call)
+    return _with_tripwires(_with_first_word(verdict, call), call)
 
 
-def shimmed(profile: Profile, names: Iterable[str]) -> frozenset[str]:
-    """Those of `names`, names of programs on PATH, that need a shim: a call of them may be
-    observed or recorded for review. The others run contained, or are refused when they start."""
-    rules = program_rules()
-    approved = [entry for entry in _patterns(profile.auto_approve) if entry.arguments.is_all]
-    denied = [entry for entry in _patterns(profile.always_deny) if entry.arguments.is_all]
-    return frozenset(
-        name
-        for name in names
-        if not _stays_inside(rules.find(name))
-        and not any(entry.names((name,), ()) for entry in denied)
-        and not (
-            any(entry.names((name,), ()) for entry in approved)
-            and all(rule.decision is not Decision.OBSERVE for rule in rules.find(name))
-        )
-    )
+@functools.cache
+def asked_names() -> tuple[frozenset[str], frozenset[str]]:
+    """The names of programs on PATH, some with `*` or `?`, of which `decide` need not be asked, and
+    of those of which it must be all the same.
+
+    It is asked about every other program on PATH, too: a call may be observed, or wait for review.
+    """
+    inside, always = set(), set()
+    for rule in program_rules().rules:
+        names = {posixpath.basename(program) for program in rule.programs}
+        if rule.decision not in (Decision.CONTAIN, Decision.DENY):
+            always |= names
+        elif rule.always:
+            inside |= names
+    return frozenset(inside), frozenset(always)
 
 
 def deny_names(profile: Profile) -> frozenset[str]:
-    """The names of programs, some with `*` or `?`, of which `decide` must be asked at every
-    start also where they have no shim. A start counts by the name of the path that was executed
-    and by that of the file that it leads to."""
+    """The names of programs, some with `*` or `?`, of which `decide` must be asked at every start,
+    wherever they are. A start counts by the name of the path that was executed and by that of the
+    file that it leads to."""
     rules = program_rules()
     named = {
         posixpath.basename(program)
@@ -78,11 +78,6 @@ def deny_names(profile: Profile) -> frozenset[str]:
 @functools.lru_cache(maxsize=256)
 def _patterns(texts: tuple[str, ...]) -> tuple[CommandPattern, ...]:
     return tuple(command_pattern(text) for text in texts)
-
-
-def _stays_inside(rules: Sequence[ProgramRule]) -> bool:
-    inside = (Decision.CONTAIN, Decision.DENY)
-    return any(rule.always for rule in rules) and all(rule.decision in inside for rule in rules)
 
 
 def _denied(call: ProgramCall, profile: Profile, rules: ProgramRules) -> Verdict | None:
@@ -232,6 +227,17 @@ def _on_path(path: str, profile: Profile, rules: ProgramRules) -> bool:
     return directory in rules.directories or directory in [
         merged(each.rstrip("/") + "/").rstrip("/") for each in searched if each.startswith("/")
     ]
+
+
+def _with_first_word(verdict: Verdict, call: ProgramCall) -> Verdict:
+    """A verdict of review where the program is told another name than it was called by, after
+    which it may act."""
+    name = posixpath.basename(call.argv[0]).removeprefix("-") if call.argv else ""
+    names = (posixpath.basename(call.path), posixpath.basename(call.program))
+    if verdict.decision is not Decision.REVIEW or name in names:
+        return verdict
+    reason = f"{verdict.reason}; it is told that its name is {visible(name)}"
+    return replace(verdict, risk=Risk.DANGER, reason=reason)
 
 
 def _with_tripwires(verdict: Verdict, call: ProgramCall) -> Verdict:

@@ -170,7 +170,7 @@ class ProgramRule:
             exit_status=entry.exit_status,
             stdout=entry.stdout,
             stdin=entry.stdin,
-            undo=call.argv if entry.undo == "again" else None,
+            undo=(call.path, *call.argv[1:]) if entry.undo == "again" else None,
             seconds=entry.seconds or Recording.seconds,
         )
 

@@ -86,6 +86,9 @@ def counts(plan: Plan) -> StepCounts:
 
 
 def _assess_step(step: Step, rules: RiskRules, holders: Sequence[Holder]) -> Finding:
+    if step.kind == "blocked" and step.what == "call":
+        reason = "was killed before it could be recorded; it is not part of what is applied"
+        return Risk.CAUTION, reason
     if step.kind == "blocked":
         grave = step.what in rules.blocked_danger or step.target in rules.blocked_danger_targets
         risk = Risk.DANGER if grave else rules.blocked_default

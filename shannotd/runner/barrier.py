@@ -116,7 +116,6 @@ class Recorder:
             limits=self._request["limits"],
             history=self._history,
             keep_scratch=keep_scratch,
-            shims=self._warm.shims,
             passwords=self._warm.passwords,
         )
 

@@ -1,8 +1,8 @@
 """One call of a shim, from its claim to its answer.
 
-contain: the shim becomes the program. observe: the program runs beside the sandbox and the shim
-prints what it prints. review: the call is recorded at its place among the script's changes. deny:
-it never runs. Nothing here waits; what comes later comes by the loop.
+observe: the program runs beside the sandbox and the shim prints what it prints. review: the call is
+recorded at its place among the script's changes. deny: it never runs. Nothing here waits; what
+comes later comes by the loop.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ from shannotd.runner.resolution import (
     look_at_input,
     recorded_environment,
 )
-from shannotd.runner.shims import REAL
+from shannotd.runner.starts import DENIED, Turned
 from shannotd.runner.warm import Settings
 
-# What a shell answers for what it may not execute, and timeout(1) for what took too long.
-DENIED, TIMED_OUT = 126, 124
+TIMED_OUT = 124  # what timeout(1) answers for what took too long
 _CHUNK = 65536
 _NULL = os.makedev(1, 3)  # devices.txt of Linux
 _STREAMS = ("stdout", "stderr")
@@ -62,18 +61,19 @@ class Desk:
 class Call:
     """Serves one connection; owns it, and what serves its call."""
 
-    def __init__(self, caller: Caller, desk: Desk, ended: Callable[[Call], None]) -> None:
-        """`ended` is told when nothing is left of it."""
+    def __init__(
+        self, caller: Caller, turned: Turned, desk: Desk, ended: Callable[[Call], None]
+    ) -> None:
+        """`turned` is what was called; `ended` is told when nothing is left of it."""
         self._caller = caller
+        self._turned = turned
         self._desk = desk
         self._ended = ended
         self._claim: Optional[Claim] = None
-        self._program = ""
-        self._assumed = False
+        self._assumed = self._merged = False
         self._stdin: Optional[int] = None
         self._pipe: Optional[int] = None
         self._observer: Optional[Observer] = None
-        self._verdict: Optional[Verdict] = None
         self._held: Dict[str, bytearray] = {name: bytearray() for name in _STREAMS}
         self._cut = dict.fromkeys(_STREAMS, False)
         self._answered = False
@@ -114,7 +114,7 @@ class Call:
                 if claim is not None:
                     self._begin(claim)
         except Refused as refusal:
-            self._refuse(str(refusal))
+            self._deny(str(refusal))
         except Closed:
             self.lose_caller()
         self._arrange()
@@ -158,8 +158,7 @@ class Call:
             self._desk.loop.change(self._observer.fileno(), 0 if full else select.POLLIN)
 
     def _refuse(self, reason: str) -> None:
-        name = "a program" if self._claim is None else self._claim.name
-        text = f"shannot: {name}: {reason}\n"
+        text = f"shannot: {self._turned.name}: {reason}\n"
         self._send({"event": "output", "stream": "stderr"}, os.fsencode(text))
         self._answer({"event": "exit", "exit_code": DENIED, "signal": None})
 
@@ -169,34 +168,17 @@ class Call:
         self._claim = claim
         self._stdin, stdout, stderr = claim.standard
         self._assumed = _is_read(stdout, self._desk.outputs)
+        self._merged = os.path.samestat(os.fstat(stdout), os.fstat(stderr))
         # Kept open they would keep a reader of the script's waiting.
         os.close(stdout)
         os.close(stderr)
-        program = self._desk.programs.resolve(claim.path)
-        if program is None:
-            self._contain(claim.path)
-            return
-        self._program = program
-        self._desk.decisions.ask(
-            claim.path, program, claim.argv, claim.cwd, self._on_verdict, start=False
-        )
-
-    def _on_verdict(self, verdict: Verdict) -> None:
-        if self._closed:
-            return
-        self._verdict = verdict
-        if verdict.decision == "contain":
-            self._contain(self._program)
-        elif verdict.decision == "observe":
+        verdict = self._turned.verdict
+        if verdict.decision == "observe":
             self._observe(verdict)
         elif verdict.decision == "review":
             self._review(verdict.recording)
         else:
             self._deny(f"denied: {verdict.reason}")
-        self._arrange()
-
-    def _contain(self, program: str) -> None:
-        self._answer({"event": "exec", "path": self._desk.programs.real(program, REAL)})
 
     def _deny(self, reason: str) -> None:
         step = self._step("deny", DENIED, {}, ())
@@ -233,10 +215,10 @@ class Call:
         self._arrange()
 
     def _record_review(self, content: Optional[bytes]) -> None:
-        assert self._claim is not None and self._verdict is not None
-        recording = self._verdict.recording
+        assert self._claim is not None
+        recording = self._turned.verdict.recording
         environment, changed = recorded_environment(
-            self._claim.environment, self._desk.environment, self._claim.cwd
+            self._claim.environment, self._desk.environment, self._turned.cwd
         )
         try:
             stdin = None if content is None else Input(*self._desk.record.keep(content))
@@ -265,7 +247,7 @@ class Call:
         self._stdin = None
         desk = self._desk
         request = verdict.observation(desk.identity, desk.hide, self._claim.environment)
-        request = replace(request, caller=self._caller.process)
+        request = replace(request, caller=self._caller.process, merged=self._merged)
         if request.as_root and not _may_be_root():
             request = replace(request, as_root=False)
         try:
@@ -312,10 +294,9 @@ class Call:
         self, exit_code: Optional[int], number: Optional[int], said: Optional[str] = None
     ) -> None:
         """Record how an observed program ended, and what is to be `said` of it, and answer."""
-        assert self._claim is not None
         text = b""
         if said is not None:
-            text = os.fsencode(f"shannot: {self._claim.name}: {said}\n")
+            text = os.fsencode(f"shannot: {self._turned.name}: {said}\n")
         self._held["stderr"] += text
         self._record_observed(128 + (number or 0) if exit_code is None else exit_code)
         self._release()  # recorded it is, whoever is gone by now
@@ -347,19 +328,19 @@ class Call:
 
         :raises OSError: it is to be hashed and cannot be read.
         """
-        assert self._claim is not None and self._verdict is not None
+        turned = self._turned
         return CommandStep(
             decision=decision,
-            program=self._program,
-            program_sha256=self._desk.programs.sha256(self._program) if hashed else "",
-            argv=self._claim.argv,
-            cwd=self._claim.cwd,
+            program=turned.program,
+            program_sha256=self._desk.programs.sha256(turned.program) if hashed else "",
+            argv=turned.argv,
+            cwd=turned.cwd,
             environment=environment,
             changed=changed,
             exit_status=exit_status,
-            rule=self._verdict.rule,
-            reason=self._verdict.reason,
-            risk=self._verdict.risk,
+            rule=turned.verdict.rule,
+            reason=turned.verdict.reason,
+            risk=turned.verdict.risk,
         )
 
 

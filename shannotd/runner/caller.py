@@ -24,8 +24,7 @@ from shannotd.runner.frames import (
 from shannotd.runner.mounts import SCRIPT_DIRECTORY
 
 ADDRESS = SCRIPT_DIRECTORY + "/calls"
-# Of the words of a call and its environment together; and of its header, where each byte may be
-# written as six characters.
+# Of an environment; and of a call's header, where each byte may be written as six characters.
 MAX_WORD_BYTES = 256 * 1024
 MAX_HEADER_BYTES = 6 * MAX_WORD_BYTES + 64 * 1024
 # What is kept for a shim that does not read; beyond it, who produces it waits.
@@ -40,18 +39,11 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Claim:
-    """What a shim says of its call. `standard` are its descriptors 0, 1 and 2, the caller's."""
+    """What a shim says of its call: what is in its environment, and its descriptors 0, 1 and 2,
+    the caller's."""
 
-    path: str
-    argv: Tuple[str, ...]
-    cwd: str
     environment: Dict[str, str]
     standard: Tuple[int, int, int]
-
-    @property
-    def name(self) -> str:
-        """What the program is called in a message."""
-        return os.path.basename(self.path)
 
 
 def listen() -> socket.socket:
@@ -156,7 +148,7 @@ class Caller:
         if header_size > MAX_HEADER_BYTES:
             self._called = self.draining = True
             self._received.clear()
-            raise Refused("its arguments and environment are too large")
+            raise Refused("its environment is too large")
         end = LENGTHS.size + header_size
         if len(self._received) < end:
             return None
@@ -170,20 +162,16 @@ class Caller:
     def _claim(self, header: Header) -> Claim:
         if header.get("op") != "call" or header.get("fds") != 3 or len(self._descriptors) != 3:
             raise Closed("no call with three descriptors")
-        words, environment = header.get("argv"), header.get("environment")
-        if not isinstance(words, list) or not isinstance(environment, dict) or not words:
-            raise Closed("a call without words or environment")
-        path, cwd = header.get("path"), header.get("cwd")
-        size = 0
-        for word in (path, cwd, *words, *environment, *environment.values()):
-            size += _size(word)
-        if size > MAX_WORD_BYTES:
-            raise Refused("its arguments and environment are too large")
+        environment = header.get("environment")
+        if not isinstance(environment, dict):
+            raise Closed("a call without an environment")
+        if sum(map(_size, (*environment, *environment.values()))) > MAX_WORD_BYTES:
+            raise Refused("its environment is too large")
         if any("=" in name or not name for name in environment):
             raise Closed("a variable without a name")
         standard = (self._descriptors[0], self._descriptors[1], self._descriptors[2])
         self._descriptors.clear()
-        return Claim(str(path), tuple(words), str(cwd), environment, standard)
+        return Claim(environment, standard)
 
     def send(self, header: Header, payload: bytes = b"") -> None:
         """Have a frame sent as soon as the shim reads.

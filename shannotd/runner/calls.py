@@ -8,6 +8,7 @@ from typing import Set
 
 from shannotd.runner.call import Call, Desk
 from shannotd.runner.caller import accept
+from shannotd.runner.starts import Starts
 
 # Shims that are served at a time; further ones wait to be accepted.
 MAX_CALLS_AT_A_TIME = 64
@@ -16,22 +17,15 @@ MAX_CALLS_AT_A_TIME = 64
 class Calls:
     """Serves the shims of one sandbox; owns the socket on which they call."""
 
-    def __init__(self, listener: socket.socket, namespace: int, desk: Desk, limit: int) -> None:
-        """`namespace` is the inode of the sandbox's pid namespace, `limit` how many calls a
-        session may make."""
+    def __init__(self, listener: socket.socket, namespace: int, desk: Desk, starts: Starts) -> None:
+        """`namespace` is the inode of the sandbox's pid namespace, `starts` has what was called."""
         self._listener = listener
         self._namespace = namespace
         self._desk = desk
-        self._limit = limit
-        self._count = 0
+        self._starts = starts
         self._calls: Set[Call] = set()
         listener.setblocking(False)
         desk.loop.add(listener.fileno(), self._on_call)
-
-    @property
-    def exceeded(self) -> bool:
-        """Whether there were more calls than a session may make."""
-        return self._count > self._limit
 
     def end(self) -> None:
         """Nothing that called is left: record what its calls have had, and close.
@@ -55,8 +49,11 @@ class Calls:
         caller = accept(self._listener, self._namespace)
         if caller is None:
             return
-        self._count += 1
-        self._calls.add(Call(caller, self._desk, self._on_end))
+        turned = self._starts.claim(caller.process)
+        if turned is None:  # no shim, whatever it is
+            caller.close()
+            return
+        self._calls.add(Call(caller, turned, self._desk, self._on_end))
         if len(self._calls) >= MAX_CALLS_AT_A_TIME:
             self._desk.loop.change(self._listener.fileno(), 0)
 

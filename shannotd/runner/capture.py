@@ -42,8 +42,6 @@ from shannotd.runner.plan import (
     Identity,
     StepNote,
 )
-from shannotd.runner.shim_copies import Copies
-from shannotd.runner.shims import Shims
 from shannotd.runner.tree import MountInside
 
 __all__ = ["Content", "Layer", "Recorded", "capture"]
@@ -85,7 +83,6 @@ def capture(
     limits: Mapping[str, Any],
     history: Optional[History] = None,
     keep_scratch: bool = False,
-    shims: Optional[Shims] = None,
     passwords: Passwords = NO_PASSWORDS,
 ) -> Recorded:
     """What the script did to the host's files, seen through `layers`.
@@ -94,18 +91,17 @@ def capture(
     on purpose. `scratch` are glob patterns (see scratch.py). `identity` will apply the plan:
     what it cannot read is not hashed. Of `limits`, `steps` and `written_bytes` are used. With the
     `history` of earlier captures it is what was done since the last of them. `keep_scratch` has
-    the contents of scratch come along. What came of the sandbox's `shims` shows as what came of
-    their programs. Where it was shown tokens of `passwords`, they are the passwords again.
+    the contents of scratch come along. Where the script was shown tokens of `passwords`, they are
+    the passwords again.
 
     :raises RunnerError: `capture_failed` or `limit_exceeded`.
     """
     opened = Opened()
     try:
         found = history or History()
-        copies = Copies(shims, opened, () if keep_scratch else scratch, limits)
         clock = Clock(started_ns, time.time_ns())
         shown = Shown(passwords, () if keep_scratch else scratch)
-        work = _Capture(layers, clock, scratch, identity, limits, opened, found, copies, shown)
+        work = _Capture(layers, clock, scratch, identity, limits, opened, found, shown)
         return work.run(keep_scratch)
     except BaseException:
         opened.close()
@@ -122,7 +118,6 @@ class _Capture:
         limits: Mapping[str, Any],
         opened: Opened,
         history: History,
-        copies: Copies,
         shown: Shown,
     ) -> None:
         self._layers = sorted(layers, key=lambda layer: layer.mountpoint)
@@ -140,7 +135,6 @@ class _Capture:
             self._before,
             self._findings,
             self._comparer,
-            copies,
             opened,
             clock,
             self._mountpoints,

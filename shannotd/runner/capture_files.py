@@ -11,11 +11,10 @@ from shannotd.runner import filesystem, tree
 from shannotd.runner.before import Before
 from shannotd.runner.clock import Clock
 from shannotd.runner.compare import Change, Comparer
-from shannotd.runner.delta import Known, Version, version
+from shannotd.runner.delta import Version, version
 from shannotd.runner.findings import Findings
 from shannotd.runner.layer import Folder, Layer, Opened, script_xattrs
 from shannotd.runner.plan import ABSENT, FileState, FileStep
-from shannotd.runner.shim_copies import Copies, Found
 from shannotd.runner.tree import Entry
 
 
@@ -30,7 +29,6 @@ class Files:
         before: Before,
         findings: Findings,
         comparer: Comparer,
-        copies: Copies,
         opened: Opened,
         clock: Clock,
         mountpoints: AbstractSet[str],
@@ -39,7 +37,6 @@ class Files:
         self._before = before
         self._findings = findings
         self._comparer = comparer
-        self._copies = copies
         self._opened = opened
         self._clock = clock
         self._mountpoints = mountpoints
@@ -175,11 +172,18 @@ class Files:
         flags = filesystem.O_READ
         descriptor = self._opened.open(self._layer, upper, name, relative, flags)
         try:
-            xattrs = script_xattrs(self._layer, descriptor)
-            found = Found(self._layer, relative, descriptor, status, xattrs)
-            with self._copies.original(found, path, before.state) as one:
-                known = self._before.history.known.get(path)
-                change = None if one is None else self._compare(one, path, before, known, host)
+            change = self._comparer.file(
+                self._layer,
+                relative,
+                descriptor,
+                status,
+                path,
+                script_xattrs(self._layer, descriptor),
+                before,
+                self._before.history.known.get(path),
+                host,
+                self._findings.mount,
+            )
         finally:
             os.close(descriptor)
         self.versions[path] = version(status)
@@ -192,22 +196,6 @@ class Files:
             self._findings.kept_inodes.setdefault(inode, path)
         if change is not None:
             self._findings.add(self._findings.body, change)
-
-    def _compare(
-        self, found: Found, path: str, before: Entry, known: Optional[Known], host: Optional[int]
-    ) -> Optional[Change]:
-        return self._comparer.file(
-            found.layer,
-            found.relative,
-            found.descriptor,
-            found.status,
-            path,
-            found.xattrs,
-            before,
-            known,
-            host,
-            self._findings.mount,
-        )
 
     def _is_told(self, inode: Optional[Tuple[int, int]], path: str) -> bool:
         """Whether metadata of a file were told under another name that it had before, too."""

@@ -80,7 +80,7 @@ class Decisions:
     def ask(
         self, path: str, program: str, argv: Sequence[str], cwd: str, then: Then, *, start: bool
     ) -> None:
-        """Ask what becomes of a call; `then` is told. `start`: the program has no shim.
+        """Ask what becomes of a call; `then` is told. `start`: it can only be denied.
 
         :raises Closed: the daemon is gone.
         """

@@ -13,7 +13,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Callable, List, Optional, Tuple
 
-from shannotd.runner import cgroups, identity, sandbox
+from shannotd.runner import cgroups, identity, sandbox, turning
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.pool import INTERPRETER
 
@@ -50,6 +50,7 @@ def checks() -> List[Check]:
         _user_namespaces(),
         _overlayfs(),
         _seccomp(),
+        _tracing(),
         _cgroups(),
         _floor(),
         _builder(),
@@ -132,6 +133,16 @@ def _seccomp() -> Check:
     if "user_notif" not in actions:
         return Check("libseccomp", _ERROR, "no user notification", "Use a kernel with seccomp.")
     return Check("libseccomp", _OK, found)
+
+
+def _tracing() -> Check:
+    """Whether what a script starts can be followed (see turning.py)."""
+    try:
+        turning.check()
+    except OSError as error:
+        remedy = "Allow ptrace(2): see kernel.yama.ptrace_scope and CAP_SYS_PTRACE."
+        return Check("tracing", _ERROR, f"not permitted: {error.strerror}", remedy)
+    return Check("tracing", _OK, "permitted")
 
 
 def _cgroups() -> Check:

@@ -10,34 +10,35 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from functools import lru_cache
-from typing import Dict, List, Optional, Sequence, Tuple
-
-from shannotd.runner import filesystem
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 # A program is kept with so many words, and so many bytes of each; of a list of programs so many.
 MAX_WORDS = 64
 MAX_WORD_BYTES = 512
 MAX_PATH_BYTES = 4096
 MAX_RECORDS = 2000
+# Of a call that policy is asked about, all words together.
+MAX_CALL_BYTES = 256 * 1024
 
 _AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 _POINTER = struct.Struct("=Q")
-_RESOLVE_IN_ROOT = 0x10  # linux/openat2.h
 
 
 @dataclass(frozen=True)
 class Execution:
     """One start of a program as the caller asks for it: `path` is absolute within the sandbox,
-    `argv` what it will be given; `cut` says that words are missing."""
+    `argv` what it will be given; `cut` says that words are missing. `named` is what the kernel
+    would call it to the interpreter of a script, `empty` the address of an empty string."""
 
     path: str
     argv: Tuple[str, ...]
     cwd: str
     cut: bool = False
+    named: str = ""
+    empty: int = 0
 
 
 class Executions:
@@ -70,40 +71,94 @@ class Executions:
         return found
 
 
-def read_execution(pid: int, name: str, arguments: Sequence[int]) -> Optional[Execution]:
-    """What a process that waits in `execve` or `execveat` (by `name`) asks for; None if its memory
-    cannot be read."""
-    directory = _AT_FDCWD
-    flags = 0
+@dataclass(frozen=True)
+class Addresses:
+    """Where the words of a call of execve or execveat are in its process's memory.
+
+    The path is relative to the descriptor `directory`.
+    """
+
+    path: int
+    argv: int
+    environment: int
+    directory: int = _AT_FDCWD
+    flags: int = 0
+
+
+def addresses(name: str, arguments: Sequence[int]) -> Addresses:
+    """Those of the call `name` with these arguments."""
     if name == "execveat":
-        directory, path_at, argv_at, flags = (
-            _signed(arguments[0]),
-            arguments[1],
-            arguments[2],
-            arguments[4],
-        )
-    else:
-        path_at, argv_at = arguments[0], arguments[1]
+        directory, path, argv, environment, flags = arguments[:5]
+        return Addresses(path, argv, environment, _signed(directory), flags)
+    return Addresses(*arguments[:3])
+
+
+def read_execution(pid: int, where: Addresses) -> Optional[Execution]:
+    """What a process that waits in such a call asks for; None where it is gone, or its words are
+    nowhere.
+
+    :raises PermissionError: its memory may not be read.
+    """
     try:
-        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-            descriptor = memory.fileno()
-            path = os.fsdecode(_string(descriptor, path_at, MAX_PATH_BYTES)[0])
-            argv, cut = _words(descriptor, argv_at)
+        with _memory(pid) as memory:
+            given = _string(memory, where.path, MAX_PATH_BYTES)[0]
+            argv, cut = _words(memory, where.argv)
         cwd = os.readlink(f"/proc/{pid}/cwd")
-        return Execution(_absolute(pid, cwd, directory, path, flags), argv, cwd, cut)
+        path, named = _paths(pid, cwd, where, os.fsdecode(given))
+        return Execution(path, argv, cwd, cut, named, where.path + len(given))
+    except PermissionError:
+        raise
     except (OSError, ValueError, OverflowError):
         return None
 
 
-def _absolute(pid: int, cwd: str, directory: int, path: str, flags: int) -> str:
-    if path.startswith("/"):
-        return path
-    if directory == _AT_FDCWD:
-        return os.path.normpath(os.path.join(cwd, path))
-    base = os.readlink(f"/proc/{pid}/fd/{directory}")
-    if not path and flags & _AT_EMPTY_PATH:
-        return base
-    return os.path.normpath(os.path.join(base, path))
+def read_words(pid: int, where: Addresses) -> Optional[Tuple[str, ...]]:
+    """All the words that the program will be given; None where they are too many, or gone."""
+    words: List[str] = []
+    left = MAX_CALL_BYTES
+    address = where.argv
+    try:
+        with _memory(pid) as memory:
+            while address:
+                raw = _some(memory, address, MAX_WORDS * _POINTER.size)
+                raw = raw[: len(raw) - len(raw) % _POINTER.size]
+                for (pointer,) in _POINTER.iter_unpack(raw):
+                    if pointer == 0:
+                        return tuple(words)
+                    word = _whole(memory, pointer, left)
+                    if word is None:
+                        return None
+                    left -= len(word) + 1
+                    words.append(os.fsdecode(word))
+                if not raw:
+                    return None
+                address += len(raw)
+    except (OSError, ValueError, OverflowError):
+        return None
+    return ()
+
+
+@contextmanager
+def _memory(pid: int) -> Iterator[int]:
+    """A descriptor of a process's memory."""
+    descriptor = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _paths(pid: int, cwd: str, where: Addresses, given: str) -> Tuple[str, str]:
+    """The absolute path of what is `given`, and what the kernel calls that (execveat(2))."""
+    if given.startswith("/"):
+        return given, given
+    if where.directory == _AT_FDCWD:
+        return f"{cwd.rstrip('/')}/{given}", given
+    named = f"/dev/fd/{where.directory}"
+    base = os.readlink(f"/proc/{pid}/fd/{where.directory}")
+    if not given and where.flags & _AT_EMPTY_PATH:
+        return base, named
+    return f"{base.rstrip('/')}/{given}", f"{named}/{given}"
 
 
 def _words(memory: int, address: int) -> Tuple[Tuple[str, ...], bool]:
@@ -121,6 +176,17 @@ def _words(memory: int, address: int) -> Tuple[Tuple[str, ...], bool]:
         cut = cut or short
         words.append(os.fsdecode(word))
     return tuple(words), True
+
+
+def _whole(memory: int, address: int, limit: int) -> Optional[bytes]:
+    """The bytes up to the first NUL, None where they are more than `limit`."""
+    word = b""
+    while len(word) <= limit:
+        part, more = _string(memory, address + len(word), MAX_WORD_BYTES)
+        word += part
+        if not more:
+            return word if len(word) <= limit else None
+    return None
 
 
 def _string(memory: int, address: int, limit: int) -> Tuple[bytes, bool]:
@@ -143,46 +209,3 @@ def _some(memory: int, address: int, size: int) -> bytes:
 def _signed(value: int) -> int:
     value &= 0xFFFFFFFF
     return value - (1 << 32) if value >> 31 else value
-
-
-class DenyNames:
-    """Names of programs (some with `*` or `?`) of which policy must be asked at each start."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._exact = frozenset(name for name in names if "*" not in name and "?" not in name)
-        self._patterns = tuple(name for name in names if name not in self._exact)
-
-    def match(self, pid: int, path: str) -> bool:
-        """Whether `path` is called by one of them, or leads to one in the sandbox of `pid`."""
-        if not self._exact and not self._patterns:
-            return False
-        if self._named(os.path.basename(path)):
-            return True
-        target = _on_host(path) or _in_sandbox(pid, path)
-        return target is not None and self._named(os.path.basename(target))
-
-    def _named(self, name: str) -> bool:
-        return name in self._exact or any(fnmatchcase(name, pattern) for pattern in self._patterns)
-
-
-@lru_cache(maxsize=4096)
-def _on_host(path: str) -> Optional[str]:
-    """Where `path` leads on the host, which the sandbox showed at its start."""
-    return os.path.realpath(path) if os.path.lexists(path) else None
-
-
-def _in_sandbox(pid: int, path: str) -> Optional[str]:
-    try:
-        root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        found = filesystem.openat2(root, path, os.O_PATH | os.O_CLOEXEC, resolve=_RESOLVE_IN_ROOT)
-    except OSError:
-        return None
-    finally:
-        os.close(root)
-    try:
-        return os.readlink(f"/proc/self/fd/{found}")
-    finally:
-        os.close(found)

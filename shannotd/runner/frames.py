@@ -8,11 +8,10 @@ Control connection (daemon -> runner main), one answer per request, in order:
 
     {op: "hello"}                      -> {builder, limits: [str], version, uid, host}
     {op: "run", fds: 1}   + job end    -> {}   (hands the job channel to a warm sandbox)
-    {op: "programs"}                   -> {names: [str]}   (of all programs on the host's PATH)
     {op: "apply", fds: 1} + job end    -> {}   (hands the job channel to a new apply process)
     {op: "resume", fds: 1} + job end   -> {}   (the same for one that looks after an old apply)
     {op: "amend", fds: 1} + job end    -> {}   (the same for a plan that a reviewer changes)
-    {op: "pool", size: int, usual: {run_as, hide, scratch, deny, shims}} -> {ready: int}
+    {op: "pool", size: int, usual: {run_as, hide, scratch, deny, inside, always}} -> {ready: int}
                                           what most jobs will have of these (see below); without
                                           `usual` it stays as it is
     an error                           -> {error: {code, details}}
@@ -26,10 +25,11 @@ Dry run. The daemon sends one frame, then may send {op: "cancel"} and answers ea
      environment: {str: str},
      limits: {wall_seconds, output_bytes, written_bytes, processes, memory_bytes, open_files,
               steps, calls},
-     hide: [glob], scratch: [glob], deny: [name], shims: [name], policy_version, on_failure}
-                                                                       payload: script + stdin
-                         (`shims` are the programs of the directories on PATH whose calls are asked
-                          about; what is left out of hide, scratch, deny and shims is as usual)
+     hide: [glob], scratch: [glob], deny: [name], inside: [name], always: [name],
+     policy_version, on_failure}                                       payload: script + stdin
+                         (of the programs of the directories on PATH, all but those of `inside` that
+                          are not of `always`, too, are asked about; what is left out of hide,
+                          scratch, deny, inside and always is as usual)
     {op: "verdict", call: int, decision: "contain"|"observe"|"review"|"deny", rule, reason, risk,
      observation: {program, argv, net, sockets, as_root, groups, shows, seconds,
          output_bytes}|null,
@@ -39,8 +39,8 @@ and receives, in order, ending with `end` or a closed channel (= the runner was 
 
     {event: "output", stream: "stdout"|"stderr"}                      payload: bytes
     {event: "decide", call: int, path, program, argv: [str], cwd, as_root: bool, start: bool}
-                                 (what becomes of this call of a program? `start`: it has no shim
-                                  and goes on inside unless it is denied; `deny` names these)
+                                 (what becomes of this call of a program? `start`: it goes on
+                                  inside unless it is denied; `deny` names these)
     {event: "programs", programs: [{argv, count, cut}]}               (what was started inside)
     {event: "exited", exit_code: int|null, signal: int|null,
      stopped: null|"cancelled"|"wall_seconds"|"output_bytes"|"processes"|"memory_bytes",
@@ -56,13 +56,13 @@ and receives, in order, ending with `end` or a closed channel (= the runner was 
 holders: [{pid, program}]} (who holds open for writing what the step displaces).
 `seal` proves to the runner, at apply, that it recorded this digest for this session.
 
-A call. A shim connects to `calls` in the sandbox's own directory and sends one frame with its
-standard descriptors; it waits for the last of the answers:
+A call. A shim, which runs in place of a program whose call is neither contained nor denied at once,
+connects to `calls` in the sandbox's own directory and sends one frame with its standard
+descriptors; it waits for the last of the answers:
 
-    {op: "call", fds: 3, path, argv: [str], cwd, environment: {str: str}}
+    {op: "call", fds: 3, environment: {str: str}}
     <- {event: "output", stream: "stdout"|"stderr"}                   payload: bytes
     <- {event: "exit", exit_code: int|null, signal: int|null}         (it ends like that)
-    <- {event: "exec", path}                                          (it becomes this program)
 
 Apply. The daemon sends one frame and then answers each `need`:
 

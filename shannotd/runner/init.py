@@ -50,7 +50,7 @@ def _serve(channel: Channel, wanted: sandbox.Wanted, program: bytes) -> None:
         channel.send({"event": "ready", "script": child}, plan.encode(), ready)
     os.close(processes)
     os.close(listener)
-    masked = _rehearse(channel, report, plan)
+    masked = _rehearse(channel, report)
     sandbox.refresh(plan)  # the less is cached, the quicker is the next one
     channel.receive()  # a job is about to come
     sandbox.refresh(plan)
@@ -59,10 +59,10 @@ def _serve(channel: Channel, wanted: sandbox.Wanted, program: bytes) -> None:
         kernel.resize_tmpfs(stage, job["stage_size"], job["stage_inodes"])
         os.close(stage)
         if job["shown"]:
-            shown = frozenset(sandbox.everywhere(job["shown"], plan))
+            shown = frozenset(job["shown"])
             sandbox.unmask([path for path in masked if path in shown])
             sandbox.refresh(plan)  # masks held on to what is above them
-        sandbox.mask(sandbox.everywhere(job["masked"], plan))
+        sandbox.mask(job["masked"])
         size = job["script_size"]
         end = size + job["stdin_size"]
         sandbox.show_instead(job["views"], payload[end:])
@@ -104,13 +104,13 @@ def _prepare_child(program: bytes, privileged: bool) -> Tuple[int, Channel, int]
     return child, report, descriptors[0]
 
 
-def _rehearse(channel: Channel, report: Channel, plan: sandbox.Blueprint) -> List[str]:
+def _rehearse(channel: Channel, report: Channel) -> List[str]:
     """Mask what most jobs hide, and see the script's process through a job that is none.
 
     Returns what was masked.
     """
     job, _, _ = channel.receive()
-    masked = sandbox.mask(sandbox.everywhere(job["masked"], plan))
+    masked = sandbox.mask(job["masked"])
     _from_child(report)
     os.listdir("/proc")  # so that the next finds the memory for it our own
     channel.send({"event": "rehearsed"})

@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from shannotd.runner import kernel, shims, versions
+from shannotd.runner import kernel, versions
 from shannotd.runner.mounts import (
     PROTECTED,
     STAGE,
@@ -159,18 +159,16 @@ def common_operations(index: int, user: bool) -> Tuple[List[Operation], Overlay]
 
 
 def privileged_operations(
-    mounts: Sequence[HostMount], shimmed: Sequence[str] = ()
+    mounts: Sequence[HostMount],
 ) -> Tuple[List[Operation], List[Overlay], List[str]]:
     """One overlay with trusted xattrs for each of the host's mounts.
 
-    Those have shims in which one of the directories `shimmed` lies. Returns the operations in
-    order, the overlays among them, and the paths of mounts that cannot be lower directories and
-    appear empty.
+    Returns the operations in order, the overlays among them, and the paths of mounts that cannot
+    be lower directories and appear empty.
     """
     operations: List[Operation] = []
     overlays: List[Overlay] = []
     empty: List[str] = []
-    with_shims = {_mount_of(directory, mounts) for directory in shimmed}
     for mount in mounts:
         if not mount.reachable:  # It is below one that is opaque.
             continue
@@ -189,7 +187,6 @@ def privileged_operations(
                 root_mode=stat.S_IMODE(status.st_mode),
                 root_owner=(status.st_uid, status.st_gid),
                 optional=mount.path != "/",
-                shimmed=mount.path in with_shims,
             )
             overlays.append(overlay)
             operations.append(overlay)
@@ -197,21 +194,14 @@ def privileged_operations(
     return operations + fresh, [*overlays, run], empty
 
 
-def _mount_of(path: str, mounts: Sequence[HostMount]) -> str:
-    """Where that of `mounts` is in which `path` lies."""
-    above = (m.path for m in mounts if f"{path}/".startswith(m.path.rstrip("/") + "/"))
-    return max(above, key=len)
-
-
 def one_uid_operations(
-    mounts: Sequence[HostMount], extra: Sequence[str], shimmed: Sequence[str] = ()
+    mounts: Sequence[HostMount], extra: Sequence[str]
 ) -> Tuple[List[Operation], List[Overlay], List[str]]:
     """One userxattr overlay for each directory without mounts below it.
 
     `extra` are directories of other owners that this uid may write: a child made in one would
     need a copy-up of the directory to an owner that is not mapped (EOVERFLOW), so each gets
-    an overlay whose root is the runner's own. So does each of `shimmed`, which have shims: the
-    tree of these is the runner's own as well. Returns as `privileged_operations`.
+    an overlay whose root is the runner's own. Returns as `privileged_operations`.
     """
     by_path = {mount.path: mount for mount in mounts}
     barriers = set(by_path) | set(FRESH)
@@ -232,7 +222,7 @@ def one_uid_operations(
         if seen is not None:
             lower = f"{STAGE}/skeleton/{index}"
             operations.append(Skeleton(path, index, seen))
-        overlay = Overlay(path, lower, index, True, mode, owner, optional, path in shimmed)
+        overlay = Overlay(path, lower, index, True, mode, owner, optional)
         overlays.append(overlay)
         operations.append(overlay)
 
@@ -257,7 +247,7 @@ def one_uid_operations(
     files = [mount.path for mount in mounts if mount.is_directory is False]
     operations.extend(File(path, versions.look(path)) for path in files)
     own = {overlay.path for overlay in overlays}
-    for path in sorted({*extra, *shimmed}):
+    for path in sorted(extra):
         if path not in own and path not in empty:
             add(path)
     fresh, run = common_operations(len(overlays), user=True)
@@ -281,7 +271,11 @@ def effective_mode(path: str) -> int:
     mode = stat.S_IMODE(status.st_mode)
     if status.st_uid == os.geteuid():
         return mode
-    return shims.own_rights(path, mode)
+    mode &= ~0o6700
+    for bit, right in ((os.R_OK, 0o400), (os.W_OK, 0o200), (os.X_OK, 0o100)):
+        if os.access(path, bit):
+            mode |= right
+    return mode
 
 
 def writable_directories_of_others(mounts: Sequence[HostMount], also: Sequence[str]) -> List[str]:

@@ -16,7 +16,7 @@ import socket
 import sys
 from typing import Callable, Dict, List, Optional, Sequence
 
-from shannotd.runner import cgroups, doctor, sandbox, shim_store, shims
+from shannotd.runner import cgroups, doctor, sandbox
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.identity import machine
 from shannotd.runner.pool import Pool
@@ -75,7 +75,6 @@ class Runner:
             for channel in self._jobs.values():
                 channel.close()
             self._sweep()
-            shim_store.remove(self._state)
 
     def _loop(self) -> None:
         while True:
@@ -144,8 +143,6 @@ class Runner:
                 self._pool.expect(Usual.decode(request["usual"]))
             self._pool.resize(max(0, int(request["size"])))
             return {"ready": self._pool.ready}
-        if operation == "programs":
-            return {"names": shims.programs()}
         if operation == "hello":
             return {
                 "version": PROTOCOL,

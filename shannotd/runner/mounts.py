@@ -20,7 +20,6 @@ from shannotd.runner import kernel, versions
 # nothing below it is used as a lower directory.
 STAGE = "/run"
 ROOT = STAGE + "/root"
-SHIMS = STAGE + "/shims"
 SCRIPT_DIRECTORY = "/run/shannot"
 PROTECTED = kernel.MS_NOSUID | kernel.MS_NODEV
 
@@ -38,7 +37,6 @@ class Overlay:
     `root_mode` and `root_owner` are what the merged root directory gets: the host's, but in the
     one-uid builder it belongs to the runner, with the rights that the runner has on the host.
     `optional`: a mount of the host's, whose filesystem may refuse to be a lower directory.
-    Where it is `shimmed` the tree of shims stands over `lower`.
     """
 
     path: str
@@ -48,7 +46,6 @@ class Overlay:
     root_mode: int
     root_owner: Tuple[int, int]
     optional: bool = False
-    shimmed: bool = False
 
     def execute(self) -> None:
         """Make the upper and work directories and mount the overlay.
@@ -67,8 +64,6 @@ class Overlay:
             copy_attributes(self.lower, upper)
             os.chown(upper, *self.root_owner)
         lower = escape(self.lower)
-        if self.shimmed:
-            lower = escape(SHIMS + self.path) + ":" + lower
         kernel.mount(
             "shannot",
             target,

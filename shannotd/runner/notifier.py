@@ -14,10 +14,12 @@ import os
 import socket
 import stat
 import struct
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Optional, Tuple
 
-from shannotd.runner import seccomp
-from shannotd.runner.executions import DenyNames, Execution, Executions, read_execution
+from shannotd.runner import seccomp, turning
+from shannotd.runner.executions import Addresses
+from shannotd.runner.filesystem import AT_EMPTY_PATH
 from shannotd.runner.plan import BlockedStep
 
 # linux/seccomp.h: struct seccomp_notif, seccomp_notif_resp and their ioctls.
@@ -26,6 +28,7 @@ _RESPONSE = struct.Struct("=QqiI")
 _RECEIVE = 0xC0502100
 _SEND = 0xC0182101
 _VALID = 0x40082102
+_ADD_DESCRIPTOR = 0x40182103
 _SET_FLAGS = 0x40082104
 _SYNC_WAKE_UP = 1  # since Linux 6.6
 _CONTINUE = 1
@@ -45,6 +48,16 @@ def _call_names() -> Dict[int, str]:
 CALL_NAMES = _call_names()
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """A thread that waits in the system call `name` until it is answered."""
+
+    identifier: int
+    pid: int
+    name: str
+    arguments: Tuple[int, ...]
+
+
 class Notifier:
     """Answers one sandbox's notifications."""
 
@@ -52,30 +65,23 @@ class Notifier:
         self,
         listener: int,
         processes: int,
-        deny_names: Sequence[str] = (),
-        ask: Optional[Callable[[int, Execution], None]] = None,
+        on_start: Optional[Callable[[Waiting], None]] = None,
     ) -> None:
         """`listener` is that of its filter, `processes` a descriptor of its /proc directory.
 
-        `ask` is told of each start of a program that `deny_names` names, and must call `decided`.
+        `on_start` is told of each start of a program, and answers it; without, all go on.
         """
         self._listener = listener
         self._processes = processes
         self._counts: Dict[Tuple[str, str], int] = {}
-        self._executions = Executions()
-        self._denied = DenyNames(deny_names)
-        self._ask = ask
         # Whether the kernel may do work for a process of the sandbox that has ended.
         self.asynchronous = False
+        self._on_start = on_start
         try:
             # Who waits runs next on this processor, instead of after a way round the scheduler.
             fcntl.ioctl(listener, _SET_FLAGS, _SYNC_WAKE_UP)
         except OSError:
             pass  # An older kernel.
-
-    def executions(self) -> List[Dict[str, object]]:
-        """The programs that were started so far (see `Executions.listed`)."""
-        return self._executions.listed()
 
     def steps(self) -> List[BlockedStep]:
         """What was recorded so far, in the order of first attempts."""
@@ -93,10 +99,10 @@ class Notifier:
             raise
         identifier, pid, _, number, _, _, *arguments = _NOTIFICATION.unpack(buffer)
         name = CALL_NAMES.get(number, str(number))
-        if name in seccomp.EXECUTIONS:
-            self._execution(name, identifier, pid, arguments)
+        if name in seccomp.EXECUTIONS and self._on_start is not None:
+            self._on_start(Waiting(identifier, pid, name, tuple(arguments)))
             return
-        code = errno.EPERM
+        code = 0 if name in seccomp.EXECUTIONS else errno.EPERM
         if name == seccomp.ASYNCHRONOUS:
             self.asynchronous = True
             code = 0
@@ -106,21 +112,37 @@ class Notifier:
             self._record(name, "")
         self._answer(identifier, code)
 
-    def decided(self, identifier: int, *, allowed: bool) -> None:
-        """What policy says of a start that `ask` was told of; EACCES where it is denied."""
-        self._answer(identifier, 0 if allowed else errno.EACCES)
+    def refuse(self, waiting: Waiting, code: int) -> None:
+        """Have its call fail with an errno, or go on where that is 0."""
+        self._answer(waiting.identifier, code)
 
-    def _execution(self, name: str, identifier: int, pid: int, arguments: List[int]) -> None:
-        """Record the start of a program, and let it go on or ask first."""
-        execution = read_execution(pid, name, arguments)
-        if execution is None or not self._waits(identifier):
-            self._answer(identifier, 0)
-            return
-        self._executions.add(execution)
-        if self._ask is not None and self._denied.match(pid, execution.path):
-            self._ask(identifier, execution)
-        else:
-            self._answer(identifier, 0)
+    def turn(self, waiting: Waiting, where: Addresses, empty: int, program: int) -> bool:
+        """Have it execute the file that the descriptor `program` reads, with the words and the
+        environment of its call.
+
+        `empty` is the address of an empty string. False where it waits no more.
+
+        :raises OSError: it cannot be made to: it may have no further descriptor, or not be traced.
+        """
+        added = bytearray(struct.pack("=QIIII", waiting.identifier, 0, program, 0, 0))
+        try:
+            number = fcntl.ioctl(self._listener, _ADD_DESCRIPTOR, added)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EINPROGRESS):
+                return False
+            raise
+        instead = (number, empty, where.argv, where.environment, AT_EMPTY_PATH)
+        try:
+            return turning.turn(
+                waiting.pid,
+                waiting.arguments[:3],
+                instead,
+                lambda code: self._answer(waiting.identifier, code),
+            )
+        except PermissionError:
+            if self.waits(waiting.identifier):
+                raise
+            return False  # it is dead and not yet reaped (ptrace(2), EPERM)
 
     def _answer(self, identifier: int, code: int) -> None:
         flags = _CONTINUE if code == 0 else 0
@@ -136,7 +158,7 @@ class Notifier:
         pointer, length = (arguments[4], arguments[5]) if name == "sendto" else arguments[1:3]
         address = _read_memory(pid, pointer, min(length, 128))
         target = None if address is None else describe_address(address)
-        if target is None or not self._waits(identifier):
+        if target is None or not self.waits(identifier):
             return 0
         family, place = target
         if family == seccomp.AF_UNIX:
@@ -156,7 +178,7 @@ class Notifier:
             self._record("connect", place)
         return 0
 
-    def _waits(self, identifier: int) -> bool:
+    def waits(self, identifier: int) -> bool:
         """Whether the caller still waits: else its pid may be a process of the host by now, whose
         memory was read (seccomp_unotify(2))."""
         try:

@@ -83,7 +83,8 @@ class Observation:
     it can look besides); `sockets` the host's Unix sockets that it may reach, which needs `net`
     none; `groups` names of those that nobody gets; `shows` names of what it is shown besides
     (observe_shown.py); `seconds` and `output_bytes` (of each stream) limit it; `caller` is the
-    process in whose place it runs, which it does not see beside itself.
+    process in whose place it runs, which it does not see beside itself. Where outputs are `merged`
+    all it prints is its standard output, in the order of its printing.
     """
 
     program: str
@@ -99,6 +100,7 @@ class Observation:
     seconds: float = 30.0
     output_bytes: int = 1 << 20
     caller: Optional[int] = None
+    merged: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,7 @@ def _order(
         shown=observe_shown.read(request.shows, request.identity.uid),
         tables=observe_tables.read(),
         filter=_filter(_reach(request)),
+        merged=request.merged,
     )
 
 
@@ -260,7 +263,7 @@ class _Run:
             theirs.close()
             raise sandbox.unavailable("namespaces", error) from error
         if self._init == 0:
-            _leave_for(theirs.detach(), pipes[0][1], pipes[1][1])
+            _leave_for(theirs.detach(), pipes[0][1], pipes[0 if order.merged else 1][1])
             observe_process.main(Channel(socket.socket(fileno=3)), (4, 5), order)
         theirs.close()
         self._alive = True

@@ -58,6 +58,7 @@ class Order:
     shown: observe_shown.Shown
     tables: observe_tables.Tables
     filter: bytes
+    merged: bool
 
 
 def main(channel: Channel, outputs: Tuple[int, int], order: Order) -> NoReturn:

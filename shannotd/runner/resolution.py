@@ -1,7 +1,4 @@
-"""What the call of a shim means on the host: the program, its hash, its environment, its input.
-
-Nothing here is looked up through the sandbox, where a script may have put anything.
-"""
+"""What a call of a program means on the host: the program, its hash, its environment, its input."""
 
 from __future__ import annotations
 
@@ -10,8 +7,9 @@ import hashlib
 import os
 import stat
 from dataclasses import dataclass
-from typing import Dict, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Mapping, Optional, Tuple
 
+from shannotd.runner import filesystem, shims
 from shannotd.runner.paths import resolved
 from shannotd.runner.plan import Identity
 
@@ -23,33 +21,51 @@ _NOISE = ("_", "SHLVL", "OLDPWD")
 
 
 class Programs:
-    """Finds programs on the host for one session."""
+    """The programs of the host in the directories of a PATH, for one session."""
 
-    def __init__(self, directories: Sequence[str], identity: Identity) -> None:
-        """`directories` are those on PATH, `identity` is who executes."""
-        places = [place for place in map(resolved, directories) if place is not None]
-        self._directories = frozenset((*directories, *places))
+    def __init__(self, path: str, identity: Identity) -> None:
+        """`path` is that of the script at its start, `identity` is who executes."""
+        self._places = dict(shims.directories(path))
+        self._directories = frozenset(self._places.values())
         self._identity = identity
         self._hashes: Dict[Tuple[int, ...], str] = {}
 
-    def resolve(self, path: str) -> Optional[str]:
-        """The file that `path`, of a directory on PATH, leads to; None if it is no program."""
-        directory, name = os.path.split(path)
-        if directory not in self._directories or name in ("", ".", ".."):
+    def find(self, path: str, place: str, seen: int) -> Optional[str]:
+        """The path on the host that is called, where a sandbox's `path` leads to its `place`.
+
+        `seen` (O_PATH) is what is there. A link of the host's counts by its own name. None where
+        that is no program of these directories, or the script has put another in its place.
+        """
+        if os.path.dirname(place) not in self._directories:
             return None
-        program = os.path.realpath(path)
         try:
-            status = os.stat(program)
+            if not self._executable(os.fstat(seen)) or not self._is_unchanged(seen, place):
+                return None
         except OSError:
             return None
-        return program if self._executable(status) else None
+        directory, name = os.path.split(os.path.normpath(path))
+        known = self._places.get(directory)
+        called = place if known is None else os.path.join(known, name)
+        return called if resolved(called) == place else place
 
-    def real(self, program: str, mirror: str) -> str:
-        """Where a sandbox finds `program` itself: below `mirror` if a shim may be in its place."""
-        directory, name = os.path.split(program)
-        if directory not in self._directories:
-            return program
-        return f"{mirror}{os.path.realpath(directory)}/{name}"
+    def _is_unchanged(self, seen: int, place: str) -> bool:
+        """Whether the host's program is seen at its place: the same file, or the same content.
+
+        What a script changes, or puts there, is copied up to another inode, whose time of
+        change nobody can choose.
+
+        :raises OSError: it cannot be told.
+        """
+        one, other = os.fstat(seen), os.lstat(place)
+        if one.st_size != other.st_size or not stat.S_ISREG(other.st_mode):
+            return False
+        if (one.st_ctime_ns, one.st_mtime_ns) == (other.st_ctime_ns, other.st_mtime_ns):
+            return True
+        descriptor = filesystem.open_content(seen)
+        try:
+            return _hash(descriptor) == self.sha256(place)
+        finally:
+            os.close(descriptor)
 
     def sha256(self, program: str) -> str:
         """The hash of its content, known as long as nothing of the file changes.

@@ -13,10 +13,8 @@ import select
 from dataclasses import dataclass, replace
 from typing import List, Optional, Sequence, Tuple
 
-from shannotd.runner import kernel, layout, mounts, versions
+from shannotd.runner import kernel, layout, mounts, shims, versions
 from shannotd.runner.frames import RunnerError
-from shannotd.runner.shim_mounts import RealDirectory, fill, put_on_stage
-from shannotd.runner.shims import REAL, Shims
 
 PRIVILEGED = "privileged"
 ONE_UID = "one-uid"
@@ -46,28 +44,22 @@ class Wanted:
 
     builder: str
     also_writable: Tuple[str, ...]
-    shims: Optional[Shims]
     size: int
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What one sandbox looks like: its overlays, what appears empty, and what it copied.
-
-    `real` are the host's own PATH directories where shims stand in their place.
-    """
+    """What one sandbox looks like: its overlays, what appears empty, and what it copied."""
 
     builder: str
     overlays: Tuple[mounts.Overlay, ...]
     empty: Tuple[str, ...]
     copied: Tuple[Tuple[str, Tuple[versions.Entry, ...]], ...]
-    real: Tuple[RealDirectory, ...] = ()
 
     def encode(self) -> bytes:
         """What `decode` takes, to be sent from inside the sandbox before any script is there."""
         overlays = [overlay.__dict__ for overlay in self.overlays]
-        real = [directory.__dict__ for directory in self.real]
-        fields = {**self.__dict__, "overlays": overlays, "real": real}
+        fields = {**self.__dict__, "overlays": overlays}
         return json.dumps(fields).encode("ascii")
 
     @classmethod
@@ -87,7 +79,6 @@ class Blueprint:
             tuple(overlays),
             tuple(fields["empty"]),
             tuple(copied),
-            tuple(RealDirectory(**directory) for directory in fields["real"]),
         )
 
     @property
@@ -152,24 +143,15 @@ def build(wanted: Wanted) -> Tuple[Blueprint, int, int]:
         operations, plan = _lay_out(wanted)
         _raise_loopback()
         kernel.sethostname("sandbox" if not os.uname().nodename else os.uname().nodename)
-        shelf = None
-        if wanted.shims is not None:
-            shelf = os.open(wanted.shims.path, os.O_PATH | os.O_CLOEXEC)
         kernel.mount("shannot", mounts.STAGE, "tmpfs", mounts.PROTECTED, stage_options)
         for name in ("upper", "work", "skeleton", "root"):
             os.mkdir(f"{mounts.STAGE}/{name}")
-        if shelf is not None:
-            put_on_stage(shelf)
         stage = os.open(mounts.STAGE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         for operation in operations:
             step = operation
             plan = _execute(operation, plan)
         step = "the script's place"
         _prepare_script_directory()
-        if shelf is not None:
-            step = "the shims"
-            fill(shelf, plan.real)
-            os.close(shelf)
         step = "entering the root"
         os.chdir(mounts.ROOT)
         kernel.pivot_root(".", ".")
@@ -184,17 +166,15 @@ def build(wanted: Wanted) -> Tuple[Blueprint, int, int]:
 def _lay_out(wanted: Wanted) -> Tuple[List[mounts.Operation], Blueprint]:
     """The sandbox of this host as it is now."""
     found = layout.host_mounts(read_mountinfo())
-    shimmed = () if wanted.shims is None else wanted.shims.directories
     user = wanted.builder == ONE_UID
     if user:
         extra = layout.writable_directories_of_others(found, wanted.also_writable)
-        operations, overlays, empty = layout.one_uid_operations(found, extra, shimmed)
+        operations, overlays, empty = layout.one_uid_operations(found, extra)
     else:
-        operations, overlays, empty = layout.privileged_operations(found, shimmed)
+        operations, overlays, empty = layout.privileged_operations(found)
     copies = (each for each in operations if isinstance(each, (mounts.File, mounts.Skeleton)))
     copied = tuple((copy.path, copy.seen) for copy in copies)
-    real = tuple(RealDirectory(path, user) for path in shimmed)
-    plan = Blueprint(wanted.builder, tuple(overlays), tuple(empty), copied, real)
+    plan = Blueprint(wanted.builder, tuple(overlays), tuple(empty), copied)
     return operations, plan
 
 
@@ -308,24 +288,12 @@ def refresh(plan: Blueprint) -> None:
     :raises RunnerError: an overlay could not be remounted.
     """
     flags = kernel.MS_REMOUNT | mounts.PROTECTED
-    places = [(each.path, flags) for each in plan.overlays if each.path not in plan.empty]
-    places += [(directory.place, flags | kernel.MS_RDONLY) for directory in plan.real]
-    for path, wanted in places:
-        try:
-            kernel.mount(None, path, None, wanted)
-        except OSError as error:
-            raise unavailable(path, error) from error
-
-
-def everywhere(hidden: Sequence[str], plan: Blueprint) -> List[str]:
-    """The paths `hidden`, and those where the same is once more."""
-    again = [
-        REAL + (path if path.startswith(directory.path) else directory.path)
-        for path in hidden
-        for directory in plan.real
-        if f"{path}/".startswith(directory.path + "/") or directory.path.startswith(path + "/")
-    ]
-    return [*hidden, *again]
+    for overlay in plan.overlays:
+        if overlay.path not in plan.empty:
+            try:
+                kernel.mount(None, overlay.path, None, flags)
+            except OSError as error:
+                raise unavailable(overlay.path, error) from error
 
 
 def mask(paths: Sequence[str], empty: str = _HIDDEN_FILE) -> List[str]:
@@ -384,9 +352,14 @@ def _prepare_script_directory() -> None:
     kernel.mount("shannot", place, "tmpfs", mounts.PROTECTED, size)
     hidden = mounts.ROOT + _HIDDEN_FILE
     os.close(os.open(hidden, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o000))
-    for name in ("script", "input"):
-        os.mkdir(f"{place}/{name}")
-        os.chmod(f"{place}/{name}", 0o755)
+    library = mounts.ROOT + shims.LIBRARY
+    for directory in (f"{place}/script", f"{place}/input", library, f"{library}/__pycache__"):
+        os.mkdir(directory)
+        os.chmod(directory, 0o755)
+    for name, content, mode in shims.library():
+        with open(f"{library}/{name}", "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), mode)
 
 
 def place_script(name: str, script: bytes, stdin: bytes) -> None:

@@ -16,6 +16,7 @@ from typing import Dict, List, NoReturn, Optional, Sequence
 
 from shannotd.runner import kernel, python
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
+from shannotd.runner.interpreters import shebang
 from shannotd.runner.sandbox import SCRIPT_DIRECTORY
 
 # What an identity of root may do inside: what apt, chown and edits under /etc need, over files
@@ -227,15 +228,6 @@ def _own_path(path: Optional[str], name: str, source: bytes) -> str:
             return path if file.read(len(source) + 1) == source else copy
     except OSError:
         return copy
-
-
-def shebang(source: bytes) -> Optional[List[str]]:
-    """The interpreter and its one argument that a `#!` line names (execve(2)), or None."""
-    if not source.startswith(b"#!"):
-        return None
-    line = os.fsdecode(source[2:].split(b"\n", 1)[0][:254]).strip(" \t\r")
-    words = line.split(None, 1)
-    return [word.strip() for word in words] if words else None
 
 
 def execute(program: str, argv: List[str], environment: Dict[str, str]) -> NoReturn:

@@ -1,9 +1,10 @@
-"""What a shim runs, in place of the program under whose path it stands: it asks, and obeys.
+"""What a shim runs, in place of the program whose call it stands for: it asks, and obeys.
 
 Started by `#!/usr/bin/python3 -IS` for each call, so only modules that the interpreter has in
 itself are imported, `json` and `os` not among them: they would double what a call costs.
-Words and environment come from /proc, as the kernel was given them: the interpreter changes its
-own (LC_CTYPE). Nothing here is a boundary: whoever goes around it runs contained.
+The environment comes from /proc, as the kernel was given it: the interpreter changes its own
+(LC_CTYPE); what was called and with which words, the supervisor knows. Nothing here is a boundary:
+whoever goes around it runs contained.
 """
 
 import _signal  # type: ignore[import-not-found]
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 CALLS = b"/run/shannot/calls"
-HOST = b"/run/shannot/host"
 NOT_RUN = 126
 _CHUNK = 65536
 
@@ -33,27 +33,22 @@ class _Json:
     memo: dict[str, str] = {}
 
 
-def main(program: bytes) -> "NoReturn":
-    """Do what the supervisor says of this call of `program`, the path of the shim that runs."""
+def main() -> "NoReturn":
+    """Do what the supervisor says of the call that this process is turned from."""
     for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
         _signal.signal(number, _signal.SIG_DFL)  # ignored by the interpreter, not by a program
     if _signal.getsignal(_signal.SIGINT) == _signal.default_int_handler:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+    posix.close(int(sys.argv[0].rpartition("/")[2]))  # /dev/fd/N: where we were read from
     standard = _standard()
-    argv = _words(b"/proc/self/cmdline")[2:]
-    variables = (word.partition(b"=") for word in _words(b"/proc/self/environ") if b"=" in word)
-    environment = {name: value for name, _, value in variables if name}
-    name = argv[0].rpartition(b"/")[2]
-    path = _called(argv[0], program)
-    if not path:
-        _become(name, HOST + program, argv, environment)
     try:
         connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         connection.connect(CALLS)
-        _send(connection, _call(path, argv, environment), standard)
-        _obey(connection, name, argv, environment)
+        _send(connection, _call(), standard)
+        _obey(connection)
     except (OSError, EOFError, ValueError):
-        _refuse(name, b"nobody is there who could say what it may do")
+        _write(2, b"shannot: not run: nobody is there who could say what it may do\n")
+        posix._exit(NOT_RUN)
 
 
 def _standard() -> list[int]:
@@ -79,45 +74,10 @@ def _words(path: bytes) -> list[bytes]:
     return b"".join(parts).split(b"\0")[:-1]
 
 
-def _called(word: bytes, program: bytes) -> bytes:
-    """The path on the host that was called; b"" of a copy, which is no program on PATH.
-
-    A link of the host's to `program` counts by its own name, any other as `program`.
-    """
-    directory, slash, name = word.rpartition(b"/")
-    try:
-        if _place(word) != program:
-            return b""
-        place = _place(directory + slash or b".")
-        called = place + b"/" + name
-        if called == program or _place(HOST + place) != HOST + place:
-            return program  # the latter: in a directory without shims
-        if posix.readlink(HOST + called) == posix.readlink(called):
-            return called
-    except OSError:
-        pass
-    return program
-
-
-def _place(path: bytes) -> bytes:
-    """Where `path` leads to, all links resolved, as the kernel says it."""
-    descriptor = posix.open(path, posix.O_PATH)
-    found = posix.readlink(b"/proc/self/fd/%d" % descriptor)
-    posix.close(descriptor)
-    return found
-
-
-def _call(path: bytes, argv: list[bytes], environment: dict[bytes, bytes]) -> bytes:
-    try:
-        directory = posix.getcwdb()
-    except OSError:
-        directory = b""  # it is gone
-    words = ",".join(map(_text, argv))
-    variables = ",".join(f"{_text(name)}:{_text(environment[name])}" for name in environment)
-    header = (
-        f'{{"op":"call","fds":3,"path":{_text(path)},"argv":[{words}],'
-        f'"cwd":{_text(directory)},"environment":{{{variables}}}}}'
-    ).encode("ascii")
+def _call() -> bytes:
+    variables = (word.partition(b"=") for word in _words(b"/proc/self/environ") if b"=" in word)
+    pairs = ",".join(f"{_text(name)}:{_text(value)}" for name, _, value in variables if name)
+    header = f'{{"op":"call","fds":3,"environment":{{{pairs}}}}}'.encode("ascii")
     return len(header).to_bytes(4, "big") + bytes(4) + header
 
 
@@ -133,21 +93,16 @@ def _send(connection: _socket.socket, frame: bytes, standard: list[int]) -> None
         connection.sendall(frame[sent:], _socket.MSG_NOSIGNAL)
 
 
-def _obey(
-    connection: _socket.socket, name: bytes, argv: list[bytes], environment: dict[bytes, bytes]
-) -> "NoReturn":
+def _obey(connection: _socket.socket) -> "NoReturn":
     scan = make_scanner(_Json)  # type: ignore[arg-type]
     while True:
         lengths = _take(connection, 8)
         text = _take(connection, int.from_bytes(lengths[:4], "big")).decode("ascii")
         payload = _take(connection, int.from_bytes(lengths[4:], "big"))
         header = scan(text, 0)[0]
-        event = header["event"]
-        if event == "output":
+        if header["event"] == "output":
             _write(1 if header["stream"] == "stdout" else 2, payload)
-        elif event == "exec":
-            _become(name, header["path"].encode("utf-8", "surrogateescape"), argv, environment)
-        elif event == "exit":
+        elif header["event"] == "exit":
             _end(header["exit_code"], header["signal"])
 
 
@@ -177,16 +132,6 @@ def _write(descriptor: int, data: bytes) -> None:
             return  # closed, full, ...: nobody can be told
 
 
-def _become(
-    name: bytes, path: bytes, argv: list[bytes], environment: dict[bytes, bytes]
-) -> "NoReturn":
-    """Run the program at `path` in this process, contained like everything here."""
-    try:
-        posix.execve(path, argv, environment)
-    except OSError as error:
-        _refuse(name, str(error.strerror).encode())
-
-
 def _end(exit_code: int, number: int) -> "NoReturn":
     """End as the program did."""
     if number is not None:
@@ -198,8 +143,3 @@ def _end(exit_code: int, number: int) -> "NoReturn":
         posix.kill(posix.getpid(), number)
         posix._exit(128 + number)
     posix._exit(exit_code)
-
-
-def _refuse(name: bytes, reason: bytes) -> "NoReturn":
-    _write(2, b"shannot: " + name + b": not run: " + reason + b"\n")
-    posix._exit(NOT_RUN)

@@ -12,7 +12,6 @@ import os
 import select
 import socket
 import time
-from dataclasses import replace
 from typing import NoReturn, Optional, Tuple
 
 from shannotd.runner import identity, sandbox
@@ -24,7 +23,6 @@ from shannotd.runner.order import order_of
 from shannotd.runner.record import Record
 from shannotd.runner.rehearsal import build_rehearsed
 from shannotd.runner.resolution import Programs
-from shannotd.runner.shims import DIRECTORIES
 from shannotd.runner.warm import Settings, Warm
 from shannotd.runner.watch import Watch
 
@@ -69,8 +67,6 @@ def _serve(control: Channel, settings: Settings) -> None:
             # A daemon that hangs must not keep a script alive beyond its limits.
             job.limit_sending(DAEMON_SECONDS)
             request = settings.usual.complete(request)
-            usual = replace(settings.usual, shims=tuple(request["shims"]))
-            settings = replace(settings, usual=usual)
             try:
                 if warm is None:
                     # What was missing a moment ago may be there now.
@@ -97,14 +93,7 @@ def _await_close(job: Channel) -> None:
 
 
 def _outdated(warm: Warm, request: Header) -> bool:
-    """Whether mounts or programs came or went since `warm` was built, it is too old, has other
-    shims, or lacks a place."""
-    held = warm.shims
-    names = frozenset() if held is None else held.names
-    if frozenset(request["shims"]) != names:
-        return True
-    if held is not None and held.outdated():
-        return True
+    """Whether mounts came or went since `warm` was built, it is too old, or lacks a place."""
     if time.monotonic() - warm.built_at > MAX_AGE_SECONDS:
         return True
     if warm.blueprint.builder == sandbox.ONE_UID and _needs_own_overlay(warm, str(request["cwd"])):
@@ -143,7 +132,7 @@ def _run(
         loop=Loop(),
         decisions=Decisions(job, as_root=who.uid == 0),
         record=record,
-        programs=Programs(DIRECTORIES, who),
+        programs=Programs(order["environment"]["PATH"], who),
         settings=settings,
         identity=who,
         environment=order["environment"],
@@ -151,7 +140,10 @@ def _run(
         proc_device=os.fstat(warm.processes).st_dev,
         hide=tuple(request["hide"]),
     )
-    watch = Watch(warm, control, job, request, desk, {out_read: "stdout", err_read: "stderr"})
+    names = settings.usual.of(request)
+    watch = Watch(
+        warm, control, job, request, names, desk, {out_read: "stdout", err_read: "stderr"}
+    )
     try:
         ending = watch.follow()
         job.hold({"event": "programs", "programs": watch.programs()})

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional, Tuple
 
 from shannotd.runner.frames import Header
+from shannotd.runner.names import Asked, Names
 
-_LISTS = ("hide", "scratch", "deny", "shims")
+_LISTS = ("hide", "scratch", "deny", "inside", "always")
 
 
 @dataclass(frozen=True)
 class Usual:
-    """The account, patterns of what is hidden and of what is scratch, the names of programs that
-    policy may deny, and of those that have a shim."""
+    """The account, patterns of what is hidden and of what is scratch, and names of programs: those
+    that policy may deny, and of those on PATH the ones of which it need not be asked (`inside`)
+    unless they are of `always`, too."""
 
     run_as: Optional[str] = None
     hide: Tuple[str, ...] = ()
     scratch: Tuple[str, ...] = ()
     deny: Tuple[str, ...] = ()
-    shims: Tuple[str, ...] = ()
+    inside: Tuple[str, ...] = ()
+    always: Tuple[str, ...] = ()
+
+    # The same, ready to be asked for a name.
+    denied: Names = field(init=False, compare=False, repr=False)
+    asked: Asked = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "denied", Names(self.deny))
+        object.__setattr__(self, "asked", Asked(Names(self.inside), Names(self.always)))
 
     @classmethod
     def decode(cls, header: Header) -> Usual:
@@ -33,6 +44,13 @@ class Usual:
     def complete(self, request: Header) -> Header:
         """A job's request with what it leaves out."""
         return {**{name: getattr(self, name) for name in _LISTS}, **request}
+
+    def of(self, request: Header) -> Usual:
+        """This, with what a complete request has instead."""
+        own = {name: request[name] for name in _LISTS}
+        if all(value is getattr(self, name) for name, value in own.items()):
+            return self
+        return Usual(self.run_as, **{name: tuple(map(str, value)) for name, value in own.items()})
 
 
 NOTHING = Usual()

@@ -9,13 +9,12 @@ import time
 from dataclasses import dataclass
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from shannotd.runner import cgroups, identity, kernel, sandbox, shim_store
+from shannotd.runner import cgroups, identity, kernel, sandbox
 from shannotd.runner.concealment import Concealment
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.init import main as init_main
 from shannotd.runner.passwords import NO_PASSWORDS, Passwords
 from shannotd.runner.plan import Identity
-from shannotd.runner.shims import Shims
 from shannotd.runner.usual import NOTHING, Usual
 
 # The size of a warm stage; a job's own limit replaces it at hand-out.
@@ -64,7 +63,6 @@ class Warm:
     namespaces: Tuple[int, ...]
     built_at: float
     mounts: sandbox.MountWatch
-    shims: Optional[Shims]
     floor: identity.Floor
     account: Account
     cgroup: Optional[cgroups.Cgroup]
@@ -140,8 +138,6 @@ class Warm:
         self.calls.close()
         for descriptor in (self.stage, self.processes, self.listener, *self.namespaces):
             os.close(descriptor)
-        if self.shims is not None:
-            self.shims.close()
         if self.cgroup is not None:
             self.cgroup.remove()
 
@@ -180,13 +176,10 @@ def build(settings: Settings, also_writable: Sequence[str] = ()) -> Warm:
 
 def _build(settings: Settings, also_writable: Sequence[str], floor: identity.Floor) -> Warm:
     mounts = sandbox.MountWatch()
-    held = shim_store.take(settings.state, settings.usual.shims)
     try:
-        return _build_watched(settings, also_writable, floor, mounts, held)
+        return _build_watched(settings, also_writable, floor, mounts)
     except BaseException:
         mounts.close()
-        if held is not None:
-            held.close()
         raise
 
 
@@ -195,7 +188,6 @@ def _build_watched(
     also_writable: Sequence[str],
     floor: identity.Floor,
     mounts: sandbox.MountWatch,
-    held: Optional[Shims],
 ) -> Warm:
     try:
         ours, theirs = socket.socketpair()
@@ -212,7 +204,7 @@ def _build_watched(
         os.dup2(keep, 3)
         kernel.close_range(4)
         init_channel = Channel(socket.socket(fileno=3))
-        wanted = sandbox.Wanted(settings.builder, tuple(also_writable), held, WARM_SIZE)
+        wanted = sandbox.Wanted(settings.builder, tuple(also_writable), WARM_SIZE)
         init_main(init_channel, wanted, settings.program)
     theirs.close()
     channel = Channel(ours)
@@ -258,7 +250,6 @@ def _build_watched(
         namespaces=tuple(namespaces),
         built_at=time.monotonic(),
         mounts=mounts,
-        shims=held,
         floor=floor,
         account=account,
         cgroup=cgroup,

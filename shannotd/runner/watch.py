@@ -8,14 +8,16 @@ import time
 from functools import partial
 from typing import Dict, List, Optional
 
-from shannotd.runner.call import DENIED, Desk
+from shannotd.runner.call import Desk
 from shannotd.runner.calls import Calls
-from shannotd.runner.decisions import Verdict
 from shannotd.runner.ending import has_succeeded
-from shannotd.runner.executions import Execution
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
-from shannotd.runner.notifier import Notifier
-from shannotd.runner.plan import BlockedStep, CommandStep
+from shannotd.runner.notifier import Notifier, Waiting
+from shannotd.runner.plan import BlockedStep
+from shannotd.runner.shims import SHIM
+from shannotd.runner.starts import Starts
+from shannotd.runner.usual import Usual
+from shannotd.runner.view import View
 from shannotd.runner.warm import Warm, kill
 
 CHUNK = 65536
@@ -37,10 +39,12 @@ class Watch:
         control: Channel,
         job: Channel,
         request: Header,
+        names: Usual,
         desk: Desk,
         streams: Dict[int, str],
     ) -> None:
-        """`streams` are what the script prints to, this one's to close."""
+        """`names` has those of programs that policy is asked about; `streams` are what the script
+        prints to, this one's to close."""
         self._warm = warm
         self._job = job
         self._limits = request["limits"]
@@ -48,10 +52,19 @@ class Watch:
         self._streams = streams
         self._sent = {"stdout": 0, "stderr": 0}
         self._dropped = {"stdout": 0, "stderr": 0}
-        self._notifier = Notifier(
-            warm.listener, warm.processes, request["deny"], self._on_denied_name
+        self._notifier = Notifier(warm.listener, warm.processes, self._on_start)
+        tree = View(warm.processes)
+        self._starts = Starts(
+            self._notifier,
+            tree,
+            tree.read(SHIM),
+            desk.programs,
+            desk.decisions,
+            desk.record.add,
+            asked=names.asked,
+            denied=names.denied,
         )
-        self._calls = Calls(warm.calls, warm.pid_namespace, desk, self._limits["calls"])
+        self._calls = Calls(warm.calls, warm.pid_namespace, desk, self._starts)
         self._alive = True
         self._stopped: Optional[str] = None
         self._ending: Header = {"exit_code": None, "signal": None, "leftover": 0}
@@ -68,17 +81,18 @@ class Watch:
     def close(self) -> None:
         """Close what is still open."""
         self._calls.close()
+        self._starts.close()
         for descriptor in self._streams:
             os.close(descriptor)
         self._streams = {}
 
     def blocked(self) -> List[BlockedStep]:
         """The blocked attempts, as steps."""
-        return self._notifier.steps()
+        return [*self._notifier.steps(), *self._starts.unfinished()]
 
     def programs(self) -> List[Dict[str, object]]:
         """The programs that were started inside."""
-        return self._notifier.executions()
+        return self._starts.executions()
 
     def follow(self) -> Header:
         """Serve the script until nothing of it is left; how it ended.
@@ -126,7 +140,7 @@ class Watch:
         except RunnerError as error:  # of a call that cannot be served as it must be
             self._failure = self._failure or error
             kill(self._warm.init)
-        if self._calls.exceeded:
+        if self._starts.count > self._limits["calls"]:
             self._stop("calls")
 
     def _stop(self, why: str) -> None:
@@ -227,19 +241,8 @@ class Watch:
             except BlockingIOError:
                 self._end_stream(descriptor)
 
-    def _on_denied_name(self, identifier: int, execution: Execution) -> None:
-        """A program is started of which policy may say that it never runs."""
-        program = os.path.realpath(execution.path)
-
-        def decided(verdict: Verdict) -> None:
-            denied = verdict.decision == "deny"
-            self._notifier.decided(identifier, allowed=not denied)
-            if denied:
-                self._desk.record.add(_denied(execution, program, verdict))
-
-        self._desk.decisions.ask(
-            execution.path, program, execution.argv, execution.cwd, decided, start=True
-        )
+    def _on_start(self, waiting: Waiting) -> None:
+        self._starts.begin(waiting)
 
     def _on_daemon(self, _: int) -> None:
         try:
@@ -289,19 +292,3 @@ class Watch:
             return
         if count > self._limits["processes"] + 1:
             self._stop("processes")
-
-
-def _denied(execution: Execution, program: str, verdict: Verdict) -> CommandStep:
-    return CommandStep(
-        decision="deny",
-        program=program,
-        program_sha256="",
-        argv=execution.argv,
-        cwd=execution.cwd,
-        environment={},
-        changed=(),
-        exit_status=DENIED,
-        rule=verdict.rule,
-        reason=verdict.reason,
-        risk=verdict.risk,
-    )

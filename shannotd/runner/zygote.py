@@ -3,8 +3,8 @@
 Single-threaded, without secrets, with no descriptor but its control channel. It is started
 isolated, by path: `python3 -s zygote.py FD STATE HIDDEN...`, in a clean environment, by the
 host's own python3, so that scripts find the host's modules. A message on the channel carries one
-end of a supervisor's control channel, or a file that says what most jobs hide and which shims
-they have.
+end of a supervisor's control channel, or a file that says what most jobs hide and about which
+programs they ask.
 """
 
 import sys
@@ -32,6 +32,7 @@ def main() -> None:
         python,
         sandbox,
         seccomp,
+        shims,
         supervisor,
         warm,
     )
@@ -40,6 +41,7 @@ def main() -> None:
 
     python.prepare(*_FRESH)
     observe.prepare()
+    shims.library()  # compiled once for all
     control, state, hidden = int(sys.argv[1]), sys.argv[2], sys.argv[2:]
     settings = warm.Settings(
         builder=sandbox.choose_builder(),

@@ -12,7 +12,6 @@ from shannotd.policy.profiles import Profile
 from shannotd.sessions.channel import Channel, ChannelClosed, Frame
 from shannotd.sessions.recorded import Recorded, recorded, sha256_of, size_of
 from shannotd.sessions.runner import Job, Runner, RunnerGone
-from shannotd.sessions.shims import Shims
 from shannotd.wire.decode import decode, encode
 from shannotd.wire.errors import RunnerLost, ShannotError, error_from_wire
 from shannotd.wire.model import ProgramCall, Submission, Verdict
@@ -71,9 +70,8 @@ class Sink(Protocol):
 class DryRun:
     """Drives one job channel from the request to its end."""
 
-    def __init__(self, runner: Runner, order: Order, sink: Sink, shims: Shims) -> None:
+    def __init__(self, runner: Runner, order: Order, sink: Sink) -> None:
         self._runner = runner
-        self._shims = shims
         self._order = order
         self._sink = sink
         self._channel: Channel | None = None
@@ -159,15 +157,13 @@ class DryRun:
 
     def _own(self) -> dict[str, tuple[str, ...]]:
         """What the runner has to be told beyond what is usual."""
-        runner, order = self._runner, self._order
+        order, usual = self._order, self._runner.usual
         wanted = {
             "hide": order.profile.hide,
             "scratch": order.profile.scratch,
             "deny": order.deny,
-            "shims": self._shims.of(order.profile, order.policy_version, runner.programs),
         }
-        usual = {**runner.usual.__dict__, "shims": runner.pool_shims}
-        return {name: value for name, value in wanted.items() if value != usual[name]}
+        return {name: value for name, value in wanted.items() if value != getattr(usual, name)}
 
     def _take_output(self, frame: Frame) -> None:
         stream = "stderr" if frame.header.get("stream") == "stderr" else "stdout"

@@ -25,7 +25,6 @@ from shannotd.sessions.quota import Quota
 from shannotd.sessions.records import NOTES, PLAN, Entry, Record, Stored
 from shannotd.sessions.registry import Live, Registry
 from shannotd.sessions.runner import Runner
-from shannotd.sessions.shims import Shims
 from shannotd.sessions.submission import check_submission, display_name
 from shannotd.wire.errors import (
     DaemonStopping,
@@ -66,7 +65,6 @@ class Sessions:
         self._runner = runner
         self._store = registry.store
         self._journal = registry.journal
-        self._shims = Shims()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self.configure(config)
@@ -141,9 +139,7 @@ class Sessions:
         order = Order(
             session.id, submission, policy.profile, policy.version, policy.deny, wall_seconds
         )
-        live.job = DryRun(
-            self._runner, order, _Sink(self.registry, live, policy.profile), self._shims
-        )
+        live.job = DryRun(self._runner, order, _Sink(self.registry, live, policy.profile))
         self.registry.add(live)
         self._store.defer(Entry(live.record, {"script": submission.script}))
         self.registry.events.changed(session)

@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 _HELLO_SECONDS = 30.0
 _STOP_SECONDS = 5.0
 _BACKOFF_SECONDS = (0.1, 0.5, 2.0, 5.0, 15.0)
-_PROGRAMS_SECONDS = 30.0  # after so long a job has the host's programs looked at again
 _STABLE_SECONDS = 20.0  # a runner that lived so long did not die of its start
 
 Answer = asyncio.Future[Mapping[str, Any]]
@@ -203,18 +202,11 @@ class Runner:
         *,
         pool_size: int,
         usual: Usual,
-        shims: Callable[[tuple[str, ...]], tuple[str, ...]],
     ) -> None:
-        """`usual` is what most sessions have, `shims` tells which of the host's programs have a
-        shim in them."""
+        """`usual` is what most sessions have."""
         self._launch = launch
         self._pool_size = pool_size
         self.usual = usual
-        self._shims = shims
-        self._programs_at = 0.0
-        self._background: set[asyncio.Task[None]] = set()
-        self.programs: tuple[str, ...] = ()  # the names of those on the host's PATH
-        self.pool_shims: tuple[str, ...] = ()  # what the warm sandboxes have
         self._link: _Link | None = None
         self._starting: asyncio.Task[_Link] | None = None
         self._restart: asyncio.TimerHandle | None = None
@@ -241,8 +233,6 @@ class Runner:
         :raises RunnerGone, ShannotError: there is no runner.
         """
         link = await self._connected()
-        if asyncio.get_running_loop().time() > self._programs_at + _PROGRAMS_SECONDS:
-            self._look_later(link)
         job = await self._hand_over(link, "run")
         # A sandbox may outlive its runner for a moment: what it still says counts no more.
         link.runs.add(job.channel)
@@ -282,46 +272,13 @@ class Runner:
 
     @property
     def _pool_request(self) -> dict[str, object]:
-        return {
-            "op": "pool",
-            "size": self._pool_size,
-            "usual": {**asdict(self.usual), "shims": self.pool_shims},
-        }
+        return {"op": "pool", "size": self._pool_size, "usual": asdict(self.usual)}
 
     async def resize_pool(self, size: int, usual: Usual) -> None:
         """Keep `size` warm sandboxes from now on, prepared for what is `usual`."""
         self._pool_size, self.usual = size, usual
-        self.pool_shims = self._shims(self.programs)
         if self._link is not None:
             await self._link.ask(self._pool_request)
-
-    async def _look_at_programs(self, link: _Link) -> None:
-        """Learn which programs the host has now.
-
-        :raises RunnerGone, ShannotError: it cannot be had.
-        """
-        self._programs_at = asyncio.get_running_loop().time()
-        names = (await (await link.ask({"op": "programs"}))).get("names", ())
-        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-            raise RunnerGone("it named programs that are none")
-        if tuple(names) != self.programs:
-            self.programs = tuple(names)
-            self.pool_shims = self._shims(self.programs)
-            await link.ask(self._pool_request)
-
-    def _look_later(self, link: _Link) -> None:
-        """The same while others go on."""
-        self._programs_at = asyncio.get_running_loop().time()
-
-        async def look() -> None:
-            try:
-                await self._look_at_programs(link)
-            except (RunnerGone, ShannotError):
-                pass  # Its reader says so.
-
-        task = asyncio.get_running_loop().create_task(look())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
 
     async def stop(self) -> None:
         """End the runner (a child) or the connection to it."""
@@ -334,9 +291,8 @@ class Runner:
         if self._link is not None:
             link, self._link = self._link, None
             await link.end()
-        waiting = (*self._reaping, *self._background)
-        if waiting:
-            await asyncio.gather(*waiting)
+        if self._reaping:
+            await asyncio.gather(*self._reaping)
 
     async def _hand_over(self, link: _Link, operation: str) -> Job:
         channel, theirs = pair()
@@ -374,7 +330,6 @@ class Runner:
         try:
             hello = await asyncio.wait_for(await link.ask({"op": "hello"}), _HELLO_SECONDS)
             self.facts = decode(RunnerFacts, hello, "hello")
-            await asyncio.wait_for(self._look_at_programs(link), _HELLO_SECONDS)
             await link.ask(self._pool_request)
         except (RunnerGone, TimeoutError, ValueError) as error:
             await link.end()

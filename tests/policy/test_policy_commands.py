@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
 import pytest
 
-from shannotd.policy.commands import decide, shimmed
+from shannotd.policy.commands import asked_names, decide
 from shannotd.policy.programs import parse_rules, program_rules
 from shannotd.policy.tripwires import shell_text, tripped
 from shannotd.wire.model import Decision, ProgramCall, Risk
@@ -202,7 +205,7 @@ def test_who_the_script_is_decides_where_rights_do() -> None:
 def test_a_reload_is_undone_by_a_reload() -> None:
     again = verdict("systemctl reload nginx").recording
     once = verdict("systemctl start nginx").recording
-    assert again is not None and again.undo == ("systemctl", "reload", "nginx")
+    assert again is not None and again.undo == ("/usr/bin/systemctl", "reload", "nginx")
     assert once is not None and once.undo is None
 
 
@@ -259,35 +262,39 @@ def test_what_is_only_approved_is_observed_without_root_and_sockets() -> None:
     assert found.observation.groups == ()
 
 
-# shims
+# asked about
 
 
-def test_shims_are_for_what_may_be_observed_or_reviewed() -> None:
-    names = [
-        "ls",
-        "rm",
-        "sh",
-        "git",
-        "apt-get",
-        "ps",
-        "systemctl",
-        "nginx",
-        "mytool",
-        "dd",
-        "other",
-    ]
-    assert shimmed(DEFAULT, names) == {
-        "git", "apt-get", "ps", "systemctl", "nginx", "mytool", "dd", "other",
-    }  # fmt: skip
-    under = profile(approve=("mytool *", "ps *", "other x"), deny=("nginx", "git push"))
-    assert shimmed(under, names) == {"git", "apt-get", "ps", "systemctl", "dd", "other"}
+def is_asked_about(name: str) -> bool:
+    """As the runner finds it: all programs but the first, unless they are of the second."""
+    inside, always = (
+        any(fnmatchcase(name, pattern) for pattern in names) for names in asked_names()
+    )
+    return always or not inside
+
+
+def test_policy_is_asked_about_what_may_be_observed_or_reviewed() -> None:
+    inside = ["ls", "rm", "sh", "python3.11", "gzip"]
+    asked = ["git", "apt-get", "ps", "systemctl", "nginx", "mytool", "dd"]
+    assert [name for name in (*inside, *asked) if is_asked_about(name)] == asked
 
 
 @pytest.mark.P1
 @pytest.mark.parametrize("text", texts(OBSERVED) + texts(READ) + texts(REVIEWED))
-def test_what_has_no_shim_runs_contained(text: str) -> None:
-    name = call(text).path.rpartition("/")[2]
-    assert shimmed(DEFAULT, [name]) == {name}
+def test_of_what_is_not_asked_about_every_call_runs_contained(text: str) -> None:
+    assert is_asked_about(call(text).path.rpartition("/")[2])
+
+
+def test_a_program_that_is_told_another_name_is_danger() -> None:
+    """`exec -a`: after its first word it may be another program, or only look like one."""
+    named = ProgramCall("/usr/sbin/reboot", "/usr/bin/systemctl", ("reboot",), "/", True)
+    plain = decide(named, DEFAULT)
+    assert plain.decision is Decision.REVIEW
+    assert "told that its name" not in plain.reason
+    assert "told" not in decide(replace(named, argv=("-systemctl",)), DEFAULT).reason
+    other = decide(replace(named, argv=("ls\n",)), DEFAULT)
+    assert (other.decision, other.risk) == (Decision.REVIEW, Risk.DANGER)
+    assert other.reason.endswith("; it is told that its name is ls\\n")
 
 
 # tripwires

@@ -57,7 +57,7 @@ def test_a_reviewed_command_is_recorded_and_not_run(bench: Bench) -> None:
     program = os.path.realpath("/usr/bin/systemctl")
     assert (first["decision"], first["program"]) == ("review", program)
     assert first["program_sha256"] == hashlib.sha256(Path(program).read_bytes()).hexdigest()
-    assert first["argv"] == ["/usr/bin/systemctl", "reload", "x y"]
+    assert first["argv"] == ["systemctl", "reload", "x y"]
     assert (first["cwd"], first["exit_status"], first["seconds"]) == ("/usr", 3, 7.0)
     assert (first["undo"], first["stdin"], first["assumed"]) == (["/bin/true"], None, False)
     assert (first["rule"], first["reason"], first["risk"]) == ("test", "told so", "caution")
@@ -215,7 +215,7 @@ def test_an_observer_that_is_killed_fails_its_call_alone(bench: Bench) -> None:
 
     def kill(call: dict[str, Any]) -> dict[str, Any]:
         """While the other program runs: it is a child of its init, that one of the observer."""
-        argv = f"/usr/bin/seq\0{last}\0".encode()
+        argv = f"seq\0{last}\0".encode()
         for directory in Path("/proc").glob("[0-9]*"):
             try:
                 if (directory / "cmdline").read_bytes() == argv:
@@ -235,7 +235,7 @@ def test_an_observer_that_is_killed_fails_its_call_alone(bench: Bench) -> None:
     message = b"shannot: seq: could not be observed: what observed it was killed\n"
     assert outcome.stderr == message + b"126\n"
     statuses = {step["argv"][0]: step["exit_status"] for step in outcome.commands()}
-    assert statuses == {"/usr/bin/seq": 126, "/usr/bin/uname": 0}
+    assert statuses == {"seq": 126, "uname": 0}
 
 
 @pytest.mark.P1
@@ -416,92 +416,29 @@ def test_a_lost_daemon_ends_a_script_that_waits_for_a_decision(bench: Bench) -> 
 
 # Claims
 
-CLIENT = r"""
-import array, json, os, socket, struct, sys
-
-def connect():
-    sock = socket.socket(socket.AF_UNIX)
-    sock.connect("/run/shannot/calls")
-    return sock
-
-def frame(**changes):
-    header = {"op": "call", "fds": 3, "path": "/usr/bin/uname", "argv": ["uname"], "cwd": "/",
-              "environment": {}, **changes}
-    encoded = json.dumps(header).encode()
-    return struct.pack(">II", len(encoded), 0) + encoded
-
-def send(sock, data, descriptors=(0, 1, 2)):
-    socket.send_fds(sock, [data], list(descriptors))
-
-def answers(sock):
-    data = b""
-    while True:
-        try:
-            part = sock.recv(65536)
-        except ConnectionResetError:
-            part = b""
-        if not part:
-            break
-        data += part
-    found = []
-    while data:
-        header, payload = struct.unpack(">II", data[:8])
-        found.append(json.loads(data[8:8 + header]))
-        data = data[8 + header + payload:]
-    return found
-
-def alive():
-    sock = connect()
-    send(sock, frame())
-    print(answers(sock)[-1]["event"])
-
-"""
-
 
 @pytest.mark.P10
-@pytest.mark.parametrize(
-    "attack",
-    [
-        "connect().send(b'x')",
-        "connect().send(struct.pack('>II', 0xffffffff, 0xffffffff))",
-        "s = connect(); s.send(struct.pack('>II', 9, 0) + b'not  json'); print(answers(s))",
-        "s = connect(); send(s, frame(), (0, 1)); print(answers(s))",
-        "s = connect(); send(s, frame(), (0, 1, 2, 0)); print(answers(s))",
-        "s = connect(); send(s, frame(argv=[])); print(answers(s))",
-        "s = connect(); send(s, frame(argv=[1])); print(answers(s))",
-        "s = connect(); send(s, frame(argv=['\\ud800'])); print(answers(s))",
-        "s = connect(); send(s, frame(argv=['a\\0b'])); print(answers(s))",
-        "s = connect(); send(s, frame(environment={'a=': 'b'})); print(answers(s))",
-        "s = connect(); send(s, frame() + frame()); print(answers(s))",
-        "held = [connect() for _ in range(60)]",
-        "s = connect(); send(s, frame(argv=['uname', 'x' * 300000])); print(answers(s)[-1])",
-        "for _ in range(200): connect().close()",
-        "for _ in range(200): send(connect(), frame())",
-    ],
-)
-def test_no_claim_harms_anybody_else(bench: Bench, attack: str) -> None:
-    """Whatever comes on the socket, the next call is served."""
-    outcome = bench.run(
-        "python", f"{CLIENT}\n{attack}\nalive()\n", shims=SHIMS, decide=decided(uname=review())
-    )
+@pytest.mark.parametrize("count", [1, 200])
+def test_who_made_no_call_is_hung_up_on(bench: Bench, count: int) -> None:
+    """The socket serves shims only, and whatever else connects to it harms no call."""
+    script = f"""
+import socket, struct, subprocess
+frame = b'{{"op": "call", "fds": 3, "environment": {{}}}}'
+for _ in range({count}):
+    one = socket.socket(socket.AF_UNIX)
+    one.connect("/run/shannot/calls")
+    try:
+        socket.send_fds(one, [struct.pack(">II", len(frame), 0) + frame], [0, 1, 2])
+        assert one.recv(1) == b""
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+held = [socket.socket(socket.AF_UNIX) for _ in range(50)]
+for each in held:
+    each.connect("/run/shannot/calls")
+print(subprocess.run(["uname"]).returncode)
+"""
+    answer = review(exit_status=7)
+    outcome = bench.run("python", script, shims=SHIMS, decide=decided(uname=answer))
     assert outcome.error is None, outcome
-    assert outcome.stdout.splitlines()[-1] == b"exit", outcome
-
-
-def test_a_path_outside_of_path_is_not_asked_about(bench: Bench, place: Path) -> None:
-    asked: list[str] = []
-
-    def decide(call: dict[str, Any]) -> dict[str, Any]:
-        asked.append(call["path"])
-        return review()
-
-    code = (
-        f"{CLIENT}\n"
-        "for path in ('/etc/passwd', '/usr/bin/../bin/uname', 'uname', '/usr/bin/nothing',"
-        " '/usr/bin', ''):\n"
-        "    s = connect(); send(s, frame(path=path)); print(answers(s)[-1])\n"
-    )
-    outcome = bench.run("python", code, shims=SHIMS, decide=decide)
-    assert outcome.error is None
-    assert asked == []
-    assert outcome.stdout.count(b"'exec'") == 6
+    assert outcome.stdout == b"7\n", outcome
+    assert [step["argv"] for step in outcome.commands()] == [["uname"]]

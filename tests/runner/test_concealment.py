@@ -230,8 +230,8 @@ def test_a_directory_that_may_be_entered_but_not_listed_is_not_relied_upon(home:
 
 def warm(runner: RunnerProcess, hide: list[str]) -> Path:
     """Wait for a sandbox that was built for `hide`; its table of mounts."""
-    usual = {"run_as": None, "hide": hide, "scratch": [], "deny": [], "shims": []}
-    runner.ask({"op": "pool", "size": 1, "usual": usual})
+    lists = {"hide": hide, "scratch": [], "deny": [], "inside": ["*"], "always": []}
+    runner.ask({"op": "pool", "size": 1, "usual": {"run_as": None, **lists}})
     while not runner.ask({"op": "hello"})["ready"]:
         pass
     for pid in descendants(runner.process.pid):

@@ -3,34 +3,57 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from shannotd.runner import kernel, seccomp
+from shannotd.runner.decisions import Decisions, Then, Verdict
 from shannotd.runner.executions import (
     MAX_RECORDS,
     MAX_WORD_BYTES,
     MAX_WORDS,
-    DenyNames,
     Execution,
     Executions,
+    addresses,
+    read_execution,
+    read_words,
 )
 from shannotd.runner.frames import Channel
-from shannotd.runner.notifier import Notifier
+from shannotd.runner.names import Asked, Names
+from shannotd.runner.notifier import Notifier, Waiting
+from shannotd.runner.plan import CommandStep, Identity
+from shannotd.runner.resolution import Programs
+from shannotd.runner.starts import Starts
+from shannotd.runner.view import View
+
+
+class Answers(Decisions):
+    """Policy, which says at once what a test wants."""
+
+    def __init__(self, decision: str = "contain") -> None:
+        self.decision = decision
+        self.asked: list[tuple[str, str, tuple[str, ...]]] = []
+
+    def ask(
+        self, path: str, program: str, argv: Sequence[str], cwd: str, then: Then, *, start: bool
+    ) -> None:
+        assert start
+        self.asked.append((path, program, tuple(argv)))
+        then(Verdict(self.decision, "", "", ""))
 
 
 class Filtered:
     """A child under the script's filter, which executes one program."""
 
-    def __init__(self, argv: list[str], deny: tuple[str, ...] = (), cwd: str = "/") -> None:
-        import socket
-
+    def __init__(self, argv: list[str], deny: tuple[str, ...], cwd: str, decision: str) -> None:
         ours, theirs = socket.socketpair()
         program = seccomp.compile_filter()
         self.pid = os.fork()
@@ -55,16 +78,27 @@ class Filtered:
         theirs.close()
         with Channel(ours) as channel:
             _, _, (self.listener,) = channel.receive()
-        self.asked: list[tuple[int, Execution]] = []
+        self.policy = Answers(decision)
+        self.denied: list[CommandStep] = []
         self.processes = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-        self.notifier = Notifier(
-            self.listener, self.processes, deny, lambda *call: self.asked.append(call)
+        self.notifier = Notifier(self.listener, self.processes, self.on_start)
+        self.starts = Starts(
+            self.notifier,
+            View(self.processes),
+            os.open(os.devnull, os.O_RDONLY),
+            Programs("", Identity("test", os.geteuid(), os.getegid(), (), 0o022)),
+            self.policy,
+            self.denied.append,
+            asked=Asked(Names("*")),
+            denied=Names(deny),
         )
 
-    def serve(self, allowed: bool = True) -> int:
-        """Answer all that is asked until the child has ended; its exit status."""
-        import select
+    def on_start(self, waiting: Waiting) -> None:
+        """A program is started."""
+        self.starts.begin(waiting)
 
+    def serve(self) -> int:
+        """Answer all that is asked until the child has ended; its exit status."""
         poll = select.poll()
         poll.register(self.listener, select.POLLIN)
         while True:
@@ -72,8 +106,6 @@ class Filtered:
                 if not event & select.POLLIN:
                     return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
                 self.notifier.answer()
-                if self.asked:
-                    self.notifier.decided(self.asked[-1][0], allowed=allowed)
 
     def close(self) -> None:
         """End what is left."""
@@ -81,13 +113,16 @@ class Filtered:
             os.killpg(self.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+        self.starts.close()
         os.close(self.listener)
         os.close(self.processes)
 
 
 @contextmanager
-def filtered(argv: list[str], deny: tuple[str, ...] = (), cwd: str = "/") -> Iterator[Filtered]:
-    child = Filtered(argv, deny, cwd)
+def filtered(
+    argv: list[str], deny: tuple[str, ...] = (), cwd: str = "/", decision: str = "contain"
+) -> Iterator[Filtered]:
+    child = Filtered(argv, deny, cwd, decision)
     try:
         yield child
     finally:
@@ -95,7 +130,7 @@ def filtered(argv: list[str], deny: tuple[str, ...] = (), cwd: str = "/") -> Ite
 
 
 def argvs(child: Filtered) -> list[tuple[list[str], int]]:
-    return [(entry["argv"], entry["count"]) for entry in child.notifier.executions()]  # type: ignore[misc]
+    return [(entry["argv"], entry["count"]) for entry in child.starts.executions()]  # type: ignore[misc]
 
 
 def test_every_start_is_recorded_with_its_words() -> None:
@@ -114,7 +149,7 @@ def test_long_and_many_words_are_cut_with_a_mark() -> None:
     many = ["/bin/true", "x" * (MAX_WORD_BYTES + 1), *["y"] * MAX_WORDS]
     with filtered(many) as child:
         assert child.serve() == 0
-        (entry,) = child.notifier.executions()
+        (entry,) = child.starts.executions()
     assert entry["cut"] is True
     words = entry["argv"]
     assert isinstance(words, list)
@@ -144,9 +179,8 @@ def test_a_start_by_descriptor_is_named_by_its_file() -> None:
     code = "import os\nos.execve(os.open('/bin/true', os.O_PATH), ['harmless'], {})\n"
     with filtered([sys.executable, "-c", code], deny=("true",)) as child:
         assert child.serve() == 0
-        (_, execution) = child.asked[-1]
-    assert os.path.basename(execution.path) == "true"
-    assert execution.argv == ("harmless",)
+    path = os.path.realpath("/bin/true")
+    assert child.policy.asked[-1] == (path, path, ("harmless",))
 
 
 @pytest.mark.parametrize("called", ["direct", "link", "copy name"])
@@ -155,21 +189,34 @@ def test_a_denied_start_fails_with_eacces(tmp_path: Path, called: str) -> None:
     names = {"direct": "/bin/rm", "link": f"{tmp_path}/harmless", "copy name": f"{tmp_path}/rm"}
     (tmp_path / "harmless").symlink_to("/bin/rm")
     (tmp_path / "rm").symlink_to("/bin/true")
-    with filtered([names[called], "-rf", str(tmp_path)], deny=("rm",)) as child:
-        assert child.serve(allowed=False) == 126
+    argv = [names[called], "-rf", str(tmp_path)]
+    with filtered(argv, deny=("rm",), decision="deny") as child:
+        assert child.serve() == 126
     assert (tmp_path / "rm").is_symlink()
+    (step,) = child.denied
+    assert (step.decision, step.argv, step.cwd) == ("deny", tuple(argv), "/")
+    assert step.program == os.path.realpath(names[called])
+
+
+def test_a_denied_interpreter_does_not_start(tmp_path: Path) -> None:
+    """P1: with what it is given, since that is what a rule may name."""
+    (tmp_path / "script").write_text("#!/bin/rm -rf\n")
+    (tmp_path / "script").chmod(0o755)
+    with filtered([f"{tmp_path}/script", "x"], deny=("rm",), decision="deny") as child:
+        assert child.serve() == 126
+    assert child.denied[0].argv == ("/bin/rm", "-rf", f"{tmp_path}/script", "x")
 
 
 def test_an_allowed_start_goes_on_after_the_question() -> None:
     with filtered(["/bin/sh", "-c", "exit 3"], deny=("s?",)) as child:
-        assert child.serve(allowed=True) == 3
-        assert child.asked
+        assert child.serve() == 3
+        assert child.policy.asked
 
 
 def test_others_are_not_asked_about() -> None:
-    with filtered(["/bin/true"], deny=("rm", "mk*")) as child:
-        assert child.serve(allowed=False) == 0
-        assert not child.asked
+    with filtered(["/bin/true"], deny=("rm", "mk*"), decision="deny") as child:
+        assert child.serve() == 0
+        assert not child.policy.asked
 
 
 def test_a_killed_caller_leaves_the_listener_working() -> None:
@@ -178,10 +225,15 @@ def test_a_killed_caller_leaves_the_listener_working() -> None:
 
 
 def test_names_with_patterns() -> None:
-    names = DenyNames(["mkfs.*", "rm"])
-    assert names.match(os.getpid(), "/sbin/mkfs.ext4")
-    assert names.match(os.getpid(), "/nowhere/rm")
-    assert not names.match(os.getpid(), "/nowhere/rmdir")
+    names = Names(["mkfs.*", "rm", "s?"])
+    assert [name for name in ("mkfs.ext4", "rm", "sh", "rmdir", "mkfs", "s") if name in names] == [
+        "mkfs.ext4",
+        "rm",
+        "sh",
+    ]
+    assert names and not Names([])
+    asked = Asked(Names(["*"]), names)
+    assert "rm" in asked and "ls" not in asked and "ls" in Asked()
 
 
 def test_a_flood_of_programs_is_counted() -> None:
@@ -195,8 +247,9 @@ def test_a_flood_of_programs_is_counted() -> None:
 
 
 def test_memory_of_nobody_is_no_execution() -> None:
-    from shannotd.runner.executions import read_execution
-
     ended = subprocess.Popen(["/bin/true"])
     ended.wait()
-    assert read_execution(ended.pid, "execve", [0, 0, 0, 0, 0, 0]) is None
+    nowhere = addresses("execve", [0, 0, 0, 0, 0, 0])
+    assert read_execution(ended.pid, nowhere) is None
+    assert read_words(ended.pid, addresses("execve", [1, 1, 1, 0, 0, 0])) is None
+    assert read_execution(os.getpid(), nowhere) is None

@@ -209,9 +209,9 @@ class Deadly(Notifier):
             end(self._victim)
             self._moment = ""
 
-    def _waits(self, identifier: int) -> bool:
+    def waits(self, identifier: int) -> bool:
         self._dies("waits")
-        return super()._waits(identifier)
+        return super().waits(identifier)
 
     def _record(self, what: str, target: str) -> None:
         self._dies("record")

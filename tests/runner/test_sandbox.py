@@ -314,7 +314,7 @@ def test_run_is_fresh_and_scratch(bench: Bench) -> None:
     outcome = bench.run(
         "shell", "echo 1 > /run/service.pid && cat /run/service.pid; ls /run/shannot"
     )
-    assert outcome.stdout == b"1\ncalls\ninput\nscript\n"
+    assert outcome.stdout == b"1\ncalls\ninput\nscript\nshim\n"
     if outcome.steps:
         assert [(step["path"], step["scratch"]) for step in outcome.steps] == [
             ("/run/service.pid", True)

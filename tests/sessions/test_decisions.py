@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from shannotd.audit.log import AuditLog
-from shannotd.policy.profiles import Profile
 from shannotd.sessions.decisions import SHOWN_CHARACTERS, shown
 from shannotd.sessions.events import Decided, Event
-from shannotd.sessions.shims import Shims
 from shannotd.wire.errors import StoreFull
 from tests.support.service import Caller, in_loop, running_service
 
@@ -138,16 +136,6 @@ async def test_a_question_that_is_none_ends_the_session(tmp_path: Path) -> None:
     async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
         session = await caller.submit(("decide", {"path": 1}))
         assert session["error"]["code"] == "runner_lost"
-
-
-def test_shims_are_those_of_the_profile() -> None:
-    programs = ("df", "ls", "systemctl")
-    shims = Shims()
-    assert shims.of(Profile(name="a"), "1", programs) == ("df", "systemctl")
-    always = Profile(name="b", always_deny=("systemctl *",))
-    assert shims.of(always, "2", programs) == ("df",)
-    for number in range(40):
-        assert shims.of(Profile(name="a"), str(number + 3), programs) == ("df", "systemctl")
 
 
 def test_what_is_shown_of_words_is_bounded() -> None:

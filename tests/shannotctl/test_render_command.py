@@ -47,14 +47,32 @@ RELOAD = Step(
     risk=Risk.CAUTION,
     reason="changes what services do",
 )
-PS = replace(RELOAD, argv=("ps", "aux"), decision="observe", cwd="/", rule="processes")
-DENIED = replace(RELOAD, argv=("rm", "-rf", "/srv"), decision="deny", exit_status=126, rule="no")
+PS = replace(
+    RELOAD, argv=("ps", "aux"), program="/bin/ps", decision="observe", cwd="/", rule="processes"
+)
+DENIED = replace(
+    RELOAD,
+    argv=("rm", "-rf", "/srv"),
+    program="/bin/rm",
+    decision="deny",
+    exit_status=126,
+    rule="no",
+)
 
 
 def text_of(*steps: Step, view: View | None = None, width: int | None = None) -> str:
     plan = session(*steps).plan
     assert plan is not None
     return "\n".join(plan_lines(plan, Style(width=width), view or View()))
+
+
+def test_a_first_word_that_is_not_the_program_s_name_does_not_stand_alone() -> None:
+    """It is the caller's choice: `exec -a ls rm -rf /srv`."""
+    shown = text_of(replace(RELOAD, argv=("ls", "-rf", "/srv"), program="/usr/bin/rm"))
+    assert "run ls -rf /srv (/usr/bin/rm)\n" in shown
+    assert "run systemctl reload nginx\n" in text_of(RELOAD)
+    assert "run /bin/systemctl x\n" in text_of(replace(RELOAD, argv=("/bin/systemctl", "x")))
+    assert "run ? (/usr/bin/systemctl)\n" in text_of(replace(RELOAD, argv=()))
 
 
 def output(data: bytes, **more: Any) -> tuple[CommandOutput, dict[str, bytes]]:

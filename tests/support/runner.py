@@ -100,7 +100,7 @@ class RunnerProcess:
         limits: Mapping[str, float] | None = None,
         hide: Sequence[str] = (),
         scratch: Sequence[str] = ("/run/**",),
-        shims: Sequence[str] | None = None,
+        shims: Sequence[str] = (),
         deny: Sequence[str] = (),
     ) -> tuple[str, Channel]:
         """Begin a dry run; the session's id and its job channel."""
@@ -111,7 +111,6 @@ class RunnerProcess:
         theirs.close()
         assert answer == {}, answer
         job = Channel(ours)
-        own = {} if shims is None else {"shims": list(shims)}
         job.send(
             {
                 "op": "run",
@@ -128,7 +127,8 @@ class RunnerProcess:
                 "limits": {**LIMITS, **(limits or {})},
                 "hide": list(hide),
                 "scratch": list(scratch),
-                **own,
+                "inside": ["*"],
+                "always": list(shims),
                 "deny": list(deny),
                 "policy_version": "test",
                 "on_failure": "rollback",
