@@ -102,15 +102,19 @@ class Applied:
             return self.batches[-1]
         return None
 
-    def done(self) -> List[int]:
-        """The indexes of the file steps that are applied, in order."""
-        applied: List[int] = []
-        for batch in self.batches:
-            if not batch.reverse and batch.phase in ("done", "cleaned"):
-                applied += batch.steps
-        if any(batch.reverse and batch.phase in ("done", "cleaned") for batch in self.batches):
-            return []
-        return applied
+    def was_done(self) -> List[int]:
+        """The indexes of the file steps that were applied, in order, whatever came of them since."""
+        return [
+            index
+            for batch in self.batches
+            if not batch.reverse and batch.phase in ("done", "cleaned")
+            for index in batch.steps
+        ]
+
+    @property
+    def taken_back(self) -> bool:
+        """Whether all that was applied has been taken back."""
+        return any(batch.reverse and batch.phase in ("done", "cleaned") for batch in self.batches)
 
 
 def read(data: bytes) -> Applied:

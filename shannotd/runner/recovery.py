@@ -54,7 +54,7 @@ def _steps_of(found: Plan, applied: Applied, setting: Setting) -> Steps:
     assert batch is not None
     if not batch.reverse:
         return [found.steps[index] for index in batch.steps]
-    done = [(index, found.steps[index]) for index in applied.done()]
+    done = [(index, found.steps[index]) for index in applied.was_done()]
     return [step for _, step in reverse(done, setting.checkpoint.saved())]
 
 
@@ -217,7 +217,7 @@ def _results(found: Plan, applied: Applied) -> Dict[int, str]:
             continue
         outcome = "done" if batch.phase in ("done", "cleaned") else "skipped"
         results.update(dict.fromkeys(batch.steps, outcome))
-    if applied.done() == [] and any(batch.reverse for batch in applied.batches):
+    if applied.taken_back:
         for index, outcome in results.items():
             if outcome == "done":
                 results[index] = "undone"

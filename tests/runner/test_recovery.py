@@ -143,6 +143,23 @@ def test_what_was_killed_is_taken_back(point: str, batch: int, top: Path, state:
 
 
 @pytest.mark.P4
+@pytest.mark.parametrize("point", POINTS)
+def test_what_was_killed_while_it_was_taken_back(point: str, top: Path, state: Path) -> None:
+    recording = record(top, LAYOUT, CHANGE)
+    before = overlays.snapshot(top / "host")
+    failing = replace(recording, steps=(*recording.steps, shell("exit 1")))
+    found = overlays.plan_of(failing, ROOT)
+    index = len(recording.steps) // 2 if point.startswith("chang") else None
+    killed_apply(found, failing, state, Kill(point, index, 1))
+    applied = resumed(state, found.session)
+    assert applied.code == "command_failed"
+    assert overlays.snapshot(top / "host") == before
+    files = range(len(recording.steps))
+    assert {applied.steps[number] for number in files} == {"undone"}
+    assert applied.steps[len(recording.steps)] == "failed"
+
+
+@pytest.mark.P4
 def test_what_is_to_be_kept_is_kept_and_told(top: Path, state: Path) -> None:
     recording = record(top, LAYOUT, CHANGE)
     found = with_command(recording, ROOT, "keep")
