@@ -10,6 +10,7 @@ import click
 from shannotctl.cli.console import Console
 from shannotctl.cli.failure import json_option
 from shannotctl.client import Client, Explanation
+from shannotd.wire.model import Observation
 
 
 @click.group()
@@ -45,6 +46,11 @@ def explain(profile: str | None, cwd: str | None, as_json: bool, command: tuple[
     return 0
 
 
+def _account(observation: Observation) -> str:
+    with_groups = f", with group {', '.join(observation.groups)}" if observation.groups else ""
+    return f"an unprivileged account where it can{with_groups}"
+
+
 def _lines(found: Explanation) -> Iterator[tuple[str, str]]:
     from shannotctl.render.command import quoted
 
@@ -60,10 +66,11 @@ def _lines(found: Explanation) -> Iterator[tuple[str, str]]:
     observation, recording = verdict.observation, verdict.recording
     if observation is not None:
         yield "runs", " ".join(quoted(word) for word in observation.argv)
-        with_root = "root" if observation.as_root else "an unprivileged account where it can"
-        yield "as", with_root
+        yield "as", "root, without its rights" if observation.as_root else _account(observation)
         reach = [f"network {observation.net}", *observation.sockets]
         yield "reaches", ", ".join(reach)
+        if observation.shows:
+            yield "is shown", ", ".join(observation.shows)
         yield "limits", f"{observation.seconds:g} s, {observation.output_bytes} bytes of output"
     if recording is not None:
         output = f", output {quoted(recording.stdout)}" if recording.stdout else ", no output"

@@ -28,13 +28,18 @@ def explained(argv: tuple[str, ...], decision: Decision, **parts: Any) -> Explan
 
 
 def test_what_an_observed_program_runs_with(peer: Peer, run: Run) -> None:
-    observation = Observation("/bin/ss", ("/bin/ss", "-t"), net="host", as_root=True)
+    shows = ("socket owners", "disks")
+    observation = Observation(
+        "/bin/ss", ("/bin/ss", "-t"), net="host", groups=("adm",), shows=shows
+    )
     peer.answers(
         "policy.explain", explained(("ss", "-t"), Decision.OBSERVE, observation=observation)
     )
     done = run("policy", "explain", "--cwd", "/srv", "--profile", "web", "--", "ss", "-t")
     assert done.returncode == 0 and done.stderr == b""
-    for text in (b"decision   observe", b"(/usr/bin/ss)", b"network host", b"root", b"30 s"):
+    for text in (b"decision   observe", b"(/usr/bin/ss)", b"network host", b"30 s"):
+        assert text in done.stdout
+    for text in (b"unprivileged account where it can, with group adm", b"socket owners, disks"):
         assert text in done.stdout
     assert peer.asked("policy.explain") == [{"argv": ["ss", "-t"], "cwd": "/srv", "profile": "web"}]
 
