@@ -103,7 +103,7 @@ class Applied:
         return None
 
     def was_done(self) -> List[int]:
-        """The indexes of the file steps that were applied, in order, whatever came of them since."""
+        """The indexes of the file steps that were applied, in order, even if taken back since."""
         return [
             index
             for batch in self.batches
