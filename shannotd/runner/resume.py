@@ -13,7 +13,6 @@ from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.identity import read_floor
 from shannotd.runner.journal import Damaged
 from shannotd.runner.obstacles import protected_paths
-from shannotd.runner.orders import Orders
 from shannotd.runner.outcome import Outcome
 from shannotd.runner.recovery import recover
 from shannotd.runner.sealed import SESSION
@@ -36,7 +35,7 @@ def serve(channel: Channel, *, state: str) -> None:
             if header.get("op") != "resume" or SESSION.fullmatch(session) is None:
                 raise RunnerError("invalid_request", method="resume", reason="no session's id")
             with Turn(state) as turn:
-                turn.wait(Orders(channel.socket))
+                turn.wait()  # whatever the daemon wants: without it nothing may be touched
                 ended = _outcome(state, session)
             for index, result in sorted(ended.results.items()):
                 channel.hold({"event": "step", "index": index, "applied": result})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import signal
 import socket
 from dataclasses import replace
@@ -15,6 +17,7 @@ from shannotd.runner import checkpoints, plan, resume
 from shannotd.runner.batch import Points
 from shannotd.runner.frames import Channel, Closed
 from shannotd.runner.plan import CommandStep, Identity, Plan
+from shannotd.runner.turn import Turn
 from tests.runner import overlays
 from tests.runner.overlays import Applied, Recording
 from tests.runner.test_apply import CHANGE, LAYOUT, ROOT, record
@@ -172,6 +175,38 @@ def test_what_is_to_be_kept_is_kept_and_told(top: Path, state: Path) -> None:
     assert applied.error["details"]["before"] == expected
     assert [applied.steps[index] for index in range(half + 1)] == ["done"] * (half + 1)
     assert {applied.steps[index] for index in range(half + 1, len(found.steps))} == {"skipped"}
+
+
+@pytest.mark.P4
+def test_an_apply_that_still_goes_on_is_waited_for_whatever_is_asked(
+    top: Path, state: Path
+) -> None:
+    recording = record(top, LAYOUT, "write('d/file', 'new')")
+    found = overlays.plan_of(recording, ROOT)
+    killed_apply(found, recording, state, Kill("changed"))
+    held = overlays.snapshot(top / "host")
+    ours, theirs = socket.socketpair()
+    with Turn(str(state)) as turn:
+        assert turn.wait()
+        child = os.fork()
+        if child == 0:
+            os.close(turn.descriptor)
+            ours.close()
+            resume.serve(Channel(theirs), state=str(state))
+            os._exit(0)
+        theirs.close()
+        with Channel(ours) as channel:
+            channel.send({"op": "resume", "session": found.session})
+            poll = select.poll()
+            poll.register(ours, select.POLLIN)
+            assert poll.poll(300) == []
+            channel.send({"op": "cancel"})
+            assert poll.poll(1000) == []
+            assert overlays.snapshot(top / "host") == held
+            fcntl.flock(turn.descriptor, fcntl.LOCK_UN)
+            events = [channel.receive()[0]["event"] for _ in range(3)]
+    os.waitpid(child, 0)
+    assert events == ["step", "error", "end"]
 
 
 @pytest.mark.P4
