@@ -39,7 +39,7 @@ from shannotd.runner import (
 )
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.plan import Identity
-from shannotd.runner.warm import Settings, kill, write_own_map
+from shannotd.runner.warm import ATTEMPTS, Settings, kill, write_own_map
 
 # Takes what the program prints: the stream ("stdout" or "stderr") and the bytes. It raises
 # BrokenPipeError when nobody reads that stream any more, TimeoutError when nobody does in time.
@@ -153,11 +153,29 @@ def observe(
     """Run a program of the host's over the host's own tree, read-only; how it ended.
 
     A program that cannot be executed exits with 126 or 127 and says so, as in a shell. When the
-    `cancel` descriptor can be read or is hung up, it is stopped. `floor` is the host's own.
+    `cancel` descriptor can be read or is hung up, it is stopped. `floor` is the host's own. What
+    cannot be built is tried again: directories of the host may have changed meanwhile.
 
     :raises RunnerError: nothing ran: `sandbox_unavailable`, `identity_refused`, `invalid_request`.
     """
-    order = _order(request, settings, floor or identity.read_floor())
+    floor = floor or identity.read_floor()
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return _observe(request, output, settings, cancel, floor)
+        except RunnerError as error:
+            if error.code != "sandbox_unavailable":
+                raise
+    return _observe(request, output, settings, cancel, floor)
+
+
+def _observe(
+    request: Observation,
+    output: Output,
+    settings: Settings,
+    cancel: Optional[int],
+    floor: identity.Floor,
+) -> Observed:
+    order = _order(request, settings, floor)
     flags = _NAMESPACES if request.net != "none" else _NAMESPACES | kernel.CLONE_NEWNET
     if settings.builder == sandbox.ONE_UID:
         flags |= kernel.CLONE_NEWUSER

@@ -363,7 +363,7 @@ def test_there_is_a_place_for_temporary_files(observer: ObserverProcess) -> None
 @pytest.mark.parametrize("status", [0, 1, 3, 126, 255])
 def test_the_exit_status_is_the_programs(observer: ObserverProcess, status: int) -> None:
     seen = observer.run("/bin/sh", "-c", f"exit {status}")
-    assert (seen.exit_code, seen.signal, seen.stopped) == (status, None, None)
+    assert (seen.exit_code, seen.signal, seen.stopped) == (status, None, None), seen
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGABRT, signal.SIGINT])
