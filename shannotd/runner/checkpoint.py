@@ -207,7 +207,8 @@ class Checkpoint:
         descriptor = os.open(name, filesystem.O_PATH, dir_fd=directory)
         try:
             status = filesystem.status(descriptor)
-            first = self._one(descriptor, status, "")
+            assert action.here is not None
+            first = self._named(descriptor, status, "", action.here)
             expected = found.state.sha256
             if first.content is not None and expected not in (None, first.content.sha256):
                 path = action.step.path

@@ -250,9 +250,12 @@ def test_what_the_identity_cannot_read_is_not_shown(ordinary: Identity) -> None:
         assert step.before.sha256 is None
         assert step.before.fingerprint is not None
         assert recording.notes[0].diff is None
+        # It could not be given back: so it is not taken away either.
         applied = overlays.apply_plan(overlays.plan_of(recording, ordinary), recording.contents)
-        assert applied.error is None
-        assert not secret.exists()
+        assert applied.code == "checkpoint_failed"
+        assert applied.error is not None
+        assert f"{secret} cannot be read" in applied.error["details"]["reason"]
+        assert secret.read_text() == "a secret of root"
 
 
 @pytest.mark.P2
