@@ -56,7 +56,8 @@ class Changed(NamedTuple):
 
 
 class StepApplied(NamedTuple):
-    """An apply came to step number `step` (from 0): `applied` is done, failed, stale or skipped."""
+    """An apply came to step number `step` (from 0): `applied` is done, failed, stale,
+    skipped, undone or in_doubt."""
 
     id: str
     step: int

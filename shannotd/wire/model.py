@@ -316,7 +316,8 @@ class StepNote:
     """What was derived of one step: shown, not part of the digest.
 
     `applied` is None until an apply has come to the step, then `done`, `failed`,
-    `stale` or `skipped`.
+    `stale`, `skipped`, `undone` (it was done and taken back) or `in_doubt` (a command that was cut
+    short).
     """
 
     risk: Risk

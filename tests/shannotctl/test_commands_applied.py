@@ -49,5 +49,6 @@ def test_a_command_that_fails_is_the_last_thing_that_is_done(home: Home) -> None
     assert ended["error"]["code"] == "command_failed"
     assert "exit status 1" in ended["error"]["message"]
     applied = [step["applied"] for step in ended["plan"]["steps"] if step["kind"] != "blocked"]
-    assert applied == ["done", "failed", "skipped", "skipped"]
-    assert (home.work / "b").read_text() == "one\n"
+    assert applied == ["undone", "failed", "skipped", "skipped"]
+    assert "steps before it were rolled back" in ended["error"]["message"]
+    assert not (home.work / "b").exists()
