@@ -140,7 +140,7 @@ class Files:
     ) -> None:
         """A symlink to the same target: at most its owner or time is another."""
         known = self._before.history.known.get(path)
-        old_ns, new_ns = self._comparer.times(before, known, status.st_mtime_ns)
+        old_ns, new_ns = self._comparer.times(path, before, known, status.st_mtime_ns)
         was = replace(before.state, links=None, mtime_ns=old_ns)
         after = replace(after, mtime_ns=new_ns)
         if was != after:

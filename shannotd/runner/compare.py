@@ -108,6 +108,7 @@ class Comparer:
         self._written_bytes = written_bytes
         self._started_ns = started_ns
         self._budget = history.budget
+        self._versions = history.versions
         self._shown = shown
         self._kept = history.kept_bytes
         self._looked = 0
@@ -166,7 +167,7 @@ class Comparer:
             after = replace(after, xattrs={**hidden, **after.xattrs})
         kept_prefix = self._prefix_kept(read, before, descriptor, host, path)
         if kept_prefix and size == old_size:
-            times = self.times(before, known, status.st_mtime_ns)
+            times = self.times(path, before, known, status.st_mtime_ns)
             found = _metadata(path, was, after, times)
             return None if found is None else Change(found, StepNote(), mount, data=kept)
         if kept_prefix and old_size > 0 and read.suffix is not None:
@@ -209,13 +210,16 @@ class Comparer:
         return _same_content(host, path.rpartition("/")[2], descriptor, size)
 
     def times(
-        self, before: Entry, known: Optional[Known], mtime_ns: int
+        self, path: str, before: Entry, known: Optional[Known], mtime_ns: int
     ) -> Tuple[Optional[int], Optional[int]]:
         """The times to record of a file that is the same but may have another time: old, new.
 
         When an earlier delta is applied, the files that it makes get the time of that moment,
         unless it promised another: nobody can tell it beforehand.
         """
+        last = self._versions.get(path)
+        if last is not None and last.mtime_ns == mtime_ns:
+            return None, None
         if known is not None:
             told = known.mtime_ns is not None or self._promised(mtime_ns)
             return None, mtime_ns if told and mtime_ns != known.mtime_ns else None

@@ -120,6 +120,17 @@ for child in children: os.waitpid(child, 0)
 """
 
 
+def test_an_old_file_that_got_another_mode_is_not_told_again(bed: Bed) -> None:
+    path = bed.place / "old"
+    path.write_text("x")
+    os.utime(path, (10**9, 10**9))
+    owner = os.stat(bed.place)
+    os.chown(path, owner.st_uid, owner.st_gid)
+    found = bed.run("os.chmod('old', 0o600)\nbarrier()\nopen('new', 'w').close()\n")
+    changes = [[(step.change, step.path) for step in file_steps(delta)] for delta in found.deltas]
+    assert changes == [[("metadata", str(path))], [("create", str(bed.place / "new"))]]
+
+
 @pytest.mark.parametrize("cgroup", [False, True], ids=["signals", "cgroup"])
 def test_nothing_moves_while_it_is_looked_at(bed: Bed, cgroup: bool) -> None:
     found = bed.run(WRITERS, cgroup=cgroup)
