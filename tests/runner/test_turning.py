@@ -63,16 +63,15 @@ def test_a_process_that_does_not_stop_is_not_waited_for(monkeypatch: pytest.Monk
         "    os.write(1, b'x')\n"
         "    signal.pause()\n"
     )
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", code]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
     try:
         assert child.stdout is not None
         assert child.stdout.read(1) == b"x"
         with pytest.raises(TimeoutError):
             turning.turn(child.pid, (7,), (0, 0, 0, 0, 0), lambda _: None)
     finally:
-        for other in Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split():
-            os.kill(int(other), signal.SIGKILL)
-        child.kill()
+        os.killpg(child.pid, signal.SIGKILL)
         child.communicate()
 
 
