@@ -46,6 +46,7 @@ def serve(channel: Channel, *, key: bytes, own: Sequence[str] = ()) -> None:
             try:
                 held = holders(order.plan.steps)  # while this process sees those of all accounts
                 if os.geteuid() == 0:
+                    # The key stays: changing ids makes us undumpable, so nobody reads it.
                     permission.become(order.plan.identity)
                 _amend(channel, order, floor, held, key)
             except OSError as error:
