@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import List, Mapping, Optional, Sequence, Tuple
 
-from shannotd.runner import filesystem, tree
+from shannotd.runner import expectation, filesystem, tree
 from shannotd.runner.checkpoint import Checkpoint
 from shannotd.runner.contents import Contents
 from shannotd.runner.filesystem import RENAME_EXCHANGE, RENAME_NOREPLACE, Status
@@ -81,7 +81,7 @@ class Batch:
         self._journal: Journal = setting.checkpoint.journal
         self._reverse = reverse
         self._workspace = Workspace(setting.identity)
-        self._starting = Starting(self._workspace, setting.protected)
+        self._starting = Starting(self._workspace, setting.protected, reverse=reverse)
         self._stage = Stage(self._workspace, contents)
         self._quarantine = Quarantine(self._workspace)
         self._actions: List[Action] = []
@@ -134,6 +134,8 @@ class Batch:
             self._current = action
             self._stop.check(action)
             self._stage.write(self._actions, position, self._starting.changed_directories)
+            if action.left is not None and not self._reverse:
+                self._checkpoint.note_left(action.index, action.left)
         intents = [self._intent(action) for action in self._actions]
         self._intents = [(one, action.step) for one, action in zip(intents, self._actions)]
         self._checkpoint.flush()
@@ -275,8 +277,13 @@ class Batch:
     def _require(
         self, action: Action, directory: int, name: str, path: str, expected: FileState
     ) -> Entry:
-        with_tree = expected.tree is not None
-        found = self._workspace.entry(directory, name, path, with_tree=with_tree)
+        found = self._workspace.entry(
+            directory,
+            name,
+            path,
+            with_tree=expected.tree is not None,
+            hashed_size=expectation.hashed_size(expected),
+        )
         require(action.index, path, expected, found, renamed=True)
         return found
 
@@ -288,9 +295,12 @@ class Batch:
         descriptor = os.open(name, filesystem.O_PATH, dir_fd=above)
         try:
             status = filesystem.status(descriptor)
-            found = tree.describe(descriptor, status, identity=self._workspace.identity)
-            if found.state.type == "file" and found.state.sha256 is None:
-                found = replace(found, state=replace(found.state, sha256=_hash(descriptor)))
+            found = tree.describe(
+                descriptor,
+                status,
+                identity=self._workspace.identity,
+                hashed_size=expectation.hashed_size(action.step.after),
+            )
             wanted = replace(action.step.after, mtime_ns=None)
             require(action.index, target, wanted, found, renamed=True)
             # linkat(2): the way without CAP_DAC_READ_SEARCH to link just this inode.
@@ -360,7 +370,7 @@ class Batch:
             widened = self._workspace.widened.get(status.identity)
             if widened is not None:
                 found = replace(found, state=replace(found.state, mode=widened[1]))
-            require(action.index, step.path, step.before, found)
+            require(action.index, step.path, step.before, found, renamed=self._reverse)
             self._begin()
             set_state(descriptor, step.after, status, keep_open=True)
         finally:
@@ -407,12 +417,3 @@ class Batch:
             except OSError as error:
                 left.append(told(path, error))
         return left
-
-
-def _hash(descriptor: int) -> str:
-    """SHA-256 of a file that is too large to be hashed as a matter of course."""
-    content = filesystem.open_content(descriptor)
-    try:
-        return tree.hash_content(content)
-    finally:
-        os.close(content)

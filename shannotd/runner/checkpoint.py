@@ -54,7 +54,7 @@ class Checkpoint:
             raise
         self.journal = Journal(self._journal)
         self._end = os.fstat(self._contents).st_size
-        self._lines: List[bytes] = []
+        self._unwritten: Dict[int, Saved] = {}
         self._waiting = bytearray()  # the last contents before `_end`, not written yet
         self._device = os.fstat(self._contents).st_dev
         self._clones = created and self._try_clone()
@@ -111,6 +111,12 @@ class Checkpoint:
     def content(self, stored: Stored) -> Tuple[int, int]:
         """Where a content is: a descriptor (this object's) and the offset in it."""
         return self._contents, stored.offset
+
+    def open_content(self, stored: Stored) -> int:
+        """A read-only descriptor, the caller's, at the beginning of a content."""
+        descriptor = os.open("contents", filesystem.O_READ, dir_fd=self._directory)
+        os.lseek(descriptor, stored.offset, os.SEEK_SET)
+        return descriptor
 
     # Saving.
 
@@ -183,7 +189,12 @@ class Checkpoint:
         self._keep(Saved(action.index, tuple(entries)))
 
     def _keep(self, one: Saved) -> None:
-        self._lines.append(json.dumps(saved.encode(one), separators=(",", ":")).encode("ascii"))
+        self._unwritten[one.index] = one
+
+    def note_left(self, index: int, state: FileState) -> None:
+        """The step `index`, of which something was saved, leaves `state` at its path, and not just
+        what its plan says."""
+        self._unwritten[index] = replace(self._unwritten[index], left=state)
 
     def _look(
         self, action: Action, here: str, found: Entry, excluded: AbstractSet[str]
@@ -213,6 +224,8 @@ class Checkpoint:
             if first.content is not None and expected not in (None, first.content.sha256):
                 path = action.step.path
                 raise stale(action.index, path, "the same content", "content that changes")
+            # An earlier step of the batch may give it other metadata, before this one.
+            first = replace(first, state=_with_metadata(first.state, found))
             if not stat.S_ISDIR(status.mode):
                 return [first]
             assert action.here is not None
@@ -332,17 +345,22 @@ class Checkpoint:
 
     def flush(self) -> None:
         """Have all that was saved on disk."""
-        if self._lines:
+        if self._unwritten:
             self._write_waiting()
-            view = memoryview(b"\n".join(self._lines) + b"\n")
+            lines = [_line(one) for one in self._unwritten.values()]
+            view = memoryview(b"".join(lines))
             while view:
                 view = view[os.write(self._index, view) :]
-            self._lines.clear()
+            self._unwritten.clear()
             os.fsync(self._contents)
             os.fsync(self._index)
 
 
 _NO_TREE = TreeSummary(0, 0, "")
+
+
+def _line(one: Saved) -> bytes:
+    return json.dumps(saved.encode(one), separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def _displaces(action: Action) -> bool:
@@ -351,6 +369,19 @@ def _displaces(action: Action) -> bool:
 
 def _exact(state: FileState, status: Status) -> FileState:
     return replace(state, mtime_ns=status.mtime_ns, links=None, fingerprint=None, tree=None)
+
+
+def _with_metadata(state: FileState, found: Entry) -> FileState:
+    assert found.status is not None
+    seen = found.state
+    return replace(
+        state,
+        mode=seen.mode,
+        uid=seen.uid,
+        gid=seen.gid,
+        xattrs=seen.xattrs,
+        mtime_ns=found.status.mtime_ns,
+    )
 
 
 def _open_listed(directory: int, path: str) -> int:

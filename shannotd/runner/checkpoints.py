@@ -13,6 +13,7 @@ from shannotd.runner.sealed import SESSION
 
 _CHECKPOINTS = "checkpoints"
 _APPLIED = "applied"
+_DROPPED = ".dropped-"
 # So much is set aside for a journal, beyond what its plan needs: a full disk must not hinder
 # taking back.
 _RESERVED_BYTES = 64 * 1024
@@ -146,6 +147,16 @@ def drop(state: str, session: str) -> None:
         raise RunnerError("checkpoint_in_use", id=session)
     top = _open(state, _CHECKPOINTS)
     try:
-        directories.remove(top, session, os.path.join(state, _CHECKPOINTS))
+        # From here on it is none, whatever becomes of what is in it.
+        os.rename(session, _DROPPED + session, src_dir_fd=top, dst_dir_fd=top)
+        os.fsync(top)
+        _sweep(top, os.path.join(state, _CHECKPOINTS))
     finally:
         os.close(top)
+
+
+def _sweep(top: int, path: str) -> None:
+    """Remove what was dropped, also what was dropped before and is left."""
+    for name in os.listdir(top):
+        if name.startswith(_DROPPED):
+            directories.remove(top, name, path)

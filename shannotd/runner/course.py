@@ -5,9 +5,11 @@ The steps of a plan follow each other: one says `d/f` of what an earlier one ren
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Dict, Optional, Set
 
-from shannotd.runner.plan import FileStep
+from shannotd.runner.plan import FileState, FileStep
+from shannotd.runner.tree import Entry
 
 
 class Course:
@@ -18,6 +20,8 @@ class Course:
         self._known: Dict[str, Optional[str]] = {}
         # Where on the untouched host everything was that a step has moved or deleted.
         self.moved: Set[str] = set()
+        # The metadata that steps gave to what is at a path of the untouched host.
+        self._metadata: Dict[str, FileState] = {}
 
     def before(self, path: str) -> Optional[str]:
         """Where what is at `path` after the steps so far was before them.
@@ -34,12 +38,29 @@ class Course:
             above = above.rpartition("/")[0]
         return path
 
+    def seen(self, path: str, found: Entry) -> Entry:
+        """What was `found` at `path` of the untouched host, as it is after the steps so far."""
+        given = self._metadata.get(path)
+        if given is None or found.status is None:
+            return found
+        state = replace(
+            found.state, mode=given.mode, uid=given.uid, gid=given.gid, xattrs=given.xattrs
+        )
+        status = found.status
+        if given.mtime_ns is not None:
+            status = status._replace(mtime_ns=given.mtime_ns)
+        return replace(found, state=state, status=status)
+
     def add(self, step: FileStep) -> None:
         """Take in the next step."""
-        if step.change == "rename":
+        if step.change == "metadata":
+            was = self.before(step.path)
+            if was is not None:
+                self._metadata[was] = step.after
+        elif step.change == "rename":
             assert step.old_path is not None
             self._rename(step.old_path, step.path, directory=step.before.type == "directory")
-        elif step.change != "metadata":
+        else:
             if step.change == "delete":
                 was = self.before(step.path)
                 if was is not None:

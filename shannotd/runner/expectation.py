@@ -38,6 +38,12 @@ def met(expected: FileState, found: Entry, *, renamed: bool = False) -> bool:
     return _same_fingerprint(expected.fingerprint, found.status, renamed)
 
 
+def hashed_size(expected: FileState) -> Optional[int]:
+    """The size of a file that must be hashed, however large it is, to tell whether it is the
+    `expected` one; None where there is none."""
+    return None if expected.sha256 is None else expected.size
+
+
 def _same_fingerprint(expected: str, status: Optional[Status], renamed: bool) -> bool:
     if status is None:
         return False

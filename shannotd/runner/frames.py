@@ -11,6 +11,10 @@ Control connection (daemon -> runner main), one answer per request, in order:
     {op: "apply", fds: 1} + job end    -> {}   (hands the job channel to a new apply process)
     {op: "resume", fds: 1} + job end   -> {}   (the same for one that looks after an old apply)
     {op: "amend", fds: 1} + job end    -> {}   (the same for a plan that a reviewer changes)
+    {op: "rollback", fds: 1} + job end -> {}   (the same for a plan that takes a session back)
+    {op: "checkpoint", fds: 1} + job end -> {} (the same for what a checkpoint has)
+    {op: "checkpoints"} -> {checkpoints: [{session, created_at, size, finished}]}   (oldest first)
+    {op: "drop_checkpoint", session} -> {}
     {op: "pool", size: int, usual: {run_as, hide, scratch, deny, inside, always}} -> {ready: int}
                                           what most jobs will have of these (see below); without
                                           `usual` it stays as it is
@@ -53,7 +57,8 @@ and receives, in order, ending with `end` or a closed channel (= the runner was 
     {event: "end"}
 
 `notes` is a JSON list with one object per step: {diff: str|null, binary, too_large,
-holders: [{pid, program}]} (who holds open for writing what the step displaces).
+holders: [{pid, program}], changed: str|null} (who holds open for writing what the step displaces;
+of a rollback: what should be there in place of what somebody put there).
 `seal` proves to the runner, at apply, that it recorded this digest for this session.
 
 A call. A shim, which runs in place of a program whose call is neither contained nor denied at once,
@@ -105,6 +110,29 @@ as it was. `outcome` is JSON {origins: [index], dropped: [index], missed: [[inde
 edited: [index], replaced: [[index, index]]}: where each step was in the old plan; which steps of
 that one are gone; which step may miss which of them; which are edited; and which of these a later
 step writes anew. An index is of the new plan, but where it is of a step that is gone.
+
+Rolling back. The daemon sends one frame and answers each `decide`, which is about a command that
+makes up for one of the session `of`. The plan takes back what that one did, and is of `session`:
+
+    {op: "rollback", session, of, policy_version, force_all: bool}    payload: JSON [path] to force
+    <- {event: "decide", ...}
+    <- {event: "conflicts"}                    payload: JSON [{path, expected, found, forcible}]
+    or, in place of it:
+    <- {event: "blobs", ...} / {event: "blob", ...}
+    <- {event: "staying"}                      payload: JSON [{step, argv, program, reason}]
+    <- {event: "plan", digest, seal, canonical_size, notes_size}      payload: canonical + notes
+    <- {event: "error", code: "checkpoint_unknown"|"not_reversible"|..., details}    (no plan then)
+    <- {event: "end"}
+
+`conflicts` are paths that are no longer as the session left them, `staying` its commands of which
+what they did stays.
+
+Looking at a checkpoint. The daemon sends one frame:
+
+    {op: "checkpoint", session}
+    <- {event: "saved"}                        payload: JSON [{step, change, path, entries, size}]
+    <- {event: "error", code: "checkpoint_unknown", details}
+    <- {event: "end"}
 """
 
 from __future__ import annotations

@@ -138,11 +138,19 @@ class Runner:
         if operation == "amend" and len(descriptors) == 1:
             self._amend(descriptors[0])
             return {}
+        if operation == "rollback" and len(descriptors) == 1:
+            self._start(descriptors[0], self._roll_back)
+            return {}
         if operation == "pool":
             if "usual" in request:
                 self._pool.expect(Usual.decode(request["usual"]))
             self._pool.resize(max(0, int(request["size"])))
             return {"ready": self._pool.ready}
+        if operation == "checkpoint" and len(descriptors) == 1:
+            self._start(descriptors[0], self._show_checkpoint)
+            return {}
+        if operation in ("checkpoints", "drop_checkpoint"):
+            return self._checkpoints(request)
         if operation == "hello":
             return {
                 "version": PROTOCOL,
@@ -166,6 +174,14 @@ class Runner:
 
         self._start(job, work)
 
+    def _checkpoints(self, request: Header) -> Header:
+        from shannotd.runner import checkpoints
+
+        if request["op"] == "checkpoints":
+            return {"checkpoints": [vars(one) for one in checkpoints.kept(self._state)]}
+        checkpoints.drop(self._state, str(request.get("session")))
+        return {}
+
     def _start(self, job: int, work: Callable[[Channel], None]) -> None:
         """Start a process of its own for `work`: it survives us, and needs us for nothing."""
         child = os.fork()
@@ -188,6 +204,17 @@ class Runner:
         from shannotd.runner.record import key
 
         apply.serve(channel, key=key(self._state), state=self._state, own=self._own)
+
+    def _roll_back(self, channel: Channel) -> None:
+        from shannotd.runner import rolling_back
+        from shannotd.runner.record import key
+
+        rolling_back.serve(channel, key=key(self._state), state=self._state, own=self._own)
+
+    def _show_checkpoint(self, channel: Channel) -> None:
+        from shannotd.runner import checkpoint_view
+
+        checkpoint_view.serve(channel, state=self._state)
 
     def _resume(self, channel: Channel) -> None:
         from shannotd.runner import resume

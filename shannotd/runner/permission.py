@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import stat
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from shannotd.runner import filesystem
 from shannotd.runner.course import Course
@@ -19,7 +19,7 @@ from shannotd.runner.filesystem import Status
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.obstacles import Obstacles
 from shannotd.runner.plan import BlockedStep, FileStep, Identity
-from shannotd.runner.tree import CAPABILITY
+from shannotd.runner.tree import CAPABILITY, DEVICES
 
 Refusal = Tuple[str, str, str]  # action, path, reason
 NOTHING: Mapping[str, str] = {}
@@ -36,13 +36,27 @@ def first_refusal(
 ) -> Optional[Refusal]:
     """The first thing in a whole plan that `identity` may not do, None if it may do all.
 
-    `protected` as in Obstacles. Where this process is root and `identity` is not, a child asks
-    that has become it.
+    `protected` as in Obstacles.
 
     :raises OSError: it could not be found out.
     """
+
+    def ask() -> str:
+        return json.dumps(refusal_of_all(steps, identity, protected))
+
+    found = json.loads(as_identity(identity, ask))
+    return None if found is None else (found[0], found[1], found[2])
+
+
+def as_identity(identity: Identity, work: Callable[[], str]) -> str:
+    """What `work` returns when `identity` does it, in ASCII.
+
+    Where this process is root and `identity` is not, a child does it that has become that one.
+
+    :raises OSError: it could not be done.
+    """
     if os.geteuid() == identity.uid or os.geteuid() != 0:
-        return refusal_of_all(steps, identity, protected)
+        return work()
     answer, question = os.pipe()
     child = os.fork()
     if child == 0:
@@ -50,19 +64,18 @@ def first_refusal(
         try:
             os.close(answer)
             become(identity)
-            with open(question, "w", encoding="utf-8", errors="surrogateescape") as pipe:
-                json.dump(refusal_of_all(steps, identity, protected), pipe)
+            with open(question, "w", encoding="ascii") as pipe:
+                pipe.write(work())
             status = 0
         finally:
             os._exit(status)
     os.close(question)
-    with open(answer, encoding="utf-8", errors="surrogateescape") as pipe:
+    with open(answer, encoding="ascii") as pipe:
         text = pipe.read()
     _, status = os.waitpid(child, 0)
     if status != 0:
-        raise OSError(0, f"the permissions of {identity.name} could not be checked")
-    found = json.loads(text)
-    return None if found is None else (found[0], found[1], found[2])
+        raise OSError(0, f"the host could not be checked as {identity.name}")
+    return text
 
 
 def not_permitted(identity: Identity, found: Refusal) -> RunnerError:
@@ -240,6 +253,8 @@ class _Judge:
             return verb(step), step.path, reason
         if CAPABILITY in step.after.xattrs:
             return "give capabilities to", step.path, "only root may"
+        if step.after.type in DEVICES:
+            return "make the device node", step.path, "only root may"
         groups = {self._identity.gid, *self._identity.groups}
         if step.after.gid in groups or step.link_to is not None:
             return None

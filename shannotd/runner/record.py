@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 from dataclasses import replace
-from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple, Union
 
 from shannotd.runner import plan as plans
 from shannotd.runner.barrier import Delta, Recorder
@@ -193,7 +193,7 @@ class Record:
         steps = (*applied, *beside, *blocked)
         notes = [*self._notes, *(plans.StepNote() for _ in steps[len(applied) :])]
         wanted = contents_of(steps)
-        _send_contents(
+        send_contents(
             job, {sha256: one for sha256, one in self._contents.items() if sha256 in wanted}
         )
         for index, found in holders(steps).items():
@@ -247,8 +247,29 @@ def check_permission(steps: Sequence[object], who: plans.Identity, floor: Floor)
         raise not_permitted(who, refusal)
 
 
-def _send_contents(job: Channel, contents: Mapping[str, Union[Content, Kept]]) -> None:
-    """Small contents many to a frame, large ones as a descriptor each."""
+class Sendable(Protocol):
+    """A content that is sent."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+
+    @property
+    def offset(self) -> int:
+        """Where it begins in the file that `open` gives."""
+
+    def read(self) -> bytes:
+        """All of it."""
+
+    def open(self) -> int:
+        """A readable descriptor at its beginning; the caller's."""
+
+
+def send_contents(job: Channel, contents: Mapping[str, Sendable]) -> None:
+    """Send contents by their SHA-256: small ones many to a frame, large ones as a descriptor each.
+
+    :raises Closed: nobody is there.
+    """
     batch: List[List[object]] = []
     parts: List[bytes] = []
     size = 0

@@ -48,6 +48,14 @@ class Programs:
         called = place if known is None else os.path.join(known, name)
         return called if resolved(called) == place else place
 
+    def there(self, path: str) -> Optional[str]:
+        """The file that `path` of the host leads to; None if it is no program."""
+        program = os.path.realpath(path)
+        try:
+            return program if self._executable(os.stat(program)) else None
+        except OSError:
+            return None
+
     def _is_unchanged(self, seen: int, place: str) -> bool:
         """Whether the host's program is seen at its place: the same file, or the same content.
 

@@ -47,7 +47,8 @@ def _reverse_one(index: int, step: FileStep, saved: Dict[int, Saved]) -> List[Fi
     if step.change == "metadata":
         return [_metadata(step, first)]
     change = "create" if step.change == "delete" else "modify"
-    before = ABSENT if step.change == "delete" else _left(step.after)
+    left = saved[index].left or step.after
+    before = ABSENT if step.change == "delete" else _left(left)
     steps = [FileStep(change, step.path, before, first.state)]
     for entry in rest:
         path = f"{step.path}/{entry.relative}"
@@ -65,9 +66,12 @@ def _left(state: FileState) -> FileState:
 
 def _metadata(step: FileStep, first: SavedEntry) -> FileStep:
     after = replace(step.before, links=None)
+    before = replace(step.after, links=None)
     if step.after.mtime_ns is not None:
         after = replace(after, mtime_ns=first.state.mtime_ns)
-    before = replace(step.after, links=None)
+        if before.fingerprint is not None:
+            inode, size, _, changed = before.fingerprint.split(":")
+            before = replace(before, fingerprint=f"{inode}:{size}:{before.mtime_ns}:{changed}")
     if before.type == "directory":
         before = replace(before, mtime_ns=None)
     return FileStep("metadata", step.path, before, after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Dict, Sequence, Tuple, Union
 
 from shannotd.runner.batch import Batch, Setting
@@ -11,6 +12,27 @@ from shannotd.runner.frames import RunnerError
 from shannotd.runner.plan import FileStep
 from shannotd.runner.reverse import Irreversible, reverse
 from shannotd.runner.saved import Saved, Stored
+
+_NOTHING = Stored(0, 0, EMPTY)
+
+
+class SavedContent:
+    """One content of a checkpoint: `size` bytes."""
+
+    def __init__(self, checkpoint: Checkpoint, stored: Stored) -> None:
+        self._checkpoint = checkpoint
+        self._stored = stored
+        self.size = stored.size
+        self.offset = stored.offset
+
+    def read(self) -> bytes:
+        """All of it."""
+        descriptor, offset = self._checkpoint.content(self._stored)
+        return os.pread(descriptor, self.size, offset)
+
+    def open(self) -> int:
+        """A read-only descriptor at its beginning; the caller's."""
+        return self._checkpoint.open_content(self._stored)
 
 
 class SavedContents:
@@ -34,6 +56,10 @@ class SavedContents:
         if sha256 == EMPTY:
             return b""
         return Source(*self._checkpoint.content(self._stored[sha256]))
+
+    def sendable(self, sha256: str) -> SavedContent:
+        """The content, to be sent somewhere."""
+        return SavedContent(self._checkpoint, self._stored.get(sha256, _NOTHING))
 
     def ask(self, wanted: Sequence[Tuple[str, int]]) -> None:
         """Nothing more can be had.

@@ -32,29 +32,34 @@ class SavedEntry:
 
 @dataclass(frozen=True)
 class Saved:
-    """All that one step replaces, deletes or changes in place."""
+    """All that one step replaces, deletes or changes in place. `left` is what it left there where
+    that is not what its plan says: an append, to a file that had grown."""
 
     index: int
     entries: Tuple[SavedEntry, ...]
+    left: Optional[FileState] = None
 
 
 def encode(saved: Saved) -> Dict[str, object]:
     """`saved` as a line of a checkpoint's index."""
-    return {
+    encoded: Dict[str, object] = {
         "index": saved.index,
         "entries": [
             [
                 entry.relative,
-                {
-                    name: value
-                    for name, value in vars(entry.state).items()
-                    if value is not None and value != {}
-                },
+                _state(entry.state),
                 None if entry.content is None else list(vars(entry.content).values()),
             ]
             for entry in saved.entries
         ],
     }
+    if saved.left is not None:
+        encoded["left"] = _state(saved.left)
+    return encoded
+
+
+def _state(state: FileState) -> Dict[str, object]:
+    return {name: value for name, value in vars(state).items() if value is not None and value != {}}
 
 
 def decode(value: Dict[str, Any]) -> Saved:
@@ -66,4 +71,5 @@ def decode(value: Dict[str, Any]) -> Saved:
     for relative, state, content in value["entries"]:
         stored = None if content is None else Stored(*content)
         entries.append(SavedEntry(relative, FileState(**state), stored))
-    return Saved(value["index"], tuple(entries))
+    left = None if "left" not in value else FileState(**value["left"])
+    return Saved(value["index"], tuple(entries), left)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from typing import Dict, List, Sequence, Set, Tuple
 
 from shannotd.runner import filesystem, staging, tree
@@ -104,6 +105,10 @@ class Stage:
                 staging.write(descriptor, content, begin)
             else:
                 staging.write_from(descriptor, content, size, sha256, begin)
+            if step.change == "append" and begin != step.before.size:
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                whole = tree.hash_content(descriptor)
+                action.left = replace(step.after, size=begin + size, sha256=whole)
             status = filesystem.status(descriptor)
             staging.set_state(descriptor, step.after, status, keep_open=False)
             self.remember(descriptor, status.device)

@@ -21,9 +21,13 @@ from shannotd.runner.workspace import Action, Workspace, apply_failed, require, 
 class Starting:
     """Looks at every path of a batch's steps, in order."""
 
-    def __init__(self, workspace: Workspace, protected: Mapping[str, str]) -> None:
-        """`protected` as in Obstacles."""
+    def __init__(
+        self, workspace: Workspace, protected: Mapping[str, str], *, reverse: bool = False
+    ) -> None:
+        """`protected` as in Obstacles; `reverse` steps find what was touched by those that they
+        take back."""
         self._workspace = workspace
+        self._reverse = reverse
         self._obstacles = Obstacles(protected)
         self._course = Course()
         self._made: Set[str] = set()
@@ -101,7 +105,9 @@ class Starting:
                 excluded=self._course.moved,
                 each=partial(self._removable, step) if _removes(step) else None,
                 keep=step.change in ("modify", "append", "delete"),
+                hashed_size=expectation.hashed_size(expected),
             )
+        found = self._course.seen(path, found)
         if found.status is not None:
             reason = self._obstacles.of_target(step, path, directory, found.status)
             if reason is not None:
@@ -109,7 +115,7 @@ class Starting:
             action.found, action.here = found, path
         if step.change == "append":
             return self._appendable(action, directory, name, found)
-        require(action.index, path, expected, found)
+        require(action.index, path, expected, found, renamed=self._reverse)
         return expected
 
     def _removable(self, step: FileStep, path: str, status: Status) -> None:

@@ -87,21 +87,35 @@ def state(path: str, identity: Optional[Identity] = None) -> FileState:
 
 
 def entry(
-    directory: int, name: str, *, identity: Optional[Identity] = None, keep: int = 0
+    directory: int,
+    name: str,
+    *,
+    identity: Optional[Identity] = None,
+    keep: int = 0,
+    hashed_size: Optional[int] = None,
 ) -> Entry:
-    """What is at `name` in `directory`; content of up to `keep` bytes comes with it."""
+    """What is at `name` in `directory`; content of up to `keep` bytes comes with it.
+
+    A file of `hashed_size` bytes is hashed however large it is.
+    """
     try:
         descriptor = os.open(name, filesystem.O_PATH, dir_fd=directory)
     except FileNotFoundError:
         return NOTHING
     try:
-        return describe(descriptor, filesystem.status(descriptor), identity=identity, keep=keep)
+        status = filesystem.status(descriptor)
+        return describe(descriptor, status, identity=identity, keep=keep, hashed_size=hashed_size)
     finally:
         os.close(descriptor)
 
 
 def describe(
-    descriptor: int, status: Status, *, identity: Optional[Identity] = None, keep: int = 0
+    descriptor: int,
+    status: Status,
+    *,
+    identity: Optional[Identity] = None,
+    keep: int = 0,
+    hashed_size: Optional[int] = None,
 ) -> Entry:
     """The state of the inode that `descriptor` (O_PATH) holds, as `entry`."""
     kind = file_type(status.mode)
@@ -125,7 +139,7 @@ def describe(
         return Entry(found, status)
     sha256: Optional[str] = None
     data: Optional[bytes] = None
-    if readable and status.size <= HASHED_BYTES:
+    if readable and (status.size <= HASHED_BYTES or status.size == hashed_size):
         try:
             sha256, data = _digest(descriptor, status.size, keep)
         except PermissionError:

@@ -33,7 +33,7 @@ class Action:
     displaced, `found` just that as it was found, at the host's path `here`; None where a step
     of the batch makes it. `temporary` is the name of what takes its place (of a deleted path,
     where it waits), in the directory that was at `written_in`; `inode` that of what is new,
-    `written_ns` the time of its content.
+    `written_ns` the time of its content. `left` is what an append leaves, where the file had grown.
     """
 
     index: int
@@ -50,6 +50,7 @@ class Action:
     written_in: Optional[str] = None
     inode: Optional[filesystem.Incarnation] = None
     written_ns: Optional[int] = None
+    left: Optional[FileState] = None
 
 
 class Workspace:
@@ -101,13 +102,17 @@ class Workspace:
         excluded: AbstractSet[str] = frozenset(),
         each: Optional[tree.Visit] = None,
         keep: bool = False,
+        hashed_size: Optional[int] = None,
     ) -> Entry:
         """What is at `name` in `directory`, which is at `path`; what the batch staged is not.
 
         `excluded` and `each` as for the tree's summary. With `keep` a small content comes along.
+        A file of `hashed_size` bytes is hashed however large it is.
         """
         kept = min(_KEPT_BYTES, self._room) if keep else 0
-        found = tree.entry(directory, name, identity=self.identity, keep=kept)
+        found = tree.entry(
+            directory, name, identity=self.identity, keep=kept, hashed_size=hashed_size
+        )
         if kept and found.data is not None:
             self._room -= len(found.data)
         if found.status is not None and found.status.identity in self.widened:

@@ -248,6 +248,36 @@ class CheckpointInUse(ShannotError):
     exit_status = 2
 
 
+class NotReversible(ShannotError):
+    """Session {id} cannot be rolled back: {reason}. Nothing was changed."""
+
+    code = "not_reversible"
+    exit_status = 5
+
+
+class RollbackConflict(ShannotError):
+    """Not everything is still as session {id} left it: {shown}. Nothing was changed. {remedy}"""
+
+    code = "rollback_conflict"
+    exit_status = 7
+
+
+class RollbackPending(ShannotError):
+    """Session {id} is being rolled back already, by session {by}. Decide on that one first:
+    `shannotctl approve {by}` or `shannotctl reject {by}`."""
+
+    code = "rollback_pending"
+    exit_status = 4
+
+
+class RunnerUnreachable(ShannotError):
+    """The runner does not answer: {reason}. Nothing was changed; try again in a moment, and see the
+    daemon's log."""
+
+    code = "runner_unreachable"
+    exit_status = 8
+
+
 class NotPermitted(ShannotError):
     """The plan cannot be applied: {identity} may not {action} {path} ({reason}).
     Take away what is in the way, or run the script under an identity that may."""

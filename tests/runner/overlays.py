@@ -313,7 +313,9 @@ def _answer(
             applied.steps[header["index"]] = header["applied"]
         elif event == "error":
             applied.error = header
-        else:
+        elif event == "command_starting":
+            channel.send({"op": "go"})
+        elif event not in ("command", "command_output"):
             assert event == "end"
             return applied
 

@@ -51,6 +51,8 @@ class Outcome:
     seal: str = ""
     error: dict[str, Any] | None = None
     programs: list[dict[str, Any]] = field(default_factory=list)
+    conflicts: list[dict[str, Any]] = field(default_factory=list)
+    staying: list[dict[str, Any]] = field(default_factory=list)
     amended: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -271,6 +273,8 @@ def collect(
             job.send({"op": "blobs", "blobs": listing}, contents)
         elif kind == "amended":
             outcome.amended = json.loads(payload)
+        elif kind in ("conflicts", "staying"):
+            setattr(outcome, kind, json.loads(payload))
         elif kind == "programs":
             outcome.programs = event["programs"]
         elif kind == "output":
