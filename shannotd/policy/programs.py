@@ -24,7 +24,9 @@ Keys of a `[[rule]]`:
   arguments), `seconds`, `output_bytes`, and `paths`: its words are paths, made absolute since it
   runs in `/`.
 - How a recorded command answers and is applied: `exit_status`, `stdout`, `stdin`, `seconds`,
-  `undo` (`again`: the same command once more makes up for it, after files are restored).
+  `undo` (`again`: the same command once more makes up for it, after files are restored), `inverse`
+  (verbs, each with the one that makes up for it in its place, before files are restored; where no
+  word is a path).
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ import functools
 import re
 import shlex
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -77,6 +79,7 @@ class _Entry:
     stdout: str = ""
     stdin: bool = False
     undo: str = ""
+    inverse: Mapping[str, str] = field(default_factory=dict)
     seconds: float | None = None
     output_bytes: int = 1024 * 1024
 
@@ -170,9 +173,21 @@ class ProgramRule:
             exit_status=entry.exit_status,
             stdout=entry.stdout,
             stdin=entry.stdin,
-            undo=(call.path, *call.argv[1:]) if entry.undo == "again" else None,
+            undo=(call.path, *call.argv[1:]) if entry.undo == "again" else self._inverted(call),
             seconds=entry.seconds or Recording.seconds,
         )
+
+    def _inverted(self, call: ProgramCall) -> tuple[str, ...] | None:
+        """The same program with the verb that makes up for that of `call`; None without one."""
+        arguments = call.argv[1:]
+        read = (self._options or _NO_OPTIONS).read(arguments, tolerant=True)
+        if not self._entry.inverse or read is None or not read.words:
+            return None
+        first, *others = read.words
+        other = self._entry.inverse.get(arguments[first])
+        if other is None or any("/" in arguments[number] for number in others):
+            return None
+        return (call.path, *arguments[:first], other, *arguments[first + 1 :])
 
     def _absolute(self, call: ProgramCall) -> Iterator[str]:
         """The arguments with every path made absolute: the program runs in another directory."""
@@ -320,6 +335,8 @@ def _compiled(entry: _Entry) -> ProgramRule:
         raise ValueError("options: an observed program declares those that are harmless")
     if entry.net not in ("none", "host", "interfaces") or entry.undo not in ("", "again"):
         raise ValueError("net is none, host or interfaces, undo is again")
+    if not set(entry.inverse) <= set(entry.verbs) or (entry.inverse and entry.undo):
+        raise ValueError("inverse is of verbs, and no rule has both it and undo")
     if not set(entry.shows) <= _SHOWN:
         raise ValueError(f"shows: one of {', '.join(sorted(_SHOWN))}")
     if entry.identity not in ("", "root", "user"):

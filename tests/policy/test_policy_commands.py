@@ -209,6 +209,37 @@ def test_a_reload_is_undone_by_a_reload() -> None:
     assert once is not None and once.undo is None
 
 
+@pytest.mark.parametrize(
+    ("text", "undo"),
+    [
+        ("systemctl enable nginx", "systemctl disable nginx"),
+        ("systemctl --now disable a.service b.timer", "systemctl --now enable a.service b.timer"),
+        ("systemctl -H host mask x", "systemctl -H host unmask x"),
+        ("systemctl --root=/srv/x unmask x", "systemctl --root=/srv/x mask x"),
+        ("docker pause web", "docker unpause web"),
+        # Where it is not sure to be the inverse, there is none.
+        ("systemctl enable ./x.service", None),
+        ("systemctl enable /srv/x.service", None),
+        ("systemctl --root /srv/x enable x", None),
+        ("systemctl start x", None),
+        ("systemctl stop x", None),
+        ("docker compose pause web", None),
+        ("docker start web", None),
+    ],
+)
+def test_what_is_undone_by_its_inverse(text: str, undo: str | None) -> None:
+    recording = verdict(text).recording
+    assert recording is not None
+    if undo is None:
+        assert recording.undo is None
+        return
+    program, *words = undo.split()
+    assert recording.undo == (f"/usr/bin/{program}", *words)
+    # And back.
+    back = verdict(undo).recording
+    assert back is not None and back.undo == (f"/usr/bin/{program}", *text.split()[1:])
+
+
 def test_risks_of_review() -> None:
     assert verdict("systemctl reload nginx").risk is Risk.CAUTION
     assert verdict("systemctl reboot").risk is Risk.DANGER
@@ -348,6 +379,7 @@ def test_only_a_shells_text_is_read() -> None:
         ('decision = "review"\nprograms = ["x"]\nreason = "x"\nreads = true', "options: an"),
         ('decision = "review"\nprograms = ["x"]\nreason = "x"\nnet = "all"', "net is none"),
         ('decision = "review"\nprograms = ["x"]\nreason = "x"\nidentity = "bob"', "identity is"),
+        ('decision = "review"\nprograms = ["x"]\nreason = "x"\ninverse = {a = "b"}', "inverse is"),
         ('decision = "review"\nprograms = ["x"]\nreason = "x"\nspeed = 3', "speed: unknown key"),
     ],
 )
