@@ -63,11 +63,21 @@ class RoleRules:
 
 
 @dataclass(frozen=True)
+class CheckpointSettings:
+    """`[checkpoints]`: for how many seconds, and in how many bytes together, what sessions replaced
+    is kept, so that they can be rolled back."""
+
+    max_age_seconds: float = 30 * 86400.0
+    max_bytes: int = 10 * 1024 * 1024 * 1024
+
+
+@dataclass(frozen=True)
 class Config:
     """All that a daemon is told; `files` are those that were read."""
 
     daemon: DaemonSettings = DaemonSettings()
     roles: RoleRules = RoleRules()
+    checkpoints: CheckpointSettings = CheckpointSettings()
     profiles: Mapping[str, Profile] = field(default_factory=builtin_profiles)
     files: tuple[Path, ...] = ()
 
@@ -133,11 +143,12 @@ def _merge_file(config: Config, file: Path) -> Config:
     """
     try:
         content = tomllib.loads(file.read_bytes().decode("utf-8"))
-        _refuse_unknown(content, ("daemon", "roles", "profiles"), "")
+        _refuse_unknown(content, ("daemon", "roles", "checkpoints", "profiles"), "")
         return replace(
             config,
             daemon=_check_daemon(_section(config.daemon, content, "daemon")),
             roles=_check_roles(_section(config.roles, content, "roles")),
+            checkpoints=_check_checkpoints(_section(config.checkpoints, content, "checkpoints")),
             profiles=MappingProxyType(_profiles(config.profiles, _table(content, "profiles"))),
             files=(*config.files, file),
         )
@@ -169,13 +180,22 @@ def _refuse_unknown(table: Table, known: list[str] | tuple[str, ...], prefix: st
             raise ValueError(f"{prefix}{key}: unknown key (known: {', '.join(known)})")
 
 
-def _check_daemon(settings: DaemonSettings) -> DaemonSettings:
+def _check_numbers(settings: DaemonSettings | CheckpointSettings, section: str) -> None:
     for entry in fields(settings):
         value = getattr(settings, entry.name)
         if isinstance(value, int | float) and not isinstance(value, bool):
             least = 0 if entry.name == "pool_size" else 1
             if not least <= value < 2**53:
-                raise ValueError(f"daemon.{entry.name}: must be at least {least}")
+                raise ValueError(f"{section}.{entry.name}: must be at least {least}")
+
+
+def _check_checkpoints(settings: CheckpointSettings) -> CheckpointSettings:
+    _check_numbers(settings, "checkpoints")
+    return settings
+
+
+def _check_daemon(settings: DaemonSettings) -> DaemonSettings:
+    _check_numbers(settings, "daemon")
     for name in ("state_directory", "runner_socket"):
         value = getattr(settings, name)
         if value is not None and (not value.startswith("/") or "\0" in value):

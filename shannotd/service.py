@@ -37,10 +37,12 @@ from shannotd.server.methods import Methods
 from shannotd.server.roles import EmbeddedRoles, Roles, ServiceRoles
 from shannotd.sessions.amendments import Amendments
 from shannotd.sessions.approval import Approvals
+from shannotd.sessions.checkpoints import Checkpoints
 from shannotd.sessions.events import Events
 from shannotd.sessions.journal import Journal
 from shannotd.sessions.manager import Sessions
 from shannotd.sessions.registry import Registry
+from shannotd.sessions.rollbacks import Rollbacks
 from shannotd.sessions.runner import Launch, Runner, connector, spawner
 from shannotd.sessions.store import Store
 from shannotd.sessions.usual import Usual
@@ -132,6 +134,8 @@ class Service:
         self._runner: Runner
         self._sessions: Sessions
         self._approvals: Approvals
+        self._rollbacks: Rollbacks
+        self._checkpoints: Checkpoints
         self._server: Server
 
     async def start(self) -> None:
@@ -163,9 +167,19 @@ class Service:
             self._approvals = Approvals(self._registry, self._runner)
             await self._sessions.recover()
             self._approvals.recover()
+            self._rollbacks = Rollbacks(
+                self._registry, self._runner, self._sessions.policy, self._sessions.ttl_seconds
+            )
+            self._checkpoints = Checkpoints(
+                self._registry,
+                self._runner,
+                lambda: self._config.checkpoints,
+                self._rollbacks.pending_of,
+            )
             self._server = self._make_server(events)
             await self._listen()
             undo.pop_all()
+        self._checkpoints.start()
         self._journal.note("daemon.started", uid=os.getuid(), session=None, version=version())
         gc.freeze()  # what is there now stays: the collector need not look at it again
         self._touch()
@@ -185,6 +199,7 @@ class Service:
         self._server.stop_accepting()
         await self._sessions.drain()
         await self._approvals.drain(_APPLY_SECONDS)
+        await self._checkpoints.close()
         await self._server.stop(_FAREWELL_SECONDS)
         await self._runner.stop()
         if self._background:
@@ -265,6 +280,8 @@ class Service:
             self._sessions,
             self._approvals,
             Amendments(self._registry, self._runner, self._sessions.ttl_seconds),
+            self._rollbacks,
+            self._checkpoints,
             self._store,
             self._audit,
             self._status,

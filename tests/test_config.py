@@ -32,6 +32,12 @@ def test_without_files_there_are_defaults(tmp_path: Path) -> None:
     assert config.files == ()
 
 
+def test_for_how_long_checkpoints_are_kept(tmp_path: Path) -> None:
+    file = write(tmp_path / "shannotd.toml", "[checkpoints]\nmax_age_seconds = 86400\n")
+    kept = load(file).checkpoints
+    assert (kept.max_age_seconds, kept.max_bytes) == (86400, 10 << 30)
+
+
 def test_drop_ins_replace_key_by_key_in_order(tmp_path: Path) -> None:
     main = write(tmp_path / "shannotd.toml", "[daemon]\nmax_running = 3\npool_size = 5\n")
     write(tmp_path / "shannotd.toml.d" / "20-b.toml", "[daemon]\nmax_running = 9\n")
@@ -80,6 +86,8 @@ def test_profiles_override_and_begin_as_another(tmp_path: Path) -> None:
         ("[daemon]\nidle_seconds = inf\n", "daemon.idle_seconds: expected a finite"),
         ('[daemon]\nstate_directory = "x"\n', "daemon.state_directory: must be an absolute"),
         ('[daemon]\ndefault_profile = "none"\n', "daemon.default_profile: no profile 'none'"),
+        ("[checkpoints]\nmax_bytes = 0\n", "checkpoints.max_bytes: must be at least 1"),
+        ("[checkpoints]\nmax_age = 1\n", "checkpoints.max_age: unknown key"),
         ('[roles]\nsubmit = "group"\n', "roles.submit: expected a list"),
         ('[roles]\nreview = ["a b"]\n', "roles.review: 'a b' is no group name"),
         ('[roles]\nroot = ["a"]\n', "roles.root: unknown key"),

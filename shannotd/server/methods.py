@@ -17,11 +17,14 @@ from shannotd.sessions.access import Caller, Role
 from shannotd.sessions.amending import Changes, Edit
 from shannotd.sessions.amendments import Amendments
 from shannotd.sessions.approval import Approvals
+from shannotd.sessions.checkpoints import Checkpoints
 from shannotd.sessions.events import Decided, Event, Output, change_of
 from shannotd.sessions.lookup import Lookup
 from shannotd.sessions.manager import Sessions
 from shannotd.sessions.plans import whole_session
 from shannotd.sessions.refusal import Refusals
+from shannotd.sessions.reversing import Force
+from shannotd.sessions.rollbacks import Rollbacks, Wanted
 from shannotd.sessions.store import Store
 from shannotd.wire.decode import decode, encode
 from shannotd.wire.errors import InvalidRequest, UnknownMethod
@@ -101,6 +104,16 @@ class AmendParams:
 
 
 @dataclass(frozen=True)
+class RollbackParams:
+    """Of `sessions.rollback`."""
+
+    id: str
+    dry_run: bool = False
+    force: tuple[str, ...] = ()
+    force_all: bool = False
+
+
+@dataclass(frozen=True)
 class WatchParams:
     """Of `sessions.watch`."""
 
@@ -162,6 +175,8 @@ class Methods:
         sessions: Sessions,
         approvals: Approvals,
         amendments: Amendments,
+        rollbacks: Rollbacks,
+        checkpoints: Checkpoints,
         store: Store,
         audit: AuditLog,
         status: Callable[[], Awaitable[DaemonStatus]],
@@ -172,6 +187,8 @@ class Methods:
         self._refusals = Refusals(sessions.registry)
         self._approvals = approvals
         self._amendments = amendments
+        self._rollbacks = rollbacks
+        self._checkpoints = checkpoints
         self._store = store
         self._audit = audit
         self._status = status
@@ -185,10 +202,14 @@ class Methods:
             "sessions.approve": Method(ApproveParams, self._approve),
             "sessions.reject": Method(RejectParams, self._reject),
             "sessions.amend": Method(AmendParams, self._amend, large=True),
+            "sessions.rollback": Method(RollbackParams, self._roll_back, large=True),
             "sessions.cancel": Method(SessionId, self._cancel),
             "sessions.watch": Method(WatchParams, self._watch),
             "sessions.wait": Method(WaitParams, self._wait, ends_with_client=True),
             "blobs.get": Method(ContentParams, self._content, large=True),
+            "checkpoints.list": Method(NoParams, self._list_checkpoints, large=True),
+            "checkpoints.get": Method(SessionId, self._get_checkpoint, large=True),
+            "checkpoints.drop": Method(SessionId, self._drop_checkpoint),
             "audit.tail": Method(TailParams, self._tail, large=True),
             "audit.verify": Method(NoParams, self._verify),
             "policy.explain": Method(ExplainParams, self._explain),
@@ -277,6 +298,25 @@ class Methods:
         changes = Changes(params.drop, params.edits, params.with_dependents)
         new = await self._amendments.amend(caller, name, identifier, params.digest, changes)
         return await self._lookup.get(new)
+
+    async def _roll_back(self, client: Client, params: RollbackParams) -> object:
+        identifier = await self._lookup.find(client.caller, params.id)
+        caller = await self._caller_now(client.caller)
+        wanted = Wanted(Force(params.force, params.force_all), params.dry_run)
+        answer = await self._rollbacks.roll_back(caller, identifier, wanted)
+        return {"session": answer.session, "conflicts": encode(answer.conflicts)}
+
+    async def _list_checkpoints(self, client: Client, params: NoParams) -> object:
+        return encode(await self._checkpoints.all(client.caller))
+
+    async def _get_checkpoint(self, client: Client, params: SessionId) -> object:
+        identifier = await self._lookup.find(client.caller, params.id)
+        return encode(await self._checkpoints.get(client.caller, identifier))
+
+    async def _drop_checkpoint(self, client: Client, params: SessionId) -> object:
+        identifier = await self._lookup.find(client.caller, params.id)
+        await self._checkpoints.drop(await self._caller_now(client.caller), identifier)
+        return {}
 
     async def _cancel(self, client: Client, params: SessionId) -> object:
         identifier = await self._lookup.find(client.caller, params.id)

@@ -87,6 +87,14 @@ def require_editor(caller: Caller, session: Session) -> None:
     caller.require(Role.REVIEW, f"change the plan of session {session.id}")
 
 
+def require_reverser(caller: Caller, identifier: str) -> None:
+    """Refuse whoever may not ask for the rollback of a session: reviewers may, and approve it.
+
+    :raises NotAllowed: saying why.
+    """
+    caller.require(Role.REVIEW, f"roll back session {identifier}")
+
+
 def require_stopper(caller: Caller, session: Session, action: str) -> None:
     """Refuse whoever may not stop `session`: its submitter and reviewers may.
 

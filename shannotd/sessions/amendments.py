@@ -249,6 +249,7 @@ def _made(result: Result, stored: Stored, new: str) -> _Made:
         policy_version=before.policy_version,
         programs=notes.programs,
         amendment=amendment,
+        staying=notes.staying,
     )
     if not judged.effects:
         raise ValueError("a plan without effect")

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
 
 from shannotd.sessions.access import Caller, require_approver
@@ -23,6 +23,7 @@ from shannotd.sessions.progress import Progress
 from shannotd.sessions.records import NOTES, PLAN, Entry, Record
 from shannotd.sessions.registry import Live, Registry
 from shannotd.sessions.runner import Runner
+from shannotd.sessions.turning import turned
 from shannotd.wire.errors import (
     DigestMismatch,
     NotFound,
@@ -31,9 +32,14 @@ from shannotd.wire.errors import (
     StoreFull,
     WrongState,
 )
-from shannotd.wire.model import State
+from shannotd.wire.model import Session, State
+from shannotd.wire.text import visible
 
 log = logging.getLogger(__name__)
+
+# What became of steps that say that something was changed, and so saved first.
+CHANGED = frozenset({"done", "undone", "in_doubt"})
+KEPT = "kept"
 
 
 class Approvals:
@@ -160,6 +166,7 @@ class Approvals:
                 if live.session.state is State.EXECUTING:
                     error = await execution.resume()
                 else:
+                    await self._check_reversed(live.session)
                     await self._begin(live)
                     error = await execution.run()
             except ShannotError as failure:
@@ -181,6 +188,22 @@ class Approvals:
         plan = Approved(session.id, digest, live.record.seal, canonical)
         return plan, stored.contents.get(NOTES, b"")
 
+    async def _check_reversed(self, session: Session) -> None:
+        """See that what a rollback takes back has not been taken back by another.
+
+        :raises WrongState: it has.
+        """
+        if session.rollback_of is None:
+            return
+        record = await self._record(session.rollback_of)
+        if record is not None and record.session.state is State.ROLLED_BACK:
+            old = record.session
+            raise WrongState(id=old.id, state=old.state.value, action="rolled back")
+
+    async def _record(self, identifier: str) -> Record | None:
+        stored = await self._store.load(identifier)
+        return None if stored is None else stored.record
+
     async def _begin(self, live: Live) -> None:
         session = transition(live.session, State.EXECUTING, now=time.time(), action="executed")
         self._registry.adopt(live, replace(live.record, session=session), uid=None, stored=True)
@@ -190,6 +213,7 @@ class Approvals:
         self, live: Live, error: ShannotError | None, notes: bytes, progress: Progress | None
     ) -> None:
         contents: dict[str, bytes] = {}
+        applied: Mapping[int, str] = {}
         if progress is not None:
             progress.close()
             applied, results, held = progress.applied, progress.results, progress.holders
@@ -209,14 +233,29 @@ class Approvals:
             now=time.time(),
             action="ended",
             error=None if error is None else failure_of(error),
+            checkpoint=KEPT if CHANGED.intersection(applied.values()) else None,
         )
         record = replace(live.record, session=session)
-        entry = Entry(record, contents)
+        # What was all done, and not just cleaned up after, has been done.
+        done = error is None or set(applied.values()) == {"done"}
+        others = await self._turned(session) if done else []
+        entries = [Entry(record, contents), *map(Entry, others)]
         try:
-            await self._store.commit(entry)
+            await self._store.commit(*entries)
         except StoreFull:
-            self._store.defer(entry)  # it happened, whether the disk takes it or not
+            for entry in entries:
+                self._store.defer(entry)  # it happened, whether the disk takes it or not
         self._registry.adopt(live, record, uid=None, stored=True)
+        for other in others:
+            self._registry.turn(other, by=session.id)
+
+    async def _turned(self, session: Session) -> list[Record]:
+        """The sessions that are rolled back by this one, or no longer."""
+        try:
+            return await turned(self._record, session)
+        except StoreFull as error:
+            log.error("%s", visible(str(error)))
+            return []
 
     @property
     def busy(self) -> bool:

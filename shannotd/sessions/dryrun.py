@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 
 from shannotd.policy.profiles import Profile
 from shannotd.sessions.channel import Channel, ChannelClosed, Frame
-from shannotd.sessions.recorded import Recorded, recorded, sha256_of, size_of
+from shannotd.sessions.recorded import Keeper, Recorded, keep_contents, recorded
 from shannotd.sessions.runner import Job, Runner, RunnerGone
 from shannotd.wire.decode import decode, encode
 from shannotd.wire.errors import RunnerLost, ShannotError, error_from_wire
@@ -20,8 +20,6 @@ CANCEL_SECONDS = 5.0  # what a cancelled sandbox gets to end before its channel 
 MAX_CALLS = 10_000  # of programs that policy is asked about, in one session
 _OVERTIME_SECONDS = 30.0  # after the wall time, before a silent sandbox counts as lost
 _OUTPUT_SLACK_BYTES = 65536
-
-BlobList = list[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -51,17 +49,11 @@ class Outcome:
     programs: object = ()
 
 
-class Sink(Protocol):
+class Sink(Keeper, Protocol):
     """Where output and contents of a dry run go."""
 
     def output(self, stream: str, data: bytes) -> None:
         """The script wrote `data` to `stream` (stdout or stderr)."""
-
-    async def keep_small(self, blobs: BlobList, contents: bytes | bytearray) -> None:
-        """Keep several contents, one after the other in `contents`."""
-
-    async def keep_large(self, sha256: str, size: int, descriptor: int) -> None:
-        """Keep a content that is read from `descriptor`, which stays the caller's."""
 
     async def decide(self, call: ProgramCall, *, start: bool) -> Verdict:
         """What becomes of a call of a program; `start`: inside, unless it is denied."""
@@ -184,23 +176,10 @@ class DryRun:
         await channel.send({"op": "verdict", "call": header.get("call"), **answer})
 
     async def _take_contents(self, frame: Frame) -> None:
-        header = frame.header
         try:
-            if header["event"] == "blobs":
-                blobs = [(sha256_of(name), size_of(size)) for name, size in header["blobs"]]
-                if sum(size for _, size in blobs) != len(frame.payload):
-                    raise self._lost("its contents are not as long as it said")
-                await self._sink.keep_small(blobs, frame.payload)
-            else:
-                if len(frame.descriptors) != 1:
-                    raise self._lost("it sent a content without its descriptor")
-                await self._sink.keep_large(
-                    sha256_of(header["sha256"]), size_of(header["size"]), frame.descriptors[0]
-                )
+            await keep_contents(frame, self._sink)
         except (KeyError, TypeError, ValueError) as error:
             raise self._lost(f"it sent contents that cannot be used ({error})") from error
-        finally:
-            _close_all(frame)
 
     def _plan_of(self, frame: Frame) -> Recorded:
         try:

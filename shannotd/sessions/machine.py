@@ -24,8 +24,9 @@ FOLLOWING: Mapping[State, frozenset[State]] = {
     State.REJECTED: frozenset(),
     State.CANCELLED: frozenset(),
     State.EXPIRED: frozenset(),
-    State.STALE: frozenset(),
-    State.ROLLED_BACK: frozenset(),
+    State.STALE: frozenset({State.ROLLED_BACK}),
+    # When its rollback is itself rolled back.
+    State.ROLLED_BACK: frozenset({State.EXECUTED, State.FAILED, State.STALE}),
 }
 
 

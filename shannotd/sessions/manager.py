@@ -18,10 +18,11 @@ from shannotd.policy.commands import deny_names
 from shannotd.policy.profiles import Profile, policy_version
 from shannotd.sessions.access import Caller, Role
 from shannotd.sessions.decisions import Decisions
-from shannotd.sessions.dryrun import MAX_CALLS, BlobList, DryRun, Order, Outcome
+from shannotd.sessions.dryrun import MAX_CALLS, DryRun, Order, Outcome
 from shannotd.sessions.machine import transition
 from shannotd.sessions.plans import LARGE_BYTES, Judged, judge
 from shannotd.sessions.quota import Quota
+from shannotd.sessions.recorded import BlobList
 from shannotd.sessions.records import NOTES, PLAN, Entry, Record, Stored
 from shannotd.sessions.registry import Live, Registry
 from shannotd.sessions.runner import Runner
@@ -162,6 +163,10 @@ class Sessions:
         :raises ProfileUnknown: there is none.
         """
         return self._policy(name).profile
+
+    def policy(self, name: str) -> Policy:
+        """That of the profile of that name; where it is gone, of sessions which name none."""
+        return self._policies.get(name) or self._policy(None)
 
     def ttl_seconds(self, name: str) -> float:
         """How long a plan of a session with the profile of that name waits for a decision.

@@ -27,11 +27,13 @@ WireSession = dict[str, object]
 
 class Notes(NamedTuple):
     """What is shown beside a plan, as it travels: one note for each step, the programs that were
-    started in the sandbox, how a reviewer made it of another."""
+    started in the sandbox, how a reviewer made it of another, and commands of the session that it
+    takes back of which what they did stays."""
 
     steps: list[dict[str, Any]]
     programs: list[object]
     amendment: object = None
+    staying: object = ()
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,13 @@ def judge(
     policy_version: str,
     programs: object = (),
     amendment: Amendment | None = None,
+    staying: object = (),
 ) -> Judged:
     """Check that `recorded` is a plan of `session` under that policy, and judge its steps.
 
     :param programs: those that were started in the sandbox, as the runner told them.
     :param amendment: how a reviewer made it, if one did.
+    :param staying: what a rollback does not take back, as it travels or not.
     :raises ValueError: it is not; the runner sent something wrong.
     """
     digest = hashlib.sha256(recorded.canonical).hexdigest()
@@ -76,7 +80,10 @@ def judge(
     started = decode(_Started, {"programs": programs}, "started").programs
     recorded_notes = [decode(_Note, note, "note") for note in derived]
     held = {index: note.holders for index, note in enumerate(recorded_notes) if note.holders}
-    findings = assess_plan(plan, held)
+    findings = [
+        _with_change(finding, note.changed)
+        for finding, note in zip(assess_plan(plan, held), recorded_notes, strict=True)
+    ]
     notes = [
         _note(risk, reason, note)
         for (risk, reason), note in zip(findings, recorded_notes, strict=True)
@@ -88,7 +95,14 @@ def judge(
         effects=any(step.has_effect for step in plan.steps),
         identity_uid=plan.identity.uid,
         identity_name=plan.identity.name,
-        notes=_pack(Notes(notes, [encode(program) for program in started], encode(amendment))),
+        notes=_pack(
+            Notes(
+                notes,
+                [encode(program) for program in started],
+                encode(amendment),
+                encode(staying),
+            )
+        ),
     )
 
 
@@ -100,6 +114,15 @@ class _Note:
     binary: bool = False
     too_large: bool = False
     holders: tuple[Holder, ...] = ()
+    changed: str | None = None
+
+
+def _with_change(finding: tuple[Risk, str], changed: str | None) -> tuple[Risk, str]:
+    """What is said of a step that takes something back, where somebody has changed that since."""
+    if changed is None:
+        return finding
+    words = f"somebody has changed it since: it was {changed}"
+    return Risk.DANGER, words if finding[0] is not Risk.DANGER else f"{words}; {finding[1]}"
 
 
 @dataclass(frozen=True)
@@ -158,7 +181,9 @@ def unpack_notes(notes: bytes) -> Notes:
     stored = msgpack.unpackb(notes, unicode_errors="surrogateescape")
     if isinstance(stored, list):  # stored before programs were recorded
         return Notes(stored, [])
-    return Notes(stored["steps"], stored["programs"], stored.get("amendment"))
+    return Notes(
+        stored["steps"], stored["programs"], stored.get("amendment"), stored.get("staying", ())
+    )
 
 
 def whole_session(stored: Stored) -> WireSession:
@@ -170,5 +195,6 @@ def whole_session(stored: Stored) -> WireSession:
     session["stderr"] = contents.get(STDERR, b"")
     session["plan_canonical"] = contents.get(PLAN)
     notes = unpack_notes(contents[NOTES]) if NOTES in contents else Notes([], [])
-    session["notes"], session["programs"], session["amendment"] = notes
+    session["notes"], session["programs"] = notes.steps, notes.programs
+    session["amendment"], session["staying"] = notes.amendment, notes.staying
     return session

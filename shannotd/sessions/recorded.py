@@ -1,10 +1,30 @@
-"""A plan as it comes from the runner."""
+"""A plan and its contents as they come from the runner."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from typing import Protocol
 
 from shannotd.sessions.channel import Frame
+
+BlobList = list[tuple[str, int]]
+
+
+class Keeper(Protocol):
+    """Where the contents that a plan needs are kept."""
+
+    async def keep_small(self, blobs: BlobList, contents: bytes | bytearray) -> None:
+        """Keep several contents, given by SHA-256 and size, that stand one after the other.
+
+        :raises ValueError: one is not what its hash says.
+        """
+
+    async def keep_large(self, sha256: str, size: int, descriptor: int) -> None:
+        """Keep one that is read from `descriptor`.
+
+        :raises ValueError: it is not what its hash says.
+        """
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,29 @@ def recorded(frame: Frame) -> Recorded:
         canonical=bytes(payload[:size]),
         notes=bytes(payload[size:]),
     )
+
+
+async def keep_contents(frame: Frame, keeper: Keeper) -> None:
+    """Have what is in a frame of the event `blobs` or `blob` kept, and its descriptors closed.
+
+    :raises KeyError, TypeError, ValueError: they are not what the frame says.
+    """
+    header = frame.header
+    try:
+        if header["event"] == "blobs":
+            blobs = [(sha256_of(name), size_of(size)) for name, size in header["blobs"]]
+            if sum(size for _, size in blobs) != len(frame.payload):
+                raise ValueError("not as long as it said")
+            await keeper.keep_small(blobs, frame.payload)
+        else:
+            if len(frame.descriptors) != 1:
+                raise ValueError("without its descriptor")
+            await keeper.keep_large(
+                sha256_of(header["sha256"]), size_of(header["size"]), frame.descriptors[0]
+            )
+    finally:
+        while frame.descriptors:
+            os.close(frame.descriptors.pop())
 
 
 def sha256_of(value: object) -> str:

@@ -102,6 +102,14 @@ class Registry:
         )
         self.events.changed(session)
 
+    def turn(self, record: Record, *, by: str) -> None:
+        """Tell, in the log too, that a session that was over is rolled back, or no longer: `by` the
+        session that was executed. The store has it already."""
+        session = record.session
+        event = "rolled_back" if session.state is State.ROLLED_BACK else "restored"
+        self.journal.note(f"session.{event}", uid=None, session=session.id, by=by)
+        self.events.changed(session)
+
     def current(self, identifier: str) -> Live | None:
         """The session of that (whole) id as it is now; None when it is over or unknown."""
         live = self._lives.get(identifier)

@@ -259,6 +259,37 @@ class Runner:
         """
         return await self._hand_over(await self._connected(), "amend")
 
+    async def rollback_job(self) -> Job:
+        """A channel to a new process that makes a plan which takes a session back.
+
+        :raises RunnerGone, ShannotError: there is no runner.
+        """
+        return await self._hand_over(await self._connected(), "rollback")
+
+    async def checkpoint_job(self) -> Job:
+        """A channel to a new process that tells what a checkpoint has.
+
+        :raises RunnerGone, ShannotError: there is no runner.
+        """
+        return await self._hand_over(await self._connected(), "checkpoint")
+
+    async def checkpoints(self) -> object:
+        """All checkpoints as the runner tells them, the oldest first.
+
+        :raises RunnerGone, ShannotError: there is no runner.
+        """
+        link = await self._connected()
+        return (await (await link.ask({"op": "checkpoints"}))).get("checkpoints")
+
+    async def drop_checkpoint(self, session: str) -> None:
+        """Have a checkpoint removed.
+
+        :raises CheckpointUnknown, CheckpointInUse: it is not there, or not over.
+        :raises RunnerGone, ShannotError: there is no runner.
+        """
+        link = await self._connected()
+        await (await link.ask({"op": "drop_checkpoint", "session": session}))
+
     async def pool_ready(self, seconds: float) -> int:
         """How many warm sandboxes wait; 0 when the runner does not say within `seconds`."""
         if self._link is None:

@@ -57,6 +57,8 @@ def _problem(submission: Submission) -> str | None:
         return f"arguments: more than {MAX_ARGUMENTS_CHARACTERS} characters in all"
     if submission.kind is ScriptKind.COMMAND and not submission.arguments:
         return "arguments: a command needs its program"
+    if submission.kind is ScriptKind.ROLLBACK:
+        return "kind: a rollback is asked for by sessions.rollback"
     if submission.timeout is not None and not 0 < submission.timeout < 1e9:
         return "timeout: must be a positive number of seconds"
     return None

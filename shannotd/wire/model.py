@@ -153,6 +153,7 @@ class ScriptKind(StrEnum):
     FILE = "file"  # a file's bytes: its #! line decides, Python without one
     SHELL = "shell"  # text for /bin/sh
     COMMAND = "command"  # argv of one program
+    ROLLBACK = "rollback"  # nothing: the plan takes another session back
 
 
 @dataclass(frozen=True)
@@ -315,9 +316,9 @@ class Step:
 class StepNote:
     """What was derived of one step: shown, not part of the digest.
 
-    `applied` is None until an apply has come to the step, then `done`, `failed`,
-    `stale`, `skipped`, `undone` (it was done and taken back) or `in_doubt` (a command that was cut
-    short).
+    `applied` is None until an apply has come to the step, then `done`, `failed`, `stale`,
+    `skipped`, `undone` (it was done and taken back, since a later one failed) or `in_doubt` (a
+    command that was running when its apply was cut short).
     """
 
     risk: Risk
@@ -469,15 +470,47 @@ class Amendment:
 
 
 @dataclass(frozen=True)
+class StayingCommand:
+    """A command of a session that is rolled back, of which what it did stays, and why.
+
+    `step` is its index in the plan of that session.
+    """
+
+    step: int
+    argv: tuple[str, ...]
+    program: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """A path that is no longer as a session left it, and so is not rolled back; both in words.
+
+    `forcible` says whether it can be rolled back all the same.
+    """
+
+    path: str
+    expected: str
+    found: str
+    forcible: bool = True
+
+
+@dataclass(frozen=True)
 class Session:
     """One submitted script and all that became of it.
 
-    In lists and change events `plan_canonical`, `notes`, `programs`, `amendment` and the outputs
-    are empty. `approvals` is how many distinct people must approve; `decided_by` those who did.
+    In lists and change events `plan_canonical`, `notes`, `programs`, `amendment`, `staying` and the
+    outputs are empty. `approvals` is how many distinct people must approve; `decided_by` those who
+    did.
 
     A plan that a reviewer changed is that of a session of its own, which `amends` the one before;
     that one is rejected and `replaced_by` it. `editors` are all who changed the plan, of whom
     `editor_name` was the last: they count as submitters.
+
+    A rollback is a session of its own, which is the `rollback_of` another and has a plan that the
+    runner made. When it is executed, that one is `rolled_back`, `rolled_back_by` it. `staying`
+    are the commands that it cannot take back. `checkpoint` says of a session that changed files
+    whether what they were is `kept`, so that it can be rolled back, or `dropped`.
     """
 
     id: str
@@ -518,6 +551,10 @@ class Session:
     editors: tuple[int, ...] = ()
     editor_name: str = ""
     amendment: Amendment | None = None
+    rollback_of: str | None = None
+    rolled_back_by: str | None = None
+    staying: tuple[StayingCommand, ...] = ()
+    checkpoint: str | None = None
 
     @property
     def plan(self) -> Plan | None:
@@ -537,6 +574,50 @@ class SessionPage:
     sessions: tuple[Session, ...]
     total: int
     next: str | None = None
+
+
+@dataclass(frozen=True)
+class RollbackAnswer:
+    """What `sessions.rollback` answers: the session of the rollback, or what is in its way."""
+
+    session: Session | None
+    conflicts: tuple[Conflict, ...] = ()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is saved of a session, so that it can be rolled back: `size` in bytes on disk.
+
+    `finished` says that nothing of its apply is in doubt. Name and state are null where there is
+    no such session any more.
+    """
+
+    session: str
+    created_at: float
+    size: int
+    finished: bool
+    name: str | None = None
+    state: State | None = None
+
+
+@dataclass(frozen=True)
+class SavedStep:
+    """What a checkpoint has of one step (an index in the session's plan): of how many entries of
+    the file system, in how many bytes of content."""
+
+    step: int
+    change: str
+    path: str
+    entries: int
+    size: int
+
+
+@dataclass(frozen=True)
+class CheckpointContents:
+    """What `checkpoints.get` answers."""
+
+    checkpoint: Checkpoint
+    steps: tuple[SavedStep, ...]
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,12 @@ def test_nothing_is_executed_without_an_approval_in_time(
 
 
 def test_final_states_are_left_only_by_a_rollback() -> None:
-    for state in FINAL_STATES:
+    for state in FINAL_STATES - {State.ROLLED_BACK}:
         assert FOLLOWING[state] <= {State.ROLLED_BACK}
+    # And from there back to what could be rolled back.
+    assert FOLLOWING[State.ROLLED_BACK] == {
+        state for state in FINAL_STATES if State.ROLLED_BACK in FOLLOWING[state]
+    }
     assert set(FOLLOWING) == set(State)
 
 

@@ -134,6 +134,7 @@ def bare(full: Session, **changes: Any) -> Session:
         notes=(),
         programs=(),
         amendment=None,
+        staying=(),
         script=b"",
         stdout=b"",
         stderr=b"",

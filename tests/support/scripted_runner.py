@@ -24,6 +24,12 @@ At apply, a path that holds `stale`, `failed` or `die` ends that way; one that h
 waits until the file of that path with `.go` behind it can be opened (a FIFO). What became of an
 apply afterwards, it does not know.
 
+What was applied has a checkpoint: of a path that holds `ancient` it is 100 days old, of one that
+holds `huge` it has 20 GiB. A rollback finds a conflict at each path that holds `conflict` and is
+not forced; one that holds `decide` asks what becomes of a command that makes up for it, `strange`
+makes it send something that is no plan, `close` closes the channel, and `wait` waits like an
+apply. Commands stay as they are.
+
 A command of which the text is `fail` fails, `die` ends the runner, `hang` waits for a cancel,
 `flood` prints 300,000 bytes on each stream, `strange` is told to have ended as none ends, `other`
 asks to start a step that is none. Others print their text.
@@ -38,11 +44,14 @@ import os
 import socket
 import sys
 import threading
+import time
 from typing import Any
 
 from shannotd.runner.frames import Channel, Closed
 
 ABSENT: dict[str, Any] = {"type": "absent"}
+# What was applied, by session.
+CHECKPOINTS: dict[str, list[dict[str, Any]]] = {}
 
 
 def main() -> None:
@@ -64,13 +73,18 @@ def main() -> None:
                 answer = {"names": []}
             elif request["op"] == "pool":
                 answer = {"ready": request["size"]}
+            elif request["op"] == "checkpoints":
+                answer = {"checkpoints": [checkpoint(session) for session in CHECKPOINTS]}
+            elif request["op"] == "drop_checkpoint":
+                if CHECKPOINTS.pop(request["session"], None) is None:
+                    details = {"id": request["session"]}
+                    answer = {"error": {"code": "checkpoint_unknown", "details": details}}
             elif os.environ.get("SCRIPTED_REFUSAL"):
                 os.close(descriptors[0])
                 details = {"reason": "told so", "remedy": "Wait."}
                 answer = {"error": {"code": "sandbox_unavailable", "details": details}}
             else:
-                targets = {"run": run, "apply": apply, "resume": forget, "amend": amend}
-                target = targets[request["op"]]
+                target = TARGETS[request["op"]]
                 job = Channel(socket.socket(fileno=descriptors[0]))
                 threading.Thread(target=serve, args=(target, job), daemon=True).start()
             control.send(answer)
@@ -245,7 +259,8 @@ def apply(job: Channel) -> None:
     assert request["digest"] == hashlib.sha256(canonical).hexdigest()
     assert request["seal"] == "seal of " + request["session"]
     steps = json.loads(canonical)["steps"]
-    wanted = {step["after"]["sha256"] for step in steps if step["kind"] == "file"}
+    CHECKPOINTS[request["session"]] = steps
+    wanted = {step["after"]["sha256"] for step in steps if step.get("after", ABSENT) != ABSENT}
     job.send({"event": "need", "sha256": sorted(wanted)})
     while wanted:
         frame = job.receive()
@@ -315,6 +330,78 @@ def amend(job: Channel) -> None:
     job.send({"event": "end"})
 
 
+def checkpoint(session: str) -> dict[str, Any]:
+    """What is told of a checkpoint."""
+    paths = "".join(step.get("path", "") for step in CHECKPOINTS[session])
+    return {
+        "session": session,
+        "created_at": time.time() - (100 * 86400 if "ancient" in paths else 0),
+        "size": 20 << 30 if "huge" in paths else 4096,
+        "finished": True,
+    }
+
+
+def look(job: Channel) -> None:
+    """What a checkpoint has."""
+    request, _, _ = job.receive()
+    steps = CHECKPOINTS.get(request["session"], [])
+    saved = [
+        {"step": index, "change": "create", "path": step["path"], "entries": 1, "size": 7}
+        for index, step in enumerate(steps)
+        if step["kind"] == "file"
+    ]
+    job.send({"event": "saved"}, json.dumps(saved).encode())
+    job.send({"event": "end"})
+
+
+def roll_back(job: Channel) -> None:
+    """One rollback."""
+    request, payload, _ = job.receive()
+    if request["of"] not in CHECKPOINTS:
+        details = {"id": request["of"]}
+        job.send({"event": "error", "code": "checkpoint_unknown", "details": details})
+        job.send({"event": "end"})
+        return
+    forced = json.loads(payload)
+    steps, staying, contents, conflicts, notes = [], [], [], [], []
+    for index, step in enumerate(CHECKPOINTS[request["of"]]):
+        if step["kind"] == "command":
+            told = {"step": index, "argv": step["argv"], "program": step["program"]}
+            staying.append({**told, "reason": "told so"})
+            continue
+        path = step["path"]
+        if "close" in path:
+            return
+        if "wait" in path:
+            with open(path + ".go", "rb") as gate:
+                gate.read()
+        if "decide" in path:
+            call = {"path": "/usr/bin/tool", "program": "/usr/bin/tool", "argv": ["tool", "undo"]}
+            job.send({"event": "decide", "call": 1, **call, "cwd": "/", "as_root": False})
+            answer, _, _ = job.receive()
+            assert answer["op"] == "verdict" and answer["decision"] in ("review", "deny")
+        in_the_way = "conflict" in path
+        if in_the_way and path not in forced and not request["force_all"]:
+            found = {"expected": "a file", "found": "another", "forcible": "never" not in path}
+            conflicts.append({"path": path, **found})
+        back = {**step, "before": step["after"], "after": step["before"]}
+        back["change"] = "delete" if back["after"] == ABSENT else "create"
+        if back["after"] != ABSENT:
+            contents.append(content_of(path))
+        steps.append(back)
+        notes.append({"diff": "+back\n", "changed": "a file" if in_the_way else None})
+        if "strange" in path:
+            notes.append({})
+    if conflicts:
+        job.send({"event": "conflicts"}, json.dumps(conflicts).encode())
+    else:
+        if contents:
+            send_contents(job, contents)
+        job.send({"event": "staying"}, json.dumps(staying).encode())
+        send_plan(job, {**request, "on_failure": "rollback"}, steps, notes)
+    job.send({"event": "end"})
+
+
 def ran(job: Channel, index: int, text: str) -> bool:
     """Run a command that is none; whether it went well."""
     job.send({"event": "command_starting", "index": 99 if text == "other" else index})
@@ -355,6 +442,16 @@ def received(header: dict[str, Any], payload: bytes, descriptors: list[int]) -> 
     for name, content in contents:
         assert hashlib.sha256(content).hexdigest() == name
     return {name for name, _ in contents}
+
+
+TARGETS = {
+    "run": run,
+    "apply": apply,
+    "resume": forget,
+    "amend": amend,
+    "rollback": roll_back,
+    "checkpoint": look,
+}
 
 
 if __name__ == "__main__":
