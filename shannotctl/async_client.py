@@ -24,8 +24,11 @@ from shannotd.wire.model import (
     FINAL_STATES,
     AuditRecord,
     AuditVerdict,
+    Checkpoint,
+    CheckpointContents,
     DaemonStatus,
     Explanation,
+    RollbackAnswer,
     Session,
     State,
     Submission,
@@ -164,6 +167,48 @@ class AsyncClient:
         :raises OutcomeUnknown: the daemon went away before it answered.
         """
         return await self._perform(protocol.amend(id, digest, drop, edits or {}, with_dependents))
+
+    async def rollback(
+        self,
+        id: str,
+        *,
+        dry_run: bool = False,
+        force: Iterable[str] = (),
+        force_all: bool = False,
+    ) -> RollbackAnswer:
+        """Make a session with a plan that takes another one back. It waits for approval like any
+        other; with `dry_run` nothing is kept, and its id is nobody's.
+
+        At the paths in `force`, or with `force_all` at all, it counts for nothing that somebody has
+        changed something since: what is there then is replaced (and can be had back by a rollback
+        of the rollback).
+
+        :raises RollbackConflict: somebody has changed something since; its details have `path`,
+            `expected`, `found`, and in `conflicts` all of them as JSON. A `dry_run` returns them.
+        :raises NotReversible, CheckpointUnknown, CheckpointInUse, WrongState, RollbackPending: it
+            cannot be rolled back, or not now.
+        :raises OutcomeUnknown: the daemon went away before it answered.
+        """
+        return await self._perform(protocol.rollback(id, dry_run, force, force_all))
+
+    async def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """What is saved of sessions, so that they can be rolled back, the oldest first."""
+        return await self._perform(protocol.checkpoints())
+
+    async def checkpoint(self, id: str) -> CheckpointContents:
+        """What is saved of one session, step by step.
+
+        :raises CheckpointUnknown: nothing is.
+        """
+        return await self._perform(protocol.checkpoint(id))
+
+    async def drop_checkpoint(self, id: str) -> None:
+        """Have it forgotten what was saved of a session: it cannot be rolled back any more.
+
+        :raises CheckpointUnknown: nothing is saved.
+        :raises CheckpointInUse: it is being applied, or to be rolled back.
+        """
+        await self._perform(protocol.drop_checkpoint(id))
 
     async def reject(self, id: str, reason: str = "") -> Session:
         """Refuse a pending plan for good."""

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from shannotctl.protocol import Changed, CommandPrinted, Decided, Event, Output, plan_of
+from shannotctl.protocol import (
+    Changed,
+    CommandPrinted,
+    Decided,
+    Event,
+    Output,
+    conflicts_of,
+    plan_of,
+)
 from shannotd.wire.decode import encode
-from shannotd.wire.errors import ShannotError
+from shannotd.wire.errors import RollbackConflict, ShannotError
 from shannotd.wire.model import CommandInput, CommandOutput, FileState, Plan, Session, Step
 
 Object = dict[str, object]
@@ -28,12 +36,13 @@ def session_object(session: Session, contents: Mapping[str, bytes] | None = None
         "plan": None if plan is None else plan_object(plan, contents or {}),
         "programs": [encode(program) for program in session.programs],
         "amendment": encode(session.amendment),
+        "staying": encode(session.staying),
     }
 
 
 def list_object(session: Session) -> Object:
     """One session as in lists and events: the same keys, but no plan and no outputs."""
-    left_out = dict.fromkeys(("stdout", "stderr", "plan", "programs", "amendment"))
+    left_out = dict.fromkeys(("stdout", "stderr", "plan", "programs", "amendment", "staying"))
     return {**_summary(session), **left_out}
 
 
@@ -101,7 +110,11 @@ def step_object(step: Step, contents: Mapping[str, bytes]) -> Object:
 
 def error_object(error: ShannotError) -> Object:
     """What stands on standard output when there is no session to show."""
-    return {"error": error.to_wire()}
+    told = error.to_wire()
+    if isinstance(error, RollbackConflict):
+        conflicts = [encode(conflict) for conflict in conflicts_of(error)]
+        told["details"] = {**error.details, "conflicts": conflicts}
+    return {"error": told}
 
 
 def event_object(event: Event) -> Object:
@@ -168,6 +181,9 @@ def _summary(session: Session) -> Object:
         "replaced_by": session.replaced_by,
         "editors": list(session.editors),
         "editor_name": session.editor_name,
+        "rollback_of": session.rollback_of,
+        "rolled_back_by": session.rolled_back_by,
+        "checkpoint": session.checkpoint,
     }
 
 

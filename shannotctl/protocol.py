@@ -13,14 +13,24 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
 from shannotd.wire.decode import decode, encode
-from shannotd.wire.errors import BadFrame, DaemonUnreachable, OutcomeUnknown, error_from_wire
+from shannotd.wire.errors import (
+    BadFrame,
+    DaemonUnreachable,
+    OutcomeUnknown,
+    RollbackConflict,
+    error_from_wire,
+)
 from shannotd.wire.model import (
     FINAL_STATES,
     AuditRecord,
     AuditVerdict,
+    Checkpoint,
+    CheckpointContents,
+    Conflict,
     DaemonStatus,
     Explanation,
     Plan,
+    RollbackAnswer,
     Session,
     SessionPage,
     State,
@@ -56,8 +66,8 @@ class Changed(NamedTuple):
 
 
 class StepApplied(NamedTuple):
-    """An apply came to step number `step` (from 0): `applied` is done, failed, stale,
-    skipped, undone or in_doubt."""
+    """An apply came to step number `step` (from 0): `applied` is done, failed, stale, skipped,
+    undone or in_doubt (see StepNote)."""
 
     id: str
     step: int
@@ -196,6 +206,17 @@ def plan_of(session: Session) -> Plan | None:
         raise BadFrame(reason=f"the plan of session {session.id}: {error}") from None
 
 
+def conflicts_of(error: RollbackConflict) -> tuple[Conflict, ...]:
+    """Everything that is in the way of a rollback; empty where that was not told."""
+    import json
+
+    try:
+        told = json.loads(str(error.details.get("conflicts")))
+        return tuple(decode(Conflict, conflict) for conflict in told)
+    except (ValueError, TypeError, RecursionError):
+        return ()
+
+
 def is_last(event: Event) -> bool:
     """Whether nothing more follows in the session that `event` tells of."""
     return isinstance(event, Changed) and event.session.state in FINAL_STATES
@@ -250,6 +271,35 @@ def amend(
         "with_dependents": with_dependents,
     }
     return Call("sessions.amend", params, _session, decides=session)
+
+
+def rollback(
+    session: str, dry_run: bool, force: Iterable[str], force_all: bool
+) -> Call[RollbackAnswer]:
+    """Make a session that takes another one back, or with `dry_run` just show it."""
+    params: dict[str, object] = {
+        "id": session,
+        "dry_run": dry_run,
+        "force": list(force),
+        "force_all": force_all,
+    }
+    decides = None if dry_run else session
+    return Call("sessions.rollback", params, lambda v: decode(RollbackAnswer, v), decides)
+
+
+def checkpoints() -> Call[tuple[Checkpoint, ...]]:
+    """What is saved of sessions, the oldest first."""
+    return Call("checkpoints.list", {}, _checkpoints)
+
+
+def checkpoint(session: str) -> Call[CheckpointContents]:
+    """What is saved of one session."""
+    return Call("checkpoints.get", {"id": session}, lambda v: decode(CheckpointContents, v))
+
+
+def drop_checkpoint(session: str) -> Call[None]:
+    """Have it forgotten: the session cannot be rolled back any more."""
+    return Call("checkpoints.drop", {"id": session}, _nothing, decides=session)
 
 
 def reject(session: str, reason: str) -> Call[Session]:
@@ -327,6 +377,12 @@ def _records(value: object) -> tuple[AuditRecord, ...]:
     if not isinstance(value, list):
         raise ValueError("expected a list")
     return tuple(decode(AuditRecord, item) for item in value)
+
+
+def _checkpoints(value: object) -> tuple[Checkpoint, ...]:
+    if not isinstance(value, list):
+        raise ValueError("expected a list")
+    return tuple(decode(Checkpoint, item) for item in value)
 
 
 def _blob_piece(value: object) -> BlobPiece:

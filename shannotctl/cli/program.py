@@ -20,6 +20,8 @@ VERBS = {
     "amend": ("amend", "amend"),
     "reject": ("reject", "reject"),
     "cancel": ("cancel", "cancel"),
+    "rollback": ("rollback", "rollback"),
+    "checkpoint": ("checkpoint", "checkpoint"),
     "watch": ("watch", "watch"),
     "status": ("status", "status"),
     "doctor": ("doctor", "doctor"),

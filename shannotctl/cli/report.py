@@ -8,6 +8,7 @@ from shannotctl.cli.console import Console
 from shannotctl.protocol import plan_of
 from shannotctl.render.command import View
 from shannotctl.render.plan import plan_lines
+from shannotctl.render.rollback import staying_lines
 from shannotctl.render.session import ending_text, steps_text
 from shannotctl.render.style import Style
 from shannotd.wire.model import Session, State
@@ -36,6 +37,7 @@ def pending_lines(session: Session, style: Style, view: View | None) -> Iterator
     if session.exit_code or session.signal is not None:
         yield f"shannotctl: the script failed in the dry run: {ending_text(session)}"
     risk = session.risk.value if session.risk is not None else "unknown"
+    yield from staying_lines(session, style)
     yield f"shannotctl: session {identifier} waits for approval"
     yield f"  plan     {steps_text(session)}; risk {risk}"
     yield f"  review   shannotctl show {identifier} --diff"
@@ -52,7 +54,8 @@ def ended(console: Console, session: Session) -> None:
         ending = ending_text(session) or "it ended"
         console.say(f"session {identifier}: the script failed: {ending}; it changed nothing")
     elif session.state is State.EXECUTED:
-        console.say(f"session {identifier} executed: {steps_text(session)}")
+        back = "" if session.rollback_of is None else f"; {session.rollback_of} is rolled back"
+        console.say(f"session {identifier} executed: {steps_text(session)}{back}")
     elif session.state in (State.RUNNING, State.APPROVED, State.EXECUTING, State.PENDING):
         console.say(f"session {identifier} is {session.state.value}")
     else:

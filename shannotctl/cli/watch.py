@@ -41,13 +41,14 @@ def _as_json(event: Event) -> str:
 
 
 def _as_text(event: Event) -> str | None:
+    from shannotctl.render.plan import applied_text
     from shannotctl.render.session import change_line
     from shannotd.wire.text import visible
 
     if isinstance(event, Changed):
         return change_line(event.session)
     if isinstance(event, StepApplied):
-        return f"{visible(event.id)} step {event.step + 1} {visible(event.applied)}"
+        return f"{visible(event.id)} step {event.step + 1} {visible(applied_text(event.applied))}"
     if isinstance(event, Decided):
         return (
             f"{visible(event.id)} {visible(event.decision)}: {visible(event.command)}"

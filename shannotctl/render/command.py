@@ -183,13 +183,15 @@ def warning_lines(plan: Plan, style: Style) -> Iterator[str]:
     running = [step for step in plan.steps if step.runs]
     if running:
         them = "it does" if len(running) == 1 else "they do"
-        yield from labelled(
-            "warning",
-            f"{number(len(running), 'command')} on the host: what {them} there is in no"
-            " checkpoint, and no rollback takes it back",
-            style,
-            role="warning",
-        )
+        undone = sum(step.undo is not None for step in running)
+        if undone == 0:
+            back = "and no rollback takes it back"
+        elif undone == len(running):
+            back = "and a rollback runs what makes up for it (undo)"
+        else:
+            back = f"and a rollback runs what makes up for {undone} of them (undo)"
+        text = f"{number(len(running), 'command')} on the host: what {them} there is in no"
+        yield from labelled("warning", f"{text} checkpoint, {back}", style, role="warning")
     assumed = [index for index, step in enumerate(plan.steps, 1) if step.runs and step.assumed]
     if assumed:
         steps = "step" if len(assumed) == 1 else "steps"

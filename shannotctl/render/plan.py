@@ -26,6 +26,11 @@ _SECTIONS = {
     "observed": "Looked at in the dry run: nothing to apply",
     "refused": "Refused in the dry run: nothing to apply",
 }
+# What became of a step, where its word does not say all.
+_APPLIED = {
+    "undone": "undone: it was done, and taken back since a later step failed",
+    "in_doubt": "in doubt: it was running when the apply was cut short",
+}
 _DIFF_ROLES = {"+": "added", "-": "removed", "@": "hunk"}
 
 
@@ -85,6 +90,11 @@ def highest_risk(plan: Plan) -> Risk:
     )
 
 
+def applied_text(applied: str) -> str:
+    """What became of a step, in words."""
+    return _APPLIED.get(applied, applied)
+
+
 def _section(step: Step) -> str:
     if step.has_effect:
         return "applied"
@@ -110,7 +120,7 @@ def _step_lines(
     elif step.kind == "command":
         yield from command_details(step, identity, view, style)
     if step.applied is not None and step.has_effect:
-        yield from _detail("applied", step.applied, style)
+        yield from _detail("applied", applied_text(step.applied), style)
 
 
 def scratch_lines(plan: Plan, style: Style) -> Iterator[str]:

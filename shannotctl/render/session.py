@@ -10,6 +10,7 @@ from shannotctl.render.amounts import duration, moment, number, size
 from shannotctl.render.command import View, argv_text, program_lines
 from shannotctl.render.layout import block, in_gutter, labelled, table
 from shannotctl.render.plan import WITH_DIFFS, plan_lines
+from shannotctl.render.rollback import reversal_lines, staying_lines
 from shannotctl.render.style import Style
 from shannotd.wire.model import ScriptKind, Session, State, StepCounts
 from shannotd.wire.text import visible
@@ -19,6 +20,7 @@ _KINDS = {
     ScriptKind.FILE: "script",
     ScriptKind.SHELL: "shell text",
     ScriptKind.COMMAND: "command",
+    ScriptKind.ROLLBACK: "rollback",
 }
 
 
@@ -38,6 +40,9 @@ def session_lines(session: Session, style: Style, view: View = WITH_DIFFS) -> It
         if session.amendment is not None:
             yield from amendment_lines(session, plan, style)
             yield ""
+        if session.staying:
+            yield from staying_lines(session, style)
+            yield ""
         yield from plan_lines(plan, style, view)
 
 
@@ -53,7 +58,8 @@ def header_lines(session: Session, style: Style) -> Iterator[str]:
     elif session.arguments:
         what += ", arguments " + argv_text(session.arguments)
     yield from labelled("what", what, style)
-    yield from labelled("in", session.cwd, style)
+    if session.kind is not ScriptKind.ROLLBACK:
+        yield from labelled("in", session.cwd, style)
     yield from labelled(
         "submitted",
         f"by {session.submitter_name} (uid {session.submitter}), {moment(session.created_at)}",
@@ -63,6 +69,7 @@ def header_lines(session: Session, style: Style) -> Iterator[str]:
         "profile", f"{session.profile}, as {session.identity} on {session.target}", style
     )
     yield from origin_lines(session, style)
+    yield from reversal_lines(session, style)
     if session.analysis:
         yield from labelled("analysis", "what the submitter says of it:", style)
         for line in session.analysis.split("\n"):

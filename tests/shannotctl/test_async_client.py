@@ -20,7 +20,14 @@ from shannotctl.client import (
     Submission,
 )
 from shannotd.wire.errors import BadFrame, NotFound, OutcomeUnknown
-from shannotd.wire.model import AuditRecord, AuditVerdict, SessionPage
+from shannotd.wire.model import (
+    AuditRecord,
+    AuditVerdict,
+    Checkpoint,
+    CheckpointContents,
+    RollbackAnswer,
+    SessionPage,
+)
 from tests.support.peer import Link, Peer
 from tests.support.samples import ID, STATUS, bare, file_step, session
 
@@ -68,6 +75,11 @@ def test_every_method_sends_what_its_blocking_twin_sends(peer: Peer) -> None:
     verdict = AuditVerdict(1, 1, "h", None, None)
     for method in ("approve", "amend", "reject", "cancel", "wait"):
         peer.answers(f"sessions.{method}", session())
+    saved = Checkpoint(ID, 1.0, 2, True)
+    peer.answers("sessions.rollback", RollbackAnswer(session()))
+    peer.answers("checkpoints.list", [saved])
+    peer.answers("checkpoints.get", CheckpointContents(saved, ()))
+    peer.answers("checkpoints.drop", {})
     peer.answers("sessions.list", SessionPage((bare(session()),), 1))
     peer.answers("blobs.get", {"data": b"abc", "size": 3})
     peer.answers("audit.tail", [record])
@@ -77,6 +89,10 @@ def test_every_method_sends_what_its_blocking_twin_sends(peer: Peer) -> None:
         async with AsyncClient(peer.path) as client:
             await client.approve(ID, "d" * 64)
             await client.amend(ID, "d" * 64, drop=(1, 2), edits={0: b"x"}, with_dependents=True)
+            await client.rollback(ID, force=("/a",), force_all=True)
+            assert await client.checkpoints() == (saved,)
+            assert (await client.checkpoint(ID)).checkpoint == saved
+            await client.drop_checkpoint(ID)
             await client.reject(ID, "no")
             await client.cancel(ID)
             await client.wait(ID, [State.PENDING], 2)
@@ -90,6 +106,9 @@ def test_every_method_sends_what_its_blocking_twin_sends(peer: Peer) -> None:
     (asked,) = peer.asked("sessions.amend")
     assert asked["drop"] == [1, 2] and asked["with_dependents"] is True
     assert asked["edits"] == [{"index": 0, "content": b"x"}]
+    (asked,) = peer.asked("sessions.rollback")
+    assert asked == {"id": ID, "dry_run": False, "force": ["/a"], "force_all": True}
+    assert peer.asked("checkpoints.drop") == [{"id": ID}]
 
 
 def test_watching_ends_with_the_session(peer: Peer) -> None:

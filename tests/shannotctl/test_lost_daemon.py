@@ -34,7 +34,7 @@ def dying(peer: Peer) -> Peer:
 
     peer.answers("sessions.get", PENDING)
     peer.answers("sessions.watch", {})
-    for method in ("approve", "amend", "reject", "cancel", "wait"):
+    for method in ("approve", "amend", "rollback", "reject", "cancel", "wait"):
         peer.handlers[f"sessions.{method}"] = die
     return peer
 
@@ -51,10 +51,11 @@ def home() -> Iterator[Home]:
     [
         ("approve", ID, "--yes", "--digest", str(PENDING.plan.digest)),
         ("amend", ID, "--drop", "1"),
+        ("rollback", ID),
         ("reject", ID),
         ("cancel", ID),
     ],  # type: ignore[union-attr]
-    ids=["approve", "amend", "reject", "cancel"],
+    ids=["approve", "amend", "rollback", "reject", "cancel"],
 )
 def test_a_decision_without_an_answer(dying: Peer, run: Run, words: tuple[str, ...]) -> None:
     done = run(*words)
@@ -75,6 +76,7 @@ def test_an_apply_whose_end_nobody_told(dying: Peer, run: Run) -> None:
     [
         lambda client: client.approve(ID, "f" * 64),
         lambda client: client.amend(ID, "f" * 64, drop=[0]),
+        lambda client: client.rollback(ID),
         lambda client: client.reject(ID),
         lambda client: client.cancel(ID),
         lambda client: client.wait(ID),
