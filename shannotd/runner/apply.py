@@ -57,11 +57,12 @@ def serve(
                 settle_all(state)
                 digest = plan.digest(encoded)
                 with checkpoints.create(state, found.session, encoded, digest) as checkpoint:
-                    _tell_holders(found, orders)  # while this process sees those of all accounts
+                    # While this process sees the processes and directories of all accounts.
+                    _tell_holders(found, orders)
+                    protected = protected_paths(floor)
                     if os.geteuid() == 0:
                         permission.become(found.identity)
                     os.umask(found.identity.umask)
-                    protected = protected_paths(floor)
                     setting = Setting(
                         found.identity, checkpoint, points or Points(), stop, protected
                     )

@@ -61,13 +61,15 @@ class HostMount:
 
     `reachable`: a path leads us there. If not, nobody of ours sees what is in it, but to the
     kernel it is a mount below the directories above it all the same. `is_directory` is None
-    where the filesystem tells nobody of ours anything (FUSE: its owner only).
+    where the filesystem tells nobody of ours anything (FUSE: its owner only). `read_only`: by this
+    mount, or as a whole.
     """
 
     path: str
     filesystem: str
     reachable: bool
     is_directory: Optional[bool]
+    read_only: bool = False
 
     @property
     def opaque(self) -> bool:
@@ -90,6 +92,7 @@ def host_mounts(mountinfo: str) -> List[HostMount]:
         fields = line.split(" ")
         path = unescape(fields[4])
         filesystem = fields[fields.index("-") + 1]
+        read_only = "ro" in (*fields[5].split(","), *fields[-1].split(","))
         if _is_fresh(path):
             continue
         try:
@@ -100,7 +103,7 @@ def host_mounts(mountinfo: str) -> List[HostMount]:
         except OSError:
             continue
         if identity == int(fields[0]):
-            found[path] = HostMount(path, filesystem, True, is_directory)
+            found[path] = HostMount(path, filesystem, True, is_directory, read_only)
     return sorted(found.values(), key=lambda mount: mount.path)
 
 
@@ -187,11 +190,18 @@ def privileged_operations(
                 root_mode=stat.S_IMODE(status.st_mode),
                 root_owner=(status.st_uid, status.st_gid),
                 optional=mount.path != "/",
+                read_only=mount.read_only,
             )
             overlays.append(overlay)
             operations.append(overlay)
     fresh, run = common_operations(len(overlays), user=False)
     return operations + fresh, [*overlays, run], empty
+
+
+def _mount_of(path: str, mounts: Sequence[HostMount]) -> HostMount:
+    """That of `mounts` in which `path` lies."""
+    above = (m for m in mounts if f"{path}/".startswith(m.path.rstrip("/") + "/"))
+    return max(above, key=lambda mount: len(mount.path))
 
 
 def one_uid_operations(
@@ -222,7 +232,8 @@ def one_uid_operations(
         if seen is not None:
             lower = f"{STAGE}/skeleton/{index}"
             operations.append(Skeleton(path, index, seen))
-        overlay = Overlay(path, lower, index, True, mode, owner, optional)
+        read_only = _mount_of(path, mounts).read_only
+        overlay = Overlay(path, lower, index, True, mode, owner, optional, read_only)
         overlays.append(overlay)
         operations.append(overlay)
 

@@ -280,7 +280,8 @@ def seal_proc() -> None:
 
 
 def refresh(plan: Blueprint) -> None:
-    """Drop what the overlays cached of the host while the sandbox was warm.
+    """Drop what the overlays cached of the host while the sandbox was warm, and have those
+    read-only that the host has so.
 
     A remount shrinks the superblock's dentry cache; without it a name that was absent stays
     absent and a replaced file keeps its old content.
@@ -290,8 +291,9 @@ def refresh(plan: Blueprint) -> None:
     flags = kernel.MS_REMOUNT | mounts.PROTECTED
     for overlay in plan.overlays:
         if overlay.path not in plan.empty:
+            wanted = flags | kernel.MS_RDONLY if overlay.read_only else flags
             try:
-                kernel.mount(None, overlay.path, None, flags)
+                kernel.mount(None, overlay.path, None, wanted)
             except OSError as error:
                 raise unavailable(overlay.path, error) from error
 

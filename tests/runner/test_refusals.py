@@ -562,3 +562,30 @@ def test_a_host_that_is_an_overlay_itself(change: str, top: Path) -> None:
         assert details["before"] in ("not applied", "undone")
 
     in_a_namespace(work)
+
+
+@pytest.mark.parametrize("builder", ["privileged", "one-uid"])
+def test_a_script_meets_a_read_only_filesystem_itself(
+    builder: str, ordinary: Identity, packages: Path
+) -> None:
+    """As on the host, and so it can do without: no plan is made that would be refused."""
+    account = None if builder == "privileged" else ordinary.name
+    owner = ROOT if account is None else ordinary
+    with overlays.workplace(owner) as top:
+        (top / "host/d").mkdir()
+        os.chown(top / "host/d", owner.uid, owner.gid)
+        os.chown(top / "layers", owner.uid, owner.gid)
+
+        def work() -> tuple[bytes, dict[str, str]]:
+            kernel.unshare(kernel.CLONE_NEWNS)
+            kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+            read_only(top / "host/d")
+            with running_runner(top / "layers", account=account, code=packages) as runner:
+                script = "touch d/new || echo x > instead"
+                outcome = runner.run("shell", script, cwd=f"{top}/host", scratch=())
+                assert outcome.error is None
+                return outcome.stderr, outcome.changes()
+
+        stderr, changes = overlays.in_child(work)
+        assert b"Read-only file system" in stderr
+        assert changes == {f"{top}/host/instead": "create"}
