@@ -88,6 +88,8 @@ def step_object(step: Step, contents: Mapping[str, bytes]) -> Object:
             "output_bytes": step.output_bytes,
             "undo": encode(step.undo),
             "called_after": step.called_after,
+            "link": step.link,
+            "unread": step.unread,
             "result": encode(step.result),
         }
     if step.kind == "blocked":

@@ -154,7 +154,7 @@ def test_the_demo_without_a_terminal(home: Home) -> None:
             (address,) = set(re.findall(r"http://127\S+/health", done.stdout))
             await_true(lambda: "X-Content-Type-Options" in headers(address))
     finally:
-        (clean_up,) = re.findall(r"^ +(.*rm -r .*)$", done.stdout, re.MULTILINE)
+        (clean_up,) = re.findall(r"^ +(.*rm -rf .*)$", done.stdout, re.MULTILINE)
         subprocess.run(["sh", "-c", clean_up], check=True)
     assert not left.exists()
     if NGINX is not None:

@@ -20,6 +20,7 @@ from shannotd.wire.rpc import MAX_REQUEST_BYTES
 MAX_CONTENT_BYTES = MAX_REQUEST_BYTES - 512 * 1024
 
 _PATIENCE_SECONDS = 1.0
+_SHELL_ENDINGS = (".sh", ".bash", ".dash", ".ksh", ".zsh")
 
 
 class Script(NamedTuple):
@@ -68,9 +69,14 @@ def read_script(line: SubmitLine, code: str | None, shell: str | None) -> Script
     if line.file == "-":
         content = _bounded(sys.stdin.buffer.read(MAX_CONTENT_BYTES + 1))
         return Script(ScriptKind.FILE, content, line.arguments, "standard input", is_stdin=True)
+    content = _bounded(_read_file(line.file), path=line.file)
+    if line.file.endswith(_SHELL_ENDINGS) and not content.startswith(b"#!"):
+        raise UsageError(
+            reason=f"{line.file} has no first line `#!/bin/sh` or the like: python3 would run it"
+        )
     return Script(
         ScriptKind.FILE,
-        _bounded(_read_file(line.file), path=line.file),
+        content,
         line.arguments,
         os.path.basename(line.file),
         os.path.abspath(line.file),

@@ -29,6 +29,17 @@ def moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))
 
 
+def exact_moment(nanoseconds: int) -> str:
+    """The same to the nanosecond; as a number where no calendar has it."""
+    seconds, rest = divmod(nanoseconds, 10**9)
+    try:
+        text = moment(seconds)
+    except (OverflowError, ValueError, OSError):
+        return f"{nanoseconds} ns"
+    day, time_of_day, offset = text.split()
+    return f"{day} {time_of_day}.{rest:09} {offset}"
+
+
 def duration(seconds: float) -> str:
     """`0.04 s`, `12 s`, `3 min`, `2.5 h`."""
     if seconds < 10:

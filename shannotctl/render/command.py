@@ -79,7 +79,8 @@ def command_details(step: Step, identity: str, view: View, style: Style) -> Iter
         yield from _detail("when", text, style, role="warning")
     if step.program is not None and step.decision != Decision.DENY:
         digest = f" (sha256 {step.program_sha256})" if step.program_sha256 else ""
-        yield from _detail("program", step.program + digest, style)
+        link = f"{step.link}, a link to " if step.link is not None else ""
+        yield from _detail("program", link + step.program + digest, style)
     if step.assumed:
         text = "the script may have read its output, of which it was told only what the rule says"
         yield from _detail("assumed", text, style, role="warning")
@@ -92,6 +93,9 @@ def command_details(step: Step, identity: str, view: View, style: Style) -> Iter
             yield from _detail("undo", argv_text(step.undo), style)
         if step.stdin is not None:
             yield from _content("input", step.stdin, view._replace(whole=True), style)
+        elif step.unread:
+            text = "none, though the script gave it a pipe, whose content is not kept"
+            yield from _detail("input", text, style, role="warning")
     for label, output in (("stdout", step.stdout), ("stderr", step.stderr)):
         if output is not None and output.size:
             yield from _content(label, output, view, style)
@@ -231,7 +235,7 @@ def _likeness(step: Step) -> tuple[object, ...]:
     """By which two calls that change nothing look alike in everything that is shown of them."""
     where = step.cwd if step.decision == Decision.DENY else step.program
     shown = (step.exit_status, step.stdout, step.stderr, step.reason, step.risk, step.applied)
-    called = (step.argv, where, step.called_after)
+    called = (step.argv, where, step.link, step.called_after)
     return (step.decision, *called, step.rule, step.program_sha256, *shown)
 
 

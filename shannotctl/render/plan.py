@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from shannotctl.render.amounts import mode, number, size
+from shannotctl.render.amounts import exact_moment, mode, number, size
 from shannotctl.render.command import (
     View,
     command_details,
@@ -223,7 +223,9 @@ def changes(before: FileState, after: FileState) -> Iterator[tuple[str, str]]:
     yield from _difference("owner", _owner(before), _owner(after), created)
     yield from _difference("size", _size(before), _size(after), created)
     yield from _difference(_target_label(after), before.target, after.target, created)
-    yield from _difference("modified", _modified(before), _modified(after), created)
+    # Without a time before, the file's own is not known to matter: it is set all the same.
+    timeless = before.mtime_ns is None
+    yield from _difference("modified", _modified(before), _modified(after), timeless)
     for name in sorted({*before.xattrs, *after.xattrs}):
         old, new = before.xattrs.get(name), after.xattrs.get(name)
         yield from _difference("xattr", _xattr(name, old), _xattr(name, new), created)
@@ -254,7 +256,7 @@ def _size(state: FileState) -> str | None:
 
 
 def _modified(state: FileState) -> str | None:
-    return None if state.mtime_ns is None else f"{state.mtime_ns} ns"
+    return None if state.mtime_ns is None else exact_moment(state.mtime_ns)
 
 
 def _xattr(name: str, value: str | None) -> str | None:

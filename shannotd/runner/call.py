@@ -198,7 +198,7 @@ class Call:
             self._pipe = given.pipe
             self._desk.loop.add(given.pipe, self._on_pipe)
         else:
-            self._record_review(given.content)
+            self._record_review(given.content, unread=given.unread)
 
     def _on_pipe(self, _: int) -> None:
         assert self._pipe is not None
@@ -214,7 +214,7 @@ class Call:
             self._record_review(bytes(taken))
         self._arrange()
 
-    def _record_review(self, content: Optional[bytes]) -> None:
+    def _record_review(self, content: Optional[bytes], *, unread: bool = False) -> None:
         assert self._claim is not None
         recording = self._turned.verdict.recording
         environment, changed = recorded_environment(
@@ -230,6 +230,7 @@ class Call:
             replace(
                 step,
                 stdin=stdin,
+                unread=unread,
                 assumed=self._assumed,
                 undo=recording.undo,
                 seconds=recording.seconds,
@@ -341,6 +342,7 @@ class Call:
             rule=turned.verdict.rule,
             reason=turned.verdict.reason,
             risk=turned.verdict.risk,
+            link=None if turned.path == turned.program else turned.path,
         )
 
 

@@ -26,6 +26,7 @@ from shannotd.runner.contents import EMPTY, AskedContents
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.journal import Journal
 from shannotd.runner.orders import Orders
+from shannotd.runner.paths import resolved
 from shannotd.runner.plan import CommandStep, Identity, Input
 from shannotd.runner.workspace import stale
 
@@ -79,13 +80,14 @@ def run_command(
             raise command_failed(index, step, "was cancelled before it began")
         # Once more: only now is just before it runs.
         try:
+            _check_link(index, step)
             program = owned(_open_program(index, step))
         except RunnerError:
             orders.send({"event": "command", "index": index, **_NOT_STARTED})
             raise
         start = Start(
             program,
-            None if _runs_by_descriptor(program) else step.program,
+            None if _runs_by_descriptor(program) else step.link or step.program,
             step.argv,
             step.environment,
             cwd,
@@ -157,6 +159,14 @@ def _open_program(index: int, step: CommandStep) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _check_link(index: int, step: CommandStep) -> None:
+    """See that the path that was called leads to the program: a script finds there its name."""
+    found = None if step.link is None else resolved(step.link)
+    if step.link is not None and found != step.program:
+        expected, now = f"a link to {step.program}", f"one to {found}" if found else "nothing"
+        raise stale(index, step.link, expected, now)
 
 
 def _runs_by_descriptor(program: int) -> bool:

@@ -12,7 +12,7 @@ import signal
 import socket
 from typing import List, NoReturn, Tuple
 
-from shannotd.runner import caller, kernel, sandbox, script
+from shannotd.runner import caller, kernel, masks, sandbox, script
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 
 
@@ -60,12 +60,12 @@ def _serve(channel: Channel, wanted: sandbox.Wanted, program: bytes) -> None:
         os.close(stage)
         if job["shown"]:
             shown = frozenset(job["shown"])
-            sandbox.unmask([path for path in masked if path in shown])
+            masks.unmask([path for path in masked if path in shown])
             sandbox.refresh(plan)  # masks held on to what is above them
-        sandbox.mask(job["masked"])
+        masks.mask(job["masked"])
         size = job["script_size"]
         end = size + job["stdin_size"]
-        sandbox.show_instead(job["views"], payload[end:])
+        masks.show_instead(job["views"], payload[end:])
         sandbox.place_script(job["name"], payload[:size], payload[size:end])
         try:
             report.send({"op": "start"})
@@ -110,7 +110,7 @@ def _rehearse(channel: Channel, report: Channel) -> List[str]:
     Returns what was masked.
     """
     job, _, _ = channel.receive()
-    masked = sandbox.mask(job["masked"])
+    masked = masks.mask(job["masked"])
     _from_child(report)
     os.listdir("/proc")  # so that the next finds the memory for it our own
     channel.send({"event": "rehearsed"})
@@ -133,10 +133,10 @@ def _from_child(report: Channel) -> Tuple[Header, bytes, List[int]]:
 
 
 def _write_maps(child: int) -> None:
-    """Map every id of a child's user namespace to itself (user_namespaces(7))."""
+    """Map every id but one of a child's user namespace to itself (user_namespaces(7))."""
     for name in ("uid_map", "gid_map"):
         with open(f"/proc/{child}/{name}", "w", encoding="ascii") as file:
-            file.write("0 0 4294967295")
+            file.write(sandbox.ID_MAP)
 
 
 def _wait_for(child: int) -> int:

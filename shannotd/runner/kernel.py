@@ -96,7 +96,7 @@ _NUMBERS = {
     "x86_64": {"pivot_root": 155, "capset": 126, "seccomp": 317},
     "aarch64": {"pivot_root": 41, "capset": 91, "seccomp": 277},
 }
-_CLONE3, _CLOSE_RANGE = 435, 436
+_CLONE3, _CLOSE_RANGE, _PIDFD_GETFD = 435, 436, 438
 
 
 def _number(name: str) -> int:
@@ -287,6 +287,12 @@ def drop_bounding(kept: int, last: int) -> None:
     for capability in range(last + 1):
         if not kept >> capability & 1:
             prctl(PR_CAPBSET_DROP, capability)
+
+
+def pidfd_getfd(process: int, number: int) -> int:
+    """A duplicate of the descriptor `number` of the process that the pidfd `process` refers to."""
+    result = _libc.syscall(ctypes.c_long(_PIDFD_GETFD), process, number, 0)
+    return int(_check(result, "pidfd_getfd"))
 
 
 def set_capabilities(kept: int) -> None:

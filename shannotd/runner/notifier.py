@@ -17,7 +17,7 @@ import struct
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Tuple
 
-from shannotd.runner import seccomp, turning
+from shannotd.runner import kernel, seccomp, turning
 from shannotd.runner.executions import Addresses
 from shannotd.runner.filesystem import AT_EMPTY_PATH
 from shannotd.runner.plan import BlockedStep
@@ -174,7 +174,9 @@ class Notifier:
             self._record("connect", place)
             # What a host without any route answers: connect(2), ENETUNREACH.
             return errno.ENETUNREACH
-        if not self._listens_inside(place):
+        # Look-ups of names try every address of the own host with a datagram socket (RFC 6724).
+        tried = name == "connect" and _is_unspecified(place) and _is_datagram(pid, arguments[0])
+        if not tried and not self._listens_inside(place):
             self._record("connect", place)
         return 0
 
@@ -270,6 +272,24 @@ def describe_address(address: bytes) -> Optional[Tuple[int, str]]:
             return family, "@" + path[1:].split(b"\0")[0].decode(errors="surrogateescape")
         return family, path.split(b"\0")[0].decode(errors="surrogateescape")
     return None
+
+
+def _is_unspecified(place: str) -> bool:
+    return place.rpartition(":")[0] in ("0.0.0.0", "[::]")
+
+
+def _is_datagram(pid: int, number: int) -> bool:
+    """Whether a descriptor of another process is a socket that sends nothing by connecting."""
+    try:
+        process = os.pidfd_open(pid)
+        try:
+            descriptor = kernel.pidfd_getfd(process, number)
+        finally:
+            os.close(process)
+        with socket.socket(fileno=descriptor) as found:
+            return found.type == socket.SOCK_DGRAM
+    except OSError:
+        return False
 
 
 def _is_loopback(place: str) -> bool:

@@ -16,6 +16,7 @@ from typing import List, Optional, Sequence, Set, Union
 from shannotd.runner import (
     kernel,
     layout,
+    masks,
     observe_run,
     observe_shown,
     observe_tables,
@@ -103,7 +104,7 @@ def enter(
     except OSError as error:
         raise sandbox.unavailable(step, error) from error
     run.close()
-    sandbox.mask([*hidden, *_KERNEL_HIDDEN], _HIDDEN_FILE)
+    masks.mask([*hidden, *_KERNEL_HIDDEN], _HIDDEN_FILE)
     if caller is not None:
         _leave_out(caller)
     return tables

@@ -14,7 +14,9 @@ import stat
 from dataclasses import dataclass, field
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from shannotd.runner import filesystem, scratch
+from shannotd.runner import filesystem, scratch, tls_keys
+from shannotd.runner.host_keys import MARK as _MARK
+from shannotd.runner.host_keys import is_host_key
 from shannotd.runner.layer import failed
 from shannotd.runner.tree import read_all
 
@@ -24,16 +26,17 @@ MAX_BYTES = 1024 * 1024  # of each; one that is larger stays hidden
 
 # No output of crypt(5) is shorter; shorter words (`*`, `x`, `NP`) let nobody in.
 _MIN_PASSWORD_BYTES = 13
-_MARK = b"$hidden-by-shannot$"
 _CHUNK_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Passwords:
-    """The `passwords` by token, and the `views` by path that a script of root is shown."""
+    """The `passwords` by token, and the `views` by path that a script of root is shown; `keys` says
+    whether it finds other keys in the place of servers', too."""
 
     passwords: Mapping[bytes, bytes] = field(default_factory=dict)
     views: Mapping[str, bytes] = field(default_factory=dict)
+    keys: bool = False
 
 
 NO_PASSWORDS = Passwords()
@@ -45,6 +48,7 @@ class Shown:
     def __init__(self, passwords: Passwords, ignored: Sequence[str]) -> None:
         """What matches the patterns `ignored` is in no plan, whatever is in it."""
         self._words = passwords.passwords
+        self._has_marks = bool(self._words) or passwords.keys
         self._tokens = {word: token for token, word in self._words.items()}
         self._is_ignored = scratch.matcher(ignored)
 
@@ -53,12 +57,12 @@ class Shown:
 
         :raises RunnerError: `capture_failed`: a token is where nobody could put a password back.
         """
-        if not self._words:
+        if not self._has_marks:
             return None
         if path not in FILES or size > MAX_BYTES:
             if _contains(descriptor, size, _MARK) and not self._is_ignored(path):
-                reason = "it holds what only stands for a password in the sandbox: "
-                raise failed(path, reason + "the passwords of accounts cannot be copied")
+                reason = "it holds what only stands for a secret in the sandbox: "
+                raise failed(path, reason + "passwords of accounts and host keys cannot be copied")
             return None
         data = _with_words(os.pread(descriptor, size, 0), lambda word: self._words.get(word, word))
         if _MARK in data:
@@ -109,7 +113,9 @@ def take_from(hidden: Sequence[str]) -> Tuple[List[str], Passwords]:
         view = tokens.view(data)
         if view != data:
             views[path] = view
-    return left, Passwords({made: word for word, made in tokens.by_word.items()}, views)
+    words = {made: word for word, made in tokens.by_word.items()}
+    keys = any(is_host_key(path) or path in tls_keys.DIRECTORIES for path in left)
+    return left, Passwords(words, views, keys)
 
 
 def _with_words(data: bytes, other: Callable[[bytes], bytes]) -> bytes:

@@ -106,16 +106,17 @@ class Output:
 class CommandStep:
     """One call of a program of the host's, at its place among the script's changes.
 
-    `decision` is `review` (recorded; runs at apply: a barrier), `observe` (was run in the dry
-    run, beside the sandbox) or `deny` (never runs). `program` is the file on the host that was
-    resolved, `program_sha256` its content. `environment` is all of it, `changed` the names in it
-    that are not of the clean base. No `stdin` means /dev/null. `exit_status` is what the script
-    was told; a reviewed command must end with it when it is applied. `assumed` says that the script
-    may have read its output, which nobody knew. `stdout` and `stderr` are what an observed program
-    printed. `called_after`, of a command that is not applied, is the index of the reviewed command
-    that the script had called last, None where it had called none. `rule`, `reason` and `risk` are
-    policy's; `seconds` and `output_bytes` are limits at apply; `undo` is the argv that makes up
-    for it in a rollback.
+    `decision` is `review` (recorded; runs at apply: a barrier), `observe` (was run in the dry run,
+    beside the sandbox) or `deny` (never runs). `program` is the file on the host that was resolved,
+    `program_sha256` its content. `environment` is all of it, `changed` the names in it that are not
+    of the clean base. No `stdin` means /dev/null, also where a pipe is `unread`. `exit_status` is
+    what the script was told; a reviewed command must end with it when it is applied. `assumed` says
+    that the script may have read its output, which nobody knew. `stdout` and `stderr` are what an
+    observed program printed. `called_after`, of a command that is not applied, is the index of the
+    reviewed command that the script had called last, None where it had called none. `link` is the
+    path that was called where it is one that leads to the program. `rule`, `reason` and `risk` are
+    policy's; `seconds` and `output_bytes` are limits at apply; `undo` is the argv that makes up for
+    it in a rollback.
     """
 
     decision: str
@@ -137,6 +138,8 @@ class CommandStep:
     output_bytes: int = 1 << 20
     undo: Optional[Tuple[str, ...]] = None
     called_after: Optional[int] = None
+    link: Optional[str] = None
+    unread: bool = False
     kind: str = "command"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import select
 import stat
 from dataclasses import dataclass
 from typing import Dict, Mapping, Optional, Tuple
@@ -33,20 +34,23 @@ class Programs:
     def find(self, path: str, place: str, seen: int) -> Optional[str]:
         """The path on the host that is called, where a sandbox's `path` leads to its `place`.
 
-        `seen` (O_PATH) is what is there. A link of the host's counts by its own name. None where
-        that is no program of these directories, or the script has put another in its place.
+        `seen` (O_PATH) is what is there. A link of the host's counts by its own name, wherever it
+        leads. None where that is no program of these directories, or the script has put another in
+        its place.
         """
-        if os.path.dirname(place) not in self._directories:
+        directory, name = os.path.split(os.path.normpath(path))
+        known = self._places.get(directory)
+        called = place if known is None else os.path.join(known, name)
+        if resolved(called) != place:
+            called = place
+        if os.path.dirname(called) not in self._directories:
             return None
         try:
             if not self._executable(os.fstat(seen)) or not self._is_unchanged(seen, place):
                 return None
         except OSError:
             return None
-        directory, name = os.path.split(os.path.normpath(path))
-        known = self._places.get(directory)
-        called = place if known is None else os.path.join(known, name)
-        return called if resolved(called) == place else place
+        return called
 
     def there(self, path: str) -> Optional[str]:
         """The file that `path` of the host leads to; None if it is no program."""
@@ -140,12 +144,13 @@ class Given:
     """What a command is given on its standard input. `content` is None for nothing.
 
     `pipe` is a descriptor to be read to its end first, the caller's; `refused` says why it cannot
-    be recorded.
+    be recorded; `unread` that there may be something which stays where it is.
     """
 
     content: Optional[bytes] = None
     pipe: Optional[int] = None
     refused: Optional[str] = None
+    unread: bool = False
 
 
 def look_at_input(descriptor: int, from_pipe: bool, proc_device: int) -> Given:
@@ -160,7 +165,7 @@ def look_at_input(descriptor: int, from_pipe: bool, proc_device: int) -> Given:
             flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
             return Given(pipe=os.open(f"/proc/self/fd/{descriptor}", flags))
         if not stat.S_ISREG(status.st_mode):
-            return Given()
+            return Given(unread=_may_give(descriptor, status))
         if status.st_dev == proc_device:
             return Given(refused="a file of /proc as its standard input cannot be recorded")
         offset = os.lseek(descriptor, 0, os.SEEK_CUR)
@@ -169,6 +174,16 @@ def look_at_input(descriptor: int, from_pipe: bool, proc_device: int) -> Given:
         return Given(content=_content(descriptor, offset, status.st_size) or None)
     except OSError:
         return Given()  # It is closed, or not for reading: nothing is what a command gets.
+
+
+def _may_give(descriptor: int, status: os.stat_result) -> bool:
+    """Whether it is a pipe or socket that is not at its end."""
+    if not (stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode)):
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    events = dict(poll.poll(0)).get(descriptor, 0)
+    return bool(events & select.POLLIN) or not events & select.POLLHUP
 
 
 TOO_LARGE = f"its standard input is larger than {MAX_INPUT_BYTES} bytes"

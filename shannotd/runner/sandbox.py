@@ -11,7 +11,7 @@ import os
 import re
 import select
 from dataclasses import dataclass, replace
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Optional, Tuple
 
 from shannotd.runner import kernel, layout, mounts, shims, versions
 from shannotd.runner.frames import RunnerError
@@ -32,7 +32,11 @@ MAX_TASKS = 4096
 
 # Where the sandbox finds the submitted script: a mount of its own, so not captured.
 SCRIPT_DIRECTORY = mounts.SCRIPT_DIRECTORY
-_HIDDEN_FILE = SCRIPT_DIRECTORY + "/.hidden"
+HIDDEN_FILE = SCRIPT_DIRECTORY + "/.hidden"
+# The one id that a script's user namespace does not have: not even its root may open what belongs
+# to that (capabilities(7), user_namespaces(7)).
+UNMAPPED = 2**32 - 2
+ID_MAP = f"0 0 {UNMAPPED}"
 # Room for the script and its standard input; the daemon limits both to less.
 SCRIPT_BYTES = 256 * 1024 * 1024
 
@@ -151,7 +155,7 @@ def build(wanted: Wanted) -> Tuple[Blueprint, int, int]:
             step = operation
             plan = _execute(operation, plan)
         step = "the script's place"
-        _prepare_script_directory()
+        _prepare_script_directory(wanted.builder)
         step = "entering the root"
         os.chdir(mounts.ROOT)
         kernel.pivot_root(".", ".")
@@ -209,6 +213,16 @@ def _limit_tasks() -> None:
     if (int(major), int(minor)) >= (6, 14):
         with open("/proc/sys/kernel/pid_max", "w", encoding="ascii") as file:
             file.write(str(MAX_TASKS))
+
+
+def _open_ports() -> None:
+    """Let everybody in this network namespace listen at every port, as programs that check the
+    configuration of a server do (ip_sysctl.rst of Linux)."""
+    try:
+        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "w", encoding="ascii") as file:
+            file.write("0")
+    except FileNotFoundError:
+        pass  # A kernel without IP.
 
 
 def inodes(steps: int) -> int:
@@ -274,6 +288,7 @@ def seal_proc() -> None:
     flags = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY
     try:
         _limit_tasks()
+        _open_ports()
         kernel.mount(None, "/proc", None, flags | kernel.MS_NOEXEC | mounts.PROTECTED)
     except OSError as error:
         raise unavailable("/proc", error) from error
@@ -298,62 +313,15 @@ def refresh(plan: Blueprint) -> None:
                 raise unavailable(overlay.path, error) from error
 
 
-def mask(paths: Sequence[str], empty: str = _HIDDEN_FILE) -> List[str]:
-    """Cover files and directories that no script may see (`hide`); returns those that are there.
-
-    A file becomes `empty`, which nobody may open, a directory an empty, read-only one.
-    """
-    flags = mounts.PROTECTED | kernel.MS_RDONLY | kernel.MS_NOEXEC
-    masked: List[str] = []
-    try:
-        for path in paths:
-            if os.path.isdir(path):
-                kernel.mount("shannot", path, "tmpfs", flags, "mode=000,size=4k")
-            elif os.path.lexists(path):
-                kernel.mount(empty, path, None, kernel.MS_BIND)
-                kernel.mount(None, path, None, kernel.MS_REMOUNT | kernel.MS_BIND | flags)
-            else:
-                continue
-            masked.append(path)
-    except OSError as error:
-        raise unavailable("hiding what no script may see", error) from error
-    return masked
-
-
-def unmask(paths: Sequence[str]) -> None:
-    """Take away the masks that `mask` made of `paths`."""
-    try:
-        for path in paths:
-            kernel.unmount(path)
-    except OSError as error:
-        raise unavailable("what was hidden", error) from error
-
-
-def show_instead(sizes: Sequence[Tuple[str, int]], views: bytes) -> None:
-    """Give files other contents in this sandbox, of so many bytes of `views` each; all else of
-    them stays as it is."""
-    position = 0
-    try:
-        for path, size in sizes:
-            flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open(path, flags), "wb") as file:
-                status = os.fstat(file.fileno())
-                file.truncate()
-                file.write(views[position : position + size])
-                file.flush()
-                os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns))
-            position += size
-    except OSError as error:
-        raise unavailable("hiding passwords", error) from error
-
-
-def _prepare_script_directory() -> None:
+def _prepare_script_directory(builder: str) -> None:
     """Mount the place of the submitted bytes, with the empty file that covers hidden ones."""
     size = f"mode=755,size={SCRIPT_BYTES}"
     place = mounts.ROOT + SCRIPT_DIRECTORY
     kernel.mount("shannot", place, "tmpfs", mounts.PROTECTED, size)
-    hidden = mounts.ROOT + _HIDDEN_FILE
+    hidden = mounts.ROOT + HIDDEN_FILE
     os.close(os.open(hidden, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o000))
+    if builder == PRIVILEGED:
+        os.chown(hidden, UNMAPPED, UNMAPPED)
     library = mounts.ROOT + shims.LIBRARY
     for directory in (f"{place}/script", f"{place}/input", library, f"{library}/__pycache__"):
         os.mkdir(directory)

@@ -156,7 +156,10 @@ class Starts:
             self._notifier.refuse(waiting, 0)
             return
         start = self._find(waiting.pid, execution)
-        if start is None:
+        if start is None and self._view.lacks(waiting.pid, execution.path):
+            # Nothing starts: most often the next directory on PATH is tried.
+            self._notifier.refuse(waiting, 0)
+        elif start is None:
             self._go_on(waiting, execution)
         else:
             self._ask(start, execution, waiting, where)

@@ -6,6 +6,7 @@ root, not from ours.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from typing import Optional
@@ -41,12 +42,13 @@ class View:
         except OSError:
             return None
 
-    def read(self, path: str) -> int:
-        """A readable descriptor, the caller's, of a file in it.
-
-        :raises OSError: it cannot be opened.
-        """
-        return filesystem.openat2(self._root, path, os.O_RDONLY, resolve=_RESOLVE_IN_ROOT)
+    def lacks(self, pid: int, path: str) -> bool:
+        """Whether nothing is there, as far as that can be told."""
+        try:
+            os.close(self._open(pid, path))
+        except OSError as error:
+            return error.errno == errno.ENOENT
+        return False
 
     def _open(self, pid: int, path: str) -> int:
         flags = os.O_PATH | os.O_CLOEXEC
@@ -62,6 +64,13 @@ class View:
             path = place(found) + rest
             os.close(found)
         return filesystem.openat2(self._root, path, flags, resolve=_RESOLVE_IN_ROOT)
+
+    def read(self, path: str) -> int:
+        """A readable descriptor, the caller's, of a file in it.
+
+        :raises OSError: it cannot be opened.
+        """
+        return filesystem.openat2(self._root, path, os.O_RDONLY, resolve=_RESOLVE_IN_ROOT)
 
 
 def place(descriptor: int) -> str:

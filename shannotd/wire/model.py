@@ -252,7 +252,8 @@ class Step:
     `environment` is all of it, `changed` names what in it is not of the clean base; without
     `stdin` it reads /dev/null. `assumed`: the script may have read its output, which nobody knew.
     `called_after`, of one that is not applied: the index of the reviewed command that the script
-    had called last; None where it had called none.
+    had called last; None where it had called none. `link`: the path that was called, where it is
+    one that leads to the program. `unread`: it was called with a pipe that is not kept.
     """
 
     kind: str
@@ -283,6 +284,8 @@ class Step:
     output_bytes: int | None = None
     undo: tuple[str, ...] | None = None
     called_after: int | None = None
+    link: str | None = None
+    unread: bool = False
     # blocked
     what: str | None = None
     target: str | None = None

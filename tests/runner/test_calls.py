@@ -317,6 +317,27 @@ def test_a_file_is_read_from_where_the_script_is(bench: Bench, place: Path) -> N
     assert outcome.stdout == b"b'two\\n'\n"
 
 
+@pytest.mark.P7
+def test_what_a_command_is_not_given_is_told(bench: Bench) -> None:
+    code = (
+        "import os, subprocess\n"
+        "def call(**more): subprocess.run(['systemctl', 'x'], check=True, **more)\n"
+        "call(input=b'here')\n"
+        "call(input=b'')\n"
+        "call(stdin=subprocess.DEVNULL)\n"
+        "call()\n"
+        "reader, writer = os.pipe()\n"
+        "call(stdin=reader)\n"
+        "os.close(writer)\n"
+        "call(stdin=reader)\n"
+        "call(stdin=open('/etc/passwd'))\n"
+    )
+    outcome = bench.run("python", code, shims=SHIMS, decide=decided(systemctl=review()))
+    assert outcome.error is None and outcome.exit_code == 0, outcome.stderr
+    unread = [step["unread"] for step in outcome.commands()]
+    assert unread[0] is True and unread[2:] == [False, False, True, False, False]
+
+
 def test_a_pipe_is_kept_only_where_the_rule_says_so(bench: Bench) -> None:
     outcome = run(
         bench,

@@ -144,6 +144,17 @@ def test_every_start_is_recorded_with_its_words() -> None:
     assert (["/bin/true", ""], 1) in found
 
 
+def test_what_is_not_there_does_not_start() -> None:
+    """Most callers try every directory on PATH."""
+    words = ["/usr/bin/env", "PATH=/none:/usr:/usr/bin", "true"]
+    with filtered(words) as child:
+        assert child.serve() == 0
+        assert argvs(child) == [(words, 1), (["true"], 1)]
+    with filtered(["/bin/sh", "-c", "/none/x; exit 5"]) as child:
+        assert child.serve() == 5
+        assert len(argvs(child)) == 1
+
+
 def test_long_and_many_words_are_cut_with_a_mark() -> None:
     """P7: a list that is not whole says so."""
     many = ["/bin/true", "x" * (MAX_WORD_BYTES + 1), *["y"] * MAX_WORDS]

@@ -48,6 +48,21 @@ def test_addresses_in_words() -> None:
         assert describe_address(cut) is None
 
 
+def test_a_look_up_of_a_name_is_no_attempt(bench: Bench) -> None:
+    """The servers that check their configuration look up the addresses to listen at."""
+    code = (
+        "import socket as s\n"
+        "print(len(s.getaddrinfo(None, 22, type=s.SOCK_STREAM, flags=s.AI_PASSIVE)) > 1)\n"
+        "s.socket(s.AF_INET, s.SOCK_DGRAM).connect(('0.0.0.0', 9))\n"
+        "s.socket(s.AF_INET6, s.SOCK_DGRAM).connect(('::', 9))\n"
+        "s.socket(s.AF_INET, s.SOCK_DGRAM).connect(('127.0.0.1', 7))\n"
+        "s.socket().connect_ex(('0.0.0.0', 8))\n"
+    )
+    outcome = bench.run("python", code)
+    assert outcome.stdout == b"True\n", outcome.stderr
+    assert attempts(outcome) == {("connect", "127.0.0.1:7"): 1, ("connect", "0.0.0.0:8"): 1}
+
+
 def test_destinations_outside_are_unreachable_and_told(bench: Bench) -> None:
     code = (
         "import socket as s\n"

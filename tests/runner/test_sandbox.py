@@ -223,6 +223,19 @@ def test_system_calls_that_lead_out_are_refused(bench: Bench, code: str) -> None
     assert outcome.stdout == b"-1\n", outcome
 
 
+def test_every_port_can_be_listened_at(bench: Bench) -> None:
+    """A server that only checks its configuration takes its ports as well."""
+    code = (
+        "import socket\n"
+        "for family, host in ((socket.AF_INET, '0.0.0.0'), (socket.AF_INET6, '::')):\n"
+        "    for port in (22, 80):\n"
+        "        server = socket.create_server((host, port), family=family)\n"
+        "        server.close()\n"
+    )
+    outcome = bench.run("python", code)
+    assert (outcome.exit_code, outcome.stderr) == (0, b"")
+
+
 def test_a_kernel_without_audit_is_what_a_script_sees(bench: Bench) -> None:
     """Tools for accounts go on without audit if there is none, and give up if it is refused."""
     code = (

@@ -8,6 +8,7 @@ import unicodedata
 
 import pytest
 
+from shannotctl.render.amounts import exact_moment, moment
 from shannotctl.render.command import View, quoted
 from shannotctl.render.layout import block, display_width, expand_tabs, fold, hanging, table
 from shannotctl.render.plan import changes, plan_lines, summary
@@ -281,13 +282,22 @@ def test_every_difference_of_metadata_is_told() -> None:
         ("mode", "0644 to 6755 (setuid, setgid)"),
         ("owner", "0:0 to 7:8"),
         ("size", "10 bytes to 2.0 KiB"),
-        ("modified", "1 ns to 2 ns"),
+        ("modified", f"{exact_moment(1)} to {exact_moment(2)}"),
         ("xattr", "user.k=00 to none"),
         ("xattr", "none to user.n=01"),
     ]
     link = FileState("symlink", uid=0, gid=0, target="/etc/shadow")
     assert next(changes(before, link)) == ("type", "file to symlink")
     assert ("target", "none to /etc/shadow") in list(changes(before, link))
+
+
+def test_moments_are_exact() -> None:
+    second = moment(1_700_000_000)
+    assert exact_moment(1_700_000_000_000_000_005) == second[:19] + ".000000005" + second[19:]
+    assert exact_moment(-1).split()[1].endswith("59.999999999")
+    assert exact_moment(10**30) == f"{10**30} ns"
+    before, after = regular("a"), regular("a", mtime_ns=5)
+    assert list(changes(before, after)) == [("modified", exact_moment(5))]
 
 
 def test_commands_show_where_each_argument_ends() -> None:

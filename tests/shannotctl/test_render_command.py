@@ -101,6 +101,17 @@ def test_a_reviewed_command_shows_all_by_which_it_runs() -> None:
     assert shown.count("       | select 1;") == 12
 
 
+def test_an_input_that_is_not_kept_is_told() -> None:
+    shown = text_of(replace(RELOAD, unread=True))
+    assert "input      none, though the script gave it a pipe, whose content is not kept" in shown
+    assert "input" not in text_of(RELOAD)
+
+
+def test_a_link_that_was_called_is_shown_with_where_it_leads() -> None:
+    step = replace(RELOAD, program="/usr/share/wrapper", link="/usr/bin/psql")
+    assert "program    /usr/bin/psql, a link to /usr/share/wrapper (sha256 e" in text_of(step)
+
+
 def test_an_input_is_shown_whole_or_told_to_be_left_out() -> None:
     long = b"".join(b"line %d\n" % number for number in range(500))
     sha256 = hashlib.sha256(long).hexdigest()

@@ -35,6 +35,13 @@ def test_a_script_without_effect_is_silent_but_for_its_output(peer: Peer, run: R
     assert done.stderr == b"warned\n"
 
 
+def test_a_shell_script_is_not_given_to_python(peer: Peer, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.sh").write_bytes(b"set -e\nls\n")
+    done = run("submit", "a.sh", cwd=tmp_path)
+    assert done.returncode == 2 and b"a.sh has no first line `#!/bin/sh`" in done.stderr
+    assert not peer.asked("sessions.submit")
+
+
 @pytest.mark.parametrize(
     ("words", "kind", "script", "arguments"),
     [
