@@ -20,9 +20,10 @@ Keys of a `[[rule]]`:
   interfaces, where it can look at these besides), `sockets`, `as_root` (also for an ordinary
   account's script), `as_script` (as root for a script of root's, which is nobody otherwise),
   `groups` (which nobody then gets), `shows` (what it may not look up itself: socket owners, kernel
-  log, user limits, disks, all mounts, filesystems once), `insert` (words put before its
-  arguments), `seconds`, `output_bytes`, and `paths`: its words are paths, made absolute since it
-  runs in `/`.
+  log, user limits, disks, all mounts, filesystems once), `owners`
+  (shown: it prints whose something is; sought: it looks for what is somebody's), `insert` (words
+  put before its arguments), `seconds`, `output_bytes`, and `paths`: its words are paths, made
+  absolute since it runs in `/`.
 - How a recorded command answers and is applied: `exit_status`, `stdout`, `stdin`, `seconds`,
   `undo` (`again`: the same command once more makes up for it, after files are restored), `inverse`
   (verbs, each with the one that makes up for it in its place, before files are restored; where no
@@ -74,6 +75,7 @@ class _Entry:
     as_script: bool = False
     groups: tuple[str, ...] = ()
     shows: tuple[str, ...] = ()
+    owners: str = ""
     insert: str = ""
     exit_status: int = 0
     stdout: str = ""
@@ -162,6 +164,7 @@ class ProgramRule:
             as_root=entry.as_root or (entry.as_script and call.as_root),
             groups=entry.groups,
             shows=entry.shows,
+            owners=entry.owners,
             seconds=entry.seconds or Observation.seconds,
             output_bytes=entry.output_bytes,
         )
@@ -339,6 +342,8 @@ def _compiled(entry: _Entry) -> ProgramRule:
         raise ValueError("inverse is of verbs, and no rule has both it and undo")
     if not set(entry.shows) <= _SHOWN:
         raise ValueError(f"shows: one of {', '.join(sorted(_SHOWN))}")
+    if entry.owners not in ("", "shown", "sought"):
+        raise ValueError("owners are shown or sought")
     if entry.identity not in ("", "root", "user"):
         raise ValueError("identity is root or user")
     return ProgramRule(

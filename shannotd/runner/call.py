@@ -14,7 +14,7 @@ import stat
 from dataclasses import dataclass, replace
 from typing import Callable, Dict, FrozenSet, Optional, Tuple
 
-from shannotd.runner import identity, observe
+from shannotd.runner import identity, observe_environment
 from shannotd.runner.caller import MAX_UNSENT_BYTES, Caller, Claim, Refused
 from shannotd.runner.decisions import Decisions, Recording, Verdict
 from shannotd.runner.frames import Closed, Header, RunnerError
@@ -307,7 +307,7 @@ class Call:
 
     def _record_observed(self, exit_status: int) -> None:
         assert self._claim is not None
-        environment = observe.environment(self._claim.environment)
+        environment = observe_environment.environment(self._claim.environment)
         try:
             step = self._step("observe", exit_status, environment, (), hashed=True)
         except OSError:  # It may be executed but not read.

@@ -47,6 +47,7 @@ class Verdict:
             as_root=how["as_root"],
             groups=tuple(how["groups"]),
             shows=tuple(how["shows"]),
+            owners=how["owners"],
             claimed=claimed,
             seconds=how["seconds"],
             output_bytes=how["output_bytes"],

@@ -35,7 +35,7 @@ Dry run. The daemon sends one frame, then may send {op: "cancel"} and answers ea
                           are not of `always`, too, are asked about; what is left out of hide,
                           scratch, deny, inside and always is as usual)
     {op: "verdict", call: int, decision: "contain"|"observe"|"review"|"deny", rule, reason, risk,
-     observation: {program, argv, net, sockets, as_root, groups, shows, seconds,
+     observation: {program, argv, net, sockets, as_root, groups, shows, owners, seconds,
          output_bytes}|null,
      recording: {exit_status, stdout, stdin, undo, seconds}|null}
 

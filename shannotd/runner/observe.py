@@ -18,7 +18,6 @@ from __future__ import annotations
 import fcntl
 import grp
 import os
-import re
 import select
 import signal
 import socket
@@ -30,8 +29,8 @@ from typing import Callable, Dict, Iterator, Mapping, Optional, Sequence, Set, T
 from shannotd.runner import (
     identity,
     kernel,
+    observe_environment,
     observe_process,
-    observe_run,
     observe_shown,
     observe_tables,
     sandbox,
@@ -51,26 +50,12 @@ _NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID
 _CHUNK = 65536
 _NOBODY = Identity("nobody", 65534, 65534, (), identity.UMASK)
 
-_BASE = {
-    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-    "LANG": "C.UTF-8",
-    "HOME": "/nonexistent",
-    "TMPDIR": observe_run.TEMPORARY,
-}
-_LOCALE = r"[A-Za-z_]{1,16}(\.[A-Za-z0-9-]{1,16})?"
-# What a script may say of how it wants to be answered: never a path, nothing to be looked up but
-# names of the host's own locales, zones and terminals.
-_ALLOWED = {
-    "LANG": _LOCALE,
-    **dict.fromkeys(("LC_ALL", "LC_COLLATE", "LC_CTYPE", "LC_MESSAGES", "LC_TIME"), _LOCALE),
-    "TZ": r"[A-Za-z][A-Za-z0-9_+-]{0,31}(/[A-Za-z][A-Za-z0-9_+-]{0,31}){0,2}",
-    "TERM": r"[A-Za-z0-9][A-Za-z0-9+-]{0,31}",
-    "COLUMNS": r"[0-9]{1,5}",
-    "LINES": r"[0-9]{1,5}",
-    "NO_COLOR": r"[0-9a-z]{0,8}",
-    "BLOCK_SIZE": r"[0-9A-Za-z']{1,16}",
-    "POSIXLY_CORRECT": r"[0-9a-z]{0,8}",
-}
+# What an ordinary user's program prints of others, and what then is said of it.
+_UNKNOWN = b"nobody"
+_NOTE = (
+    b"shannot: without root's means no account but your own is known here: "
+    b"others are nobody, and not found by name\n"
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +69,8 @@ class Observation:
     none; `groups` names of those that nobody gets; `shows` names of what it is shown besides
     (observe_shown.py); `seconds` and `output_bytes` (of each stream) limit it; `caller` is the
     process in whose place it runs, which it does not see beside itself. Where outputs are `merged`
-    all it prints is its standard output, in the order of its printing.
+    all it prints is its standard output, in the order of its printing. `owners` are shown where
+    it prints whose something is, sought where it looks for what belongs to an account.
     """
 
     program: str
@@ -101,6 +87,7 @@ class Observation:
     output_bytes: int = 1 << 20
     caller: Optional[int] = None
     merged: bool = False
+    owners: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,16 +118,6 @@ def prepare() -> None:
 @lru_cache(maxsize=len(seccomp.REACHES))
 def _filter(reach: str) -> bytes:
     return seccomp.compile_observe_filter(reach)
-
-
-def environment(claimed: Mapping[str, str]) -> Dict[str, str]:
-    """The fixed environment of observed programs and the harmless part of a script's own."""
-    taken = {
-        name: claimed[name]
-        for name, pattern in _ALLOWED.items()
-        if name in claimed and re.fullmatch(pattern, claimed[name])
-    }
-    return {**_BASE, **taken}
 
 
 def observe(
@@ -180,11 +157,35 @@ def _observe(
     if settings.builder == sandbox.ONE_UID:
         flags |= kernel.CLONE_NEWUSER
     started = time.monotonic()
+    noting = _Noting(output, request.owners)
     run = _Run(order, flags)
     try:
-        return run.follow(request, output, started, cancel)
+        observed = run.follow(request, noting, started, cancel)
     finally:
         run.close()
+    if settings.builder == sandbox.ONE_UID and noting.is_needed:
+        noting.tell("stdout" if request.merged else "stderr")
+    return observed
+
+
+class _Noting:
+    """An `Output` that finds out whether something is to be said of what is printed."""
+
+    def __init__(self, output: Output, owners: str) -> None:
+        self.is_needed = owners == "sought"
+        self._shown = owners == "shown"
+        self._output = output
+
+    def __call__(self, stream: str, data: bytes) -> None:
+        self.is_needed = self.is_needed or (self._shown and _UNKNOWN in data)
+        self._output(stream, data)
+
+    def tell(self, stream: str) -> None:
+        """Say it, if anybody still reads."""
+        try:
+            self._output(stream, _NOTE)
+        except (BrokenPipeError, TimeoutError):
+            pass
 
 
 def _order(
@@ -195,7 +196,7 @@ def _order(
     :raises RunnerError: the request is none that can be served.
     """
     reason = None
-    environ = environment(request.claimed)
+    environ = observe_environment.environment(request.claimed)
     words = [request.program, *request.argv, *environ.values(), *request.sockets]
     if not request.program.startswith("/") or not request.argv:
         reason = "an observed program needs an absolute path and its own name"

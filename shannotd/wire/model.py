@@ -91,7 +91,8 @@ class Observation:
     `net` is `none`, `host` or `interfaces`, `sockets` are the host's sockets that it may reach,
     `as_root` says that a root runner does not drop to another account, `groups` are those of the
     host that a script of root's lends it otherwise, `shows` what it is shown that it may not look
-    up itself. `seconds` and `output_bytes` (of each stream) are its limits.
+    up itself. `owners` are `shown` where it prints whose something is, `sought` where it looks for
+    what belongs to an account. `seconds` and `output_bytes` (of each stream) are its limits.
     """
 
     program: str
@@ -101,6 +102,7 @@ class Observation:
     as_root: bool = False
     groups: tuple[str, ...] = ()
     shows: tuple[str, ...] = ()
+    owners: str = ""
     seconds: float = 30.0
     output_bytes: int = 1024 * 1024
 

@@ -84,6 +84,23 @@ def test_who_called_is_not_seen_beside_it(observer: ObserverProcess) -> None:
         assert observer.run(*argv, caller=shim.pid).exit_code == 1
 
 
+def test_an_ordinary_runner_says_what_it_cannot_tell(observer: ObserverProcess) -> None:
+    """In its user namespace every other account is nobody."""
+    note = "others are nobody"
+    ordinary = os.stat(f"/proc/{observer.process.pid}").st_uid != 0
+    own = str(observer.uid)
+    for argv, owners, expected in (
+        (["/usr/bin/ps", "-o", "user=", "-p", "1"], "shown", ordinary),
+        (["/usr/bin/ps", "-o", "pid=", "-p", "1"], "shown", False),
+        (["/usr/bin/pgrep", "-u", own], "sought", ordinary),
+        (["/bin/echo", "nobody"], "", False),
+    ):
+        seen = observer.run(*argv, owners=owners)
+        assert (note in seen.stderr) == expected, (argv, seen)
+    if not ordinary and observer.run_as is not None:
+        assert observer.run("/usr/bin/ps", "-o", "user=", "-p", "1").stdout == "root\n"
+
+
 def test_control_groups_and_names_are_the_hosts(observer: ObserverProcess) -> None:
     for path in ("/proc/1/cgroup", "/proc/self/cgroup", "/proc/sys/kernel/hostname"):
         assert observer.run("/bin/cat", path).stdout == observer.naive("/bin/cat", path).stdout

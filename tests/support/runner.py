@@ -244,6 +244,7 @@ def observe(call: dict[str, Any], **how: Any) -> dict[str, Any]:
         "as_root": False,
         "groups": [],
         "shows": [],
+        "owners": "",
         "seconds": 30.0,
         "output_bytes": 1 << 20,
     }
