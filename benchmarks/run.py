@@ -18,7 +18,7 @@ if __name__ == "__main__":
     # The repository, in place of this directory, whose modules belong to the package.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks import applying, crowd, many_files, memory, small_scripts
+from benchmarks import applying, commands, crowd, many_files, memory, small_scripts
 from benchmarks.bench import Bench, open_bench
 from benchmarks.figures import Row
 from benchmarks.report import PAGE, notes, page, table
@@ -29,6 +29,7 @@ MEASUREMENTS: dict[str, Callable[[Bench, int], Iterator[Row]]] = {
     "memory": memory.measure,
     "small": small_scripts.measure,
     "crowd": crowd.measure,
+    "commands": commands.measure,
     "files": many_files.measure,
     "apply": applying.measure,
 }

@@ -60,19 +60,33 @@ def asked_names() -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(inside), frozenset(always)
 
 
-def deny_names(profile: Profile) -> frozenset[str]:
-    """The names of programs, some with `*` or `?`, of which `decide` must be asked at every start,
-    wherever they are. A start counts by the name of the path that was executed and by that of the
-    file that it leads to."""
+def deniable(profile: Profile) -> dict[str, str]:
+    """The programs of which `decide` may deny a start, wherever they are: their names, some with
+    `*` or `?`, and letters.
+
+    A start counts by the name of the path that was executed and by that of the file that it leads
+    to. With letters, only a start can be denied that has one of them among its options: in an
+    argument that begins with one dash, or as the first of one that begins with two, be it small
+    or large there. Without (""), any may be.
+    """
     rules = program_rules()
-    named = {
-        posixpath.basename(program)
-        for rule in rules.rules
-        if rule.decision is Decision.DENY
-        for program in rule.programs
-    }
-    named.update(posixpath.basename(entry.program) for entry in _patterns(profile.always_deny))
-    return frozenset(named) | rules.applets
+    found: dict[str, str] = dict.fromkeys(rules.applets, "")
+
+    def add(program: str, letters: str) -> None:
+        name = posixpath.basename(program)
+        known = found.get(name)
+        any_call = not letters or known == "" or "*" in name or "?" in name
+        # A program that starts another is denied where that one is.
+        any_call = any_call or name in rules.wrappers
+        found[name] = "" if any_call else "".join(sorted({*letters, *(known or "")}))
+
+    for rule in rules.rules:
+        if rule.decision is Decision.DENY:
+            for program in rule.programs:
+                add(program, rule.letters)
+    for entry in _patterns(profile.always_deny):
+        add(entry.program, entry.arguments.letters)
+    return found
 
 
 @functools.lru_cache(maxsize=256)

@@ -73,6 +73,16 @@ class ArgumentPattern:
         )
 
     @property
+    def letters(self) -> str:
+        """Letters of which one is among the options of every call that `covers` says yes to: in
+        a cluster of short ones, or the first of a long one. None ("") where it needs no option."""
+        for word in self.words:
+            if word.startswith("-") and word not in ("-", "--"):
+                first = word.lstrip("-")[:1]
+                return _SYNONYMS.get(first, first)
+        return ""
+
+    @property
     def is_all(self) -> bool:
         """Whether it stands for all calls of its program."""
         return not self.words

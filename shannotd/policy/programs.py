@@ -145,6 +145,13 @@ class ProgramRule:
         """Whether it is only for calls all of which is known."""
         return self.decision in (Decision.CONTAIN, Decision.OBSERVE) or self.reads
 
+    @property
+    def letters(self) -> str:
+        """Of a rule that restrains: letters of which one is among the options of every call that
+        it is for (see `ArgumentPattern.letters`); none where there need be no option."""
+        letters = [pattern.letters for pattern in self._when]
+        return "" if self._entry.verbs or not all(letters) else "".join(letters)
+
     def holds(self, name: str, arguments: Sequence[str], call: ProgramCall) -> bool:
         """Whether the rule is for this call, of one of its programs under the name `name`."""
         if self._entry.identity and (self._entry.identity == "root") != call.as_root:

@@ -99,8 +99,7 @@ class Call:
                 os.close(descriptor)
         self._stdin = self._pipe = None
         if self._observer is not None:
-            self._desk.loop.remove(self._observer.fileno())
-            self._observer.close()
+            self._observer.close(self._desk.loop)
             self._observer = None
 
     # The shim

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 from typing import Dict, FrozenSet
 
 from shannotd.runner import filesystem
@@ -43,7 +42,7 @@ def found_to_lack(directory: int) -> FrozenSet[int]:
 
     :raises OSError: it cannot be tried here: not writable, no space.
     """
-    prefix = f"{TEMPORARY}{secrets.token_hex(8)}-"
+    prefix = f"{TEMPORARY}{os.urandom(8).hex()}-"
     names = [prefix + str(number) for number in range(3)]
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     lacking = set()

@@ -29,7 +29,7 @@ Dry run. The daemon sends one frame, then may send {op: "cancel"} and answers ea
      environment: {str: str},
      limits: {wall_seconds, output_bytes, written_bytes, processes, memory_bytes, open_files,
               steps, calls},
-     hide: [glob], scratch: [glob], deny: [name], inside: [name], always: [name],
+     hide: [glob], scratch: [glob], deny: [[name, letters]], inside: [name], always: [name],
      policy_version, on_failure}                                       payload: script + stdin
                          (of the programs of the directories on PATH, all but those of `inside` that
                           are not of `always`, too, are asked about; what is left out of hide,

@@ -13,7 +13,6 @@ sandbox or applies a plan, so that a daemon that was taken over cannot widen it:
 
 from __future__ import annotations
 
-import configparser
 import hashlib
 import os
 import pwd
@@ -50,8 +49,6 @@ def read_floor(path: str = FLOOR_FILE) -> Floor:
     :raises RunnerError: the file is not root's alone, or is not valid (fail closed, P8).
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    # No section is the default of others: what stood there would be overlooked.
-    parser = configparser.ConfigParser(interpolation=None, default_section="")
     try:
         with open(path, encoding="utf-8", opener=lambda name, _: os.open(name, flags)) as file:
             status = os.fstat(file.fileno())
@@ -59,12 +56,24 @@ def read_floor(path: str = FLOOR_FILE) -> Floor:
                 raise RunnerError("config", path=path, reason="it is no regular file")
             if status.st_uid != 0 or stat.S_IMODE(status.st_mode) & 0o022:
                 raise RunnerError("config", path=path, reason="others than root may write it")
-            parser.read_file(file)
+            text = file.read()
     except FileNotFoundError:
         return Floor()
     except OSError as error:
         raise RunnerError("config", path=path, reason=error.strerror) from error
-    except (configparser.Error, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise RunnerError("config", path=path, reason=str(error)) from error
+    return _floor(path, text)
+
+
+def _floor(path: str, text: str) -> Floor:
+    import configparser  # where there is a file, the zygote has imported it for all
+
+    # No section is the default of others: what stood there would be overlooked.
+    parser = configparser.ConfigParser(interpolation=None, default_section="")
+    try:
+        parser.read_string(text, path)
+    except configparser.Error as error:
         raise RunnerError("config", path=path, reason=str(error)) from error
     known = {"identities": {"allowed"}, "paths": {"protected"}, "programs": {"protected"}}
     for section in parser.sections():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 from typing import Optional, Sequence, Union
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -100,7 +99,7 @@ _CLONE3, _CLOSE_RANGE, _PIDFD_GETFD = 435, 436, 438
 
 
 def _number(name: str) -> int:
-    machine = platform.machine()
+    machine = os.uname().machine
     if machine not in _NUMBERS:
         raise OSError(errno.ENOSYS, f"{name}: no system call number known for {machine}")
     return _NUMBERS[machine][name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Dict, Iterable
+from typing import Dict, Iterable, Optional, Sequence, Tuple
 
 _KEPT = 4096
 
@@ -31,6 +31,33 @@ class Names:
 
     def __bool__(self) -> bool:
         return bool(self._exact or self._patterns)
+
+
+class Denied:
+    """Programs of which policy may deny a start: their names, and letters of options.
+
+    With letters, only a start can be denied that has one of them among its options: in an argument
+    that begins with one dash, or as the first of one that begins with two. Without, any may be.
+    """
+
+    def __init__(self, named: Sequence[Tuple[str, str]]) -> None:
+        self._letters = {name: letters for name, letters in named if letters}
+        self._any = Names(name for name, letters in named if not letters)
+
+    def may_be(self, name: str, arguments: Optional[Sequence[str]]) -> bool:
+        """Whether this start may be denied; `arguments` is None where not all are known."""
+        if name in self._any:
+            return True
+        letters = self._letters.get(name)
+        if letters is None:
+            return False
+        return arguments is None or any(_has_option(each, letters) for each in arguments)
+
+
+def _has_option(argument: str, letters: str) -> bool:
+    if argument.startswith("--"):
+        return argument[2:3].lower() in set(letters.lower())
+    return argument.startswith("-") and not set(letters).isdisjoint(argument[1:])
 
 
 @dataclass(frozen=True)

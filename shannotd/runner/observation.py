@@ -9,6 +9,7 @@ from typing import NoReturn, Tuple
 
 from shannotd.runner import kernel
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
+from shannotd.runner.loop import Loop
 from shannotd.runner.observe import Observation, Output, observe
 from shannotd.runner.warm import Settings
 
@@ -49,10 +50,18 @@ class Observer:
         """Whether there is more to receive that poll does not tell of."""
         return self._channel.pending()
 
-    def close(self) -> None:
-        """End it and what it observes."""
+    def close(self, loop: Loop) -> None:
+        """End it and what it observes; it is reaped by `loop` when it has."""
+        loop.remove(self._channel.fileno())
         self._channel.close()
-        os.waitpid(self._pid, 0)
+        handle = os.pidfd_open(self._pid)
+
+        def reap(_: int) -> None:
+            os.waitpid(self._pid, 0)
+            loop.remove(handle)
+            os.close(handle)
+
+        loop.add(handle, reap)
 
 
 def _main(theirs: socket.socket, request: Observation, settings: Settings) -> NoReturn:
@@ -65,10 +74,15 @@ def _main(theirs: socket.socket, request: Observation, settings: Settings) -> No
             # Who called may stop to read: then nobody reads here.
             answers.limit_sending(math.ceil(request.seconds))
             try:
-                header = observe(request, _output(answers), settings, answers.fileno()).header()
+                observe(
+                    request,
+                    _output(answers),
+                    settings,
+                    answers.fileno(),
+                    ended=lambda observed: answers.send(observed.header()),
+                )
             except RunnerError as error:
-                header = error.header()
-            answers.send(header)
+                answers.send(error.header())
         status = 0
     except Closed:
         pass

@@ -126,23 +126,25 @@ def observe(
     settings: Settings,
     cancel: Optional[int] = None,
     floor: Optional[identity.Floor] = None,
+    ended: Callable[[Observed], None] = lambda observed: None,
 ) -> Observed:
     """Run a program of the host's over the host's own tree, read-only; how it ended.
 
     A program that cannot be executed exits with 126 or 127 and says so, as in a shell. When the
     `cancel` descriptor can be read or is hung up, it is stopped. `floor` is the host's own. What
-    cannot be built is tried again: directories of the host may have changed meanwhile.
+    cannot be built is tried again: directories of the host may have changed meanwhile. `ended` is
+    told how it ended as soon as it has: to take its namespaces apart takes longer.
 
     :raises RunnerError: nothing ran: `sandbox_unavailable`, `identity_refused`, `invalid_request`.
     """
     floor = floor or identity.read_floor()
     for _ in range(ATTEMPTS - 1):
         try:
-            return _observe(request, output, settings, cancel, floor)
+            return _observe(request, output, settings, cancel, floor, ended)
         except RunnerError as error:
             if error.code != "sandbox_unavailable":
                 raise
-    return _observe(request, output, settings, cancel, floor)
+    return _observe(request, output, settings, cancel, floor, ended)
 
 
 def _observe(
@@ -151,21 +153,19 @@ def _observe(
     settings: Settings,
     cancel: Optional[int],
     floor: identity.Floor,
+    ended: Callable[[Observed], None],
 ) -> Observed:
     order = _order(request, settings, floor)
     flags = _NAMESPACES if request.net != "none" else _NAMESPACES | kernel.CLONE_NEWNET
     if settings.builder == sandbox.ONE_UID:
         flags |= kernel.CLONE_NEWUSER
-    started = time.monotonic()
     noting = _Noting(output, request.owners)
-    run = _Run(order, flags)
-    try:
-        observed = run.follow(request, noting, started, cancel)
-    finally:
-        run.close()
-    if settings.builder == sandbox.ONE_UID and noting.is_needed:
-        noting.tell("stdout" if request.merged else "stderr")
-    return observed
+    with _Running(request, order, flags) as running:
+        observed = running.follow(noting, cancel)
+        if settings.builder == sandbox.ONE_UID and noting.is_needed:
+            noting.tell("stdout" if request.merged else "stderr")
+        ended(observed)
+        return observed
 
 
 class _Noting:
@@ -267,10 +267,12 @@ def _numbers(groups: Sequence[str]) -> Iterator[int]:
             continue
 
 
-class _Run:
+class _Running:
     """One running program, seen from outside; owns its init and its pipes."""
 
-    def __init__(self, order: observe_process.Order, flags: int) -> None:
+    def __init__(self, request: Observation, order: observe_process.Order, flags: int) -> None:
+        self._request = request
+        self._started = time.monotonic()
         pipes = os.pipe(), os.pipe()
         ours, theirs = socket.socketpair()
         try:
@@ -285,7 +287,7 @@ class _Run:
             _leave_for(theirs.detach(), pipes[0][1], pipes[0 if order.merged else 1][1])
             observe_process.main(Channel(socket.socket(fileno=3)), (4, 5), order)
         theirs.close()
-        self._alive = True
+        self._running = True
         self._channel = Channel(ours)
         self._streams: Dict[int, str] = {}
         for (reader, writer), name in zip(pipes, ("stdout", "stderr")):
@@ -298,6 +300,12 @@ class _Run:
         self._ending: Tuple[Optional[int], Optional[int]] = (None, signal.SIGKILL)
         self._builder = order.builder
 
+    def __enter__(self) -> _Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Kill and reap what is left."""
         kill(self._init)
@@ -306,10 +314,8 @@ class _Run:
         for descriptor in self._streams:
             os.close(descriptor)
 
-    def follow(
-        self, request: Observation, output: Output, started: float, cancel: Optional[int]
-    ) -> Observed:
-        """Copy what it prints until nothing of it is left; how it ended.
+    def follow(self, output: Output, cancel: Optional[int]) -> Observed:
+        """Copy what it prints until it has ended and nobody can print any more; how it ended.
 
         :raises RunnerError: it could not be started.
         """
@@ -318,9 +324,10 @@ class _Run:
             self._poll.register(descriptor, select.POLLIN)
         if cancel is not None:
             self._poll.register(cancel, select.POLLIN)
-        deadline = started + request.seconds
+        deadline = self._started + self._request.seconds
+        limit = self._request.output_bytes
         stopped: Optional[str] = None
-        while self._alive or self._streams:
+        while self._running or self._streams:
             wait = 0.0 if stopped else deadline - time.monotonic()
             reason = "wall_seconds" if wait <= 0 else None
             for descriptor, _ in self._poll.poll(None if stopped else max(0.0, wait * 1000)):
@@ -329,13 +336,13 @@ class _Run:
                 elif descriptor == cancel:
                     reason = "cancelled"
                     self._poll.unregister(descriptor)
-                elif not self._copy(descriptor, None if stopped else output, request.output_bytes):
+                elif not self._copy(descriptor, None if stopped else output, limit):
                     reason = "wall_seconds"
-            if reason is not None and stopped is None and self._alive:
+            if reason is not None and stopped is None and self._running:
                 stopped = reason
                 kill(self._init)
         exit_code, number = (None, None) if stopped else self._ending
-        duration = time.monotonic() - started
+        duration = time.monotonic() - self._started
         return Observed(exit_code, number, stopped, tuple(sorted(self._truncated)), duration)
 
     def _begin(self) -> None:
@@ -358,10 +365,12 @@ class _Run:
             event, _, _ = self._channel.receive()
         except Closed:
             self._poll.unregister(self._channel.fileno())
-            self._alive = False
+            self._running = False
             return
         if event["event"] == "error":
             raise RunnerError(event["code"], **event["details"])
+        # Whatever the program has left behind ends now, with the init.
+        self._running = False
         self._ending = (event["exit_code"], event["signal"])
 
     def _copy(self, descriptor: int, output: Optional[Output], limit: int) -> bool:

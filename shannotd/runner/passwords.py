@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import stat
 from dataclasses import dataclass, field
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -93,7 +92,7 @@ class Tokens:
     def _token(self, word: bytes) -> bytes:
         if len(word) < _MIN_PASSWORD_BYTES:
             return word
-        token = _MARK + secrets.token_hex(16).encode("ascii") + b"$"
+        token = _MARK + os.urandom(16).hex().encode("ascii") + b"$"
         return self.by_word.setdefault(word, token)
 
 

@@ -10,7 +10,6 @@ import atexit
 import gc
 import io
 import os
-import shutil
 import signal
 import site
 import sys
@@ -59,8 +58,15 @@ def is_this_interpreter(interpreter: List[str], search_path: str) -> bool:
     rest = interpreter[1:]
     if os.path.basename(program) == "env" and rest and not rest[0].startswith("-"):
         program, rest = rest[0], []
-        program = shutil.which(program, path=search_path) or program
+        program = _found(program, search_path) or program
     return not rest and os.path.realpath(program) == os.path.realpath(sys.executable)
+
+
+def _found(program: str, search_path: str) -> Optional[str]:
+    """Where the program of that name is on the path."""
+    paths = (os.path.join(directory, program) for directory in search_path.split(os.pathsep))
+    usable = (path for path in paths if os.path.isfile(path) and os.access(path, os.X_OK))
+    return next(usable, None)
 
 
 def run(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple, Union
 
@@ -70,10 +69,10 @@ def _key_at(path: str) -> bytes:
     try:
         return _read_key(path)
     except FileNotFoundError:
-        temporary = f"{path}.{secrets.token_hex(8)}"
+        temporary = f"{path}.{os.urandom(8).hex()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with open(os.open(temporary, flags, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
+            file.write(os.urandom(32))
             file.flush()
             os.fsync(file.fileno())
         try:

@@ -305,7 +305,10 @@ def refresh(plan: Blueprint) -> None:
     """
     flags = kernel.MS_REMOUNT | mounts.PROTECTED
     for overlay in plan.overlays:
-        if overlay.path not in plan.empty:
+        # What we copied to the stage is nobody else's to change.
+        copied = overlay.lower.startswith(mounts.STAGE + "/")
+        is_current = copied and not overlay.read_only
+        if overlay.path not in plan.empty and not is_current:
             wanted = flags | kernel.MS_RDONLY if overlay.read_only else flags
             try:
                 kernel.mount(None, overlay.path, None, wanted)

@@ -9,7 +9,6 @@ confine. Calls that a reviewer wants to know of go to a listener (notifier.py).
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import errno
 import os
 from typing import List, Sequence, Tuple
@@ -124,7 +123,7 @@ def load_library() -> ctypes.CDLL:
 
     :raises OSError: it is not installed.
     """
-    library = ctypes.CDLL(ctypes.util.find_library("seccomp") or "libseccomp.so.2")
+    library = ctypes.CDLL("libseccomp.so.2")  # of libseccomp 2, whatever its version
     library.seccomp_init.restype = ctypes.c_void_p
     library.seccomp_init.argtypes = [ctypes.c_uint32]
     library.seccomp_release.argtypes = [ctypes.c_void_p]

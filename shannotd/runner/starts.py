@@ -14,7 +14,7 @@ import shlex
 import stat
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 from shannotd.runner import filesystem, view
 from shannotd.runner.decisions import Decisions, Verdict
@@ -28,7 +28,7 @@ from shannotd.runner.executions import (
 )
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.interpreters import HEAD_BYTES, MAX_DEPTH, shebang
-from shannotd.runner.names import Asked, Names
+from shannotd.runner.names import Asked, Denied
 from shannotd.runner.notifier import Notifier, Waiting
 from shannotd.runner.plan import BlockedStep, CommandStep
 from shannotd.runner.resolution import Programs
@@ -94,12 +94,12 @@ class Starts:
         record: Callable[[CommandStep], None],
         *,
         asked: Asked,
-        denied: Names,
+        denied: Denied,
     ) -> None:
         """`tree` is the sandbox's, `shim` reads its shim; both are its own from now on.
 
         `record` takes denied commands. `asked` are the programs on PATH that policy decides about,
-        `denied` the names of those that it may deny wherever they are.
+        `denied` those that it may deny wherever they are.
         """
         self._notifier = notifier
         self._view = tree
@@ -189,12 +189,13 @@ class Starts:
         # What no path describes is found by its descriptor.
         path = named if named.startswith("/dev/fd/") else execution.path
         words: Tuple[str, ...] = ()
+        arguments = None if execution.cut else execution.argv[1:]
         for _ in range(MAX_DEPTH):
             seen = self._view.open(pid, path)
             if seen is None:
                 return None
             try:
-                found = self._look(execution.path if not words else path, seen)
+                found = self._look(execution.path if not words else path, seen, arguments)
                 interpreter = None if found is not None else self._interpreter(seen)
             except OSError:
                 return None
@@ -205,11 +206,12 @@ class Starts:
             if interpreter is None:
                 return None
             words = (*interpreter, named, *words[1:])
+            arguments = None  # it is given others
             named = interpreter[0]
             path = os.path.join(execution.cwd, named)
         return None
 
-    def _look(self, path: str, seen: int) -> Optional[Start]:
+    def _look(self, path: str, seen: int, arguments: Optional[Sequence[str]]) -> Optional[Start]:
         place = view.place(seen)
         names = os.path.basename(path), os.path.basename(place)
         if any(name in self._asked for name in names):
@@ -219,7 +221,7 @@ class Starts:
                 os.path.basename(one) in self._asked for one in (called, place)
             ):
                 return Start(called, place, asked=True)
-        if any(name in self._denied for name in names):
+        if any(self._denied.may_be(name, arguments) for name in names):
             return Start(os.path.normpath(path), place, asked=False)
         return None
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import platform
 import signal
 import time
 from dataclasses import dataclass
@@ -75,9 +74,9 @@ def turn(
 
     :raises OSError: it may not be traced, or does not stop.
     """
-    machine = _MACHINES.get(platform.machine())
+    machine = _MACHINES.get(os.uname().machine)
     if machine is None:
-        raise OSError(errno.ENOSYS, f"ptrace: no registers known for {platform.machine()}")
+        raise OSError(errno.ENOSYS, f"ptrace: no registers known for {os.uname().machine}")
     try:
         _ptrace(_SEIZE, pid)
         _ptrace(_INTERRUPT, pid)

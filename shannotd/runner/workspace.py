@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from dataclasses import dataclass, replace
 from typing import AbstractSet, Dict, Optional, Tuple
 
@@ -59,7 +58,7 @@ class Workspace:
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
         self.directories = Directories()
-        self.prefix = f"{TEMPORARY}{secrets.token_hex(8)}-"
+        self.prefix = f"{TEMPORARY}{os.urandom(8).hex()}-"
         # Directories whose mode was widened for the batch: by inode, path and mode before.
         self.widened: Dict[filesystem.Identity, Tuple[str, int]] = {}
         self._names = 0

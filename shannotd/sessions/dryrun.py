@@ -30,7 +30,7 @@ class Order:
     submission: Submission
     profile: Profile
     policy_version: str
-    deny: tuple[str, ...]
+    deny: tuple[tuple[str, str], ...]
     wall_seconds: float
 
 
@@ -147,7 +147,7 @@ class DryRun:
             raise self._lost("it ended the session without an exit status")
         return self._outcome(stopped=stopped, plan=plan if stopped is None else None)
 
-    def _own(self) -> dict[str, tuple[str, ...]]:
+    def _own(self) -> dict[str, object]:
         """What the runner has to be told beyond what is usual."""
         order, usual = self._order, self._runner.usual
         wanted = {

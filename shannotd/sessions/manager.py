@@ -14,7 +14,7 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 
 from shannotd.config import Config
-from shannotd.policy.commands import deny_names
+from shannotd.policy.commands import deniable
 from shannotd.policy.profiles import Profile, policy_version
 from shannotd.sessions.access import Caller, Role
 from shannotd.sessions.decisions import Decisions
@@ -50,12 +50,12 @@ class Policy:
 
     profile: Profile
     version: str
-    deny: tuple[str, ...]
+    deny: tuple[tuple[str, str], ...]
 
     @classmethod
     def of(cls, profile: Profile) -> Policy:
         """That of `profile`."""
-        return cls(profile, policy_version(profile), tuple(sorted(deny_names(profile))))
+        return cls(profile, policy_version(profile), tuple(sorted(deniable(profile).items())))
 
 
 class Sessions:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import posixpath
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shannotd.policy.commands import decide, deny_names
+from shannotd.policy.commands import decide, deniable
 from shannotd.policy.patterns import command_pattern
+from shannotd.policy.profiles import Profile
+from shannotd.runner.names import Denied
 from shannotd.wire.model import Decision, ProgramCall
 from tests.support.calls import DEFAULT, call, profile, verdict
 
@@ -192,10 +195,65 @@ def test_nothing_lowers_a_denial() -> None:
     assert verdict("rm -rf /", under).decision is Decision.DENY
 
 
-def test_deny_names_are_all_that_must_be_asked() -> None:
-    names = deny_names(profile(deny=("/usr/sbin/reboot", "mkfs*", "git push --force")))
-    assert {"rm", "chmod", "shannotctl", "busybox", "reboot", "mkfs*", "git"} <= names
-    assert "ls" not in names
+def test_what_may_be_denied_and_by_which_options() -> None:
+    denying = (
+        "/usr/sbin/reboot",
+        "mkfs*",
+        "git push --force",
+        "nice -n -20 *",
+        "tar -x *",
+        "tar c",
+    )
+    found = deniable(profile(deny=denying))
+    assert {name: found.get(name) for name in ("rm", "chmod", "shannotctl", "git", "ls")} == {
+        "rm": "Rnr",
+        "chmod": "Rr",
+        "shannotctl": "",
+        "git": "f",
+        "ls": None,
+    }
+    # Any call of it, of many programs, of what starts another, by one of two rules.
+    assert [found[name] for name in ("reboot", "mkfs*", "busybox", "nice", "tar")] == [""] * 5
+
+
+def is_asked(argv: list[str], under: Profile) -> bool:
+    """Whether a runner asks about a start of that program."""
+    return Denied(tuple(deniable(under).items())).may_be(argv[0], argv[1:])
+
+
+@pytest.mark.parametrize(("pattern", "text"), DENIED)
+def test_what_is_denied_is_asked_about(pattern: str, text: str) -> None:
+    one = call(text)
+    under = profile(deny=(pattern,))
+    name = posixpath.basename(one.path)
+    # Where it only starts the program that is denied, that one is asked about.
+    if decide(one, under).decision is Decision.DENY and name in deniable(under):
+        assert is_asked([name, *one.argv[1:]], under)
+
+
+WORDS = ["-", "--", "-r", "-fR", "-n5", "--rec", "--Recursive", "--no-pres", "-x=/", "/", "/etc"]
+
+
+@given(
+    st.sampled_from(["rm", "chmod", "find", "dd"]),
+    st.lists(st.one_of(st.sampled_from(WORDS), st.text("-rRnNxf=/ ", max_size=6)), max_size=5),
+)
+def test_whatever_can_be_denied_is_asked_about(name: str, arguments: list[str]) -> None:
+    under = profile(deny=("rm --one=/etc", "find * -exec *", "find -delete", "dd -Nx of=/*"))
+    argv = (name, *arguments)
+    one = ProgramCall(f"/usr/bin/{name}", f"/usr/bin/{name}", argv, "/", as_root=True)
+    if decide(one, under).decision is Decision.DENY:
+        assert is_asked(list(argv), under)
+
+
+@pytest.mark.parametrize(
+    "text", ["rm -f /etc/motd", "rm file", "rm -v -- -r", "chmod 644 file", "chmod -v a-r file"]
+)
+def test_everyday_calls_need_no_question(text: str) -> None:
+    argv = text.split()
+    asked = is_asked(argv, DEFAULT)
+    assert asked is ("--" in argv)  # that a word after it is no option, only policy knows
+    assert decide(call(text), DEFAULT).decision is not Decision.DENY
 
 
 # What writes, changes, signals, starts another program, reads a file that is named, reaches another

@@ -280,6 +280,25 @@ def test_a_program_without_a_shim_is_denied_at_its_start(bench: Bench) -> None:
     assert command["argv"] == ["shred", "-u", "x"]
 
 
+@pytest.mark.P1
+def test_only_starts_that_may_be_denied_are_asked_about(bench: Bench, place: Path) -> None:
+    asked: dict[tuple[str, ...], None] = {}  # once for each directory that the shell tries
+
+    def answer(call: dict[str, Any]) -> dict[str, Any]:
+        asked[tuple(call["argv"])] = None
+        return verdict("deny")
+
+    outcome = run(
+        bench,
+        "touch x y; shred -n 1 y; shred -u x; shred --rem x; echo $?",
+        deny=[("shred", "ur")],
+        cwd=place,
+        decide=decided(shred=answer),
+    )
+    assert outcome.stdout == b"126\n"
+    assert list(asked) == [("shred", "-u", "x"), ("shred", "--rem", "x")]
+
+
 # Standard input
 
 

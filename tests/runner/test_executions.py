@@ -27,7 +27,7 @@ from shannotd.runner.executions import (
     read_words,
 )
 from shannotd.runner.frames import Channel
-from shannotd.runner.names import Asked, Names
+from shannotd.runner.names import Asked, Denied, Names
 from shannotd.runner.notifier import Notifier, Waiting
 from shannotd.runner.plan import CommandStep, Identity
 from shannotd.runner.resolution import Programs
@@ -90,7 +90,7 @@ class Filtered:
             self.policy,
             self.denied.append,
             asked=Asked(Names("*")),
-            denied=Names(deny),
+            denied=Denied([(name, "") for name in deny]),
         )
 
     def on_start(self, waiting: Waiting) -> None:
@@ -245,6 +245,17 @@ def test_names_with_patterns() -> None:
     assert names and not Names([])
     asked = Asked(Names(["*"]), names)
     assert "rm" in asked and "ls" not in asked and "ls" in Asked()
+
+
+def test_only_starts_with_certain_options_may_be_denied() -> None:
+    denied = Denied([("rm", "rRn"), ("mkfs.*", ""), ("all", "")])
+    for arguments in (["-r"], ["-vfr", "x"], ["x", "--Recursive"], ["--no-preserve-root"]):
+        assert denied.may_be("rm", arguments)
+    for arguments in ([], ["-f", "r"], ["--force", "--", "-"], ["x", "--verbose=r"]):
+        assert not denied.may_be("rm", arguments)
+    assert denied.may_be("rm", None)  # some of which are not known
+    assert denied.may_be("all", []) and denied.may_be("mkfs.ext4", [])
+    assert not denied.may_be("ls", None)
 
 
 def test_a_flood_of_programs_is_counted() -> None:

@@ -103,7 +103,7 @@ class RunnerProcess:
         hide: Sequence[str] = (),
         scratch: Sequence[str] = ("/run/**",),
         shims: Sequence[str] = (),
-        deny: Sequence[str] = (),
+        deny: Sequence[str | tuple[str, str]] = (),
     ) -> tuple[str, Channel]:
         """Begin a dry run; the session's id and its job channel."""
         session = session or os.urandom(16).hex()
@@ -131,7 +131,7 @@ class RunnerProcess:
                 "scratch": list(scratch),
                 "inside": ["*"],
                 "always": list(shims),
-                "deny": list(deny),
+                "deny": [[each, ""] if isinstance(each, str) else each for each in deny],
                 "policy_version": "test",
                 "on_failure": "rollback",
             },
