@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 PYTEST_WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup
 
-.PHONY: setup demo test test-long test-machine lint format bench coverage clean
+.PHONY: setup demo test test-long test-apply-long test-machine lint format bench coverage clean
 
 setup: $(STAMP)
 
@@ -22,6 +22,12 @@ test: $(STAMP)
 
 test-long: $(STAMP)
 	$(PYTEST) -m long --timeout 14400 tests
+
+# Applying alone, for hours: any script (so many of each kind), and each fault at each system call.
+EXAMPLES ?= 20000
+test-apply-long: $(STAMP)
+	SHANNOT_EXAMPLES=$(EXAMPLES) $(PYTEST) -m long --timeout 86400 tests/runner/test_any_script.py \
+		tests/runner/test_faults.py tests/runner/test_swaps.py tests/runner/test_power.py
 
 # Limits by control groups, in an emulated machine with a kernel and a systemd of its own.
 test-machine:

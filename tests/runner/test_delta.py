@@ -18,7 +18,8 @@ from shannotd.runner.tree import HASHED_BYTES
 from tests.runner import overlays
 from tests.runner.overlays import Recording, file_steps
 from tests.support.accounts import is_root
-from tests.support.phases import Phase, perform, record_phases
+from tests.support.operations import Operation, Phase, perform
+from tests.support.phases import record_phases
 
 pytestmark = pytest.mark.P2
 roots = pytest.mark.skipif(not is_root(), reason="makes mounts")
@@ -163,6 +164,17 @@ def test_what_was_told_once_is_not_told_again() -> None:
     assert recordings[1].steps == ()
     (step,) = file_steps(recordings[2])
     assert step.change == "metadata"
+
+
+@roots
+@pytest.mark.parametrize("change", [("chmod", "a", 0o600), ("rename", "a", "new")])
+def test_a_time_that_nobody_changed_is_not_told(change: Operation) -> None:
+    """Files of the host are older than the script, as those are whose time it set."""
+    with twins() as top:
+        perform(str(top / "host"), [("age-all",)])
+        first, second = record_phases(top, [[change], []], overlays.ourselves())
+    assert len(file_steps(first)) == 1
+    assert second.steps == ()
 
 
 @roots

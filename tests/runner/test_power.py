@@ -16,9 +16,6 @@ from tests.support.power import Kept
 from tests.support.truth import check_told, files_told
 
 pytestmark = [
-    # A run that is killed leaves a disk of which nobody answers for, until its connection is
-    # aborted (/sys/fs/fuse/connections): nothing for a machine on which others work.
-    pytest.mark.long,
     pytest.mark.P3,
     pytest.mark.P4,
     pytest.mark.skipif(not is_root(), reason="mounts images"),
@@ -72,26 +69,46 @@ def check_all(bed: Bed, kept: Kept, cuts: Sequence[int]) -> None:
     power.namespaced(work)
 
 
+# Of so many writes one is tried, other than in a long run.
+EACH = 3
+
+
 @pytest.mark.parametrize("share", range(SHARES))
 def test_after_any_write(bed: Bed, quiet: Kept, share: int) -> None:
-    check_all(bed, quiet, range(share, len(quiet.log) + 1, SHARES))
+    check_all(bed, quiet, range(share, len(quiet.log) + 1, SHARES * EACH))
 
 
 @pytest.mark.parametrize("share", range(SHARES))
 def test_when_names_are_on_the_disk_and_data_is_not(bed: Bed, busy: Kept, share: int) -> None:
-    check_all(bed, busy, busy.commits[share::SHARES])
+    check_all(bed, busy, busy.commits[share :: SHARES * EACH])
 
 
 @pytest.mark.parametrize("seed", range(SHARES))
 def test_when_the_disk_loses_its_cache(bed: Bed, busy: Kept, seed: int) -> None:
+    check_lost(bed, busy, seed)
+
+
+def check_lost(bed: Bed, kept: Kept, seed: int) -> None:
+    """After some writes, with the cache of the disk lost."""
+
     def work() -> None:
         chance = random.Random(seed)
-        for _ in range(20):
-            count = chance.randrange(len(busy.log) + 1)
-            image = busy.cut_with_cache_lost(count, chance)
-            check(bed, image, busy.batches(count))
+        for _ in range(10):
+            count = chance.randrange(len(kept.log) + 1)
+            image = kept.cut_with_cache_lost(count, chance)
+            check(bed, image, kept.batches(count))
 
     power.namespaced(work)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_after_every_write(bed: Bed, quiet: Kept, busy: Kept) -> None:
+    for kept in (quiet, busy):
+        for first in range(0, len(kept.log) + 1, 50):
+            check_all(bed, kept, range(first, min(first + 50, len(kept.log) + 1)))
+    for seed in range(200):
+        check_lost(bed, quiet if seed % 2 else busy, seed)
 
 
 @pytest.mark.parametrize("committing", [False, True])

@@ -25,7 +25,7 @@ from tests.support.accounts import is_root
 from tests.support.applying import Applying, Forked, applying
 from tests.support.faults import Recorder, Supervised
 from tests.support.mixed import Bed
-from tests.support.phases import Phase
+from tests.support.operations import Phase
 from tests.support.syscalls import Held
 from tests.support.truth import check_told
 

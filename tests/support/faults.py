@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import select
 import signal
 import socket
@@ -20,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from shannotd.runner import kernel
 from tests.support import syscalls
 from tests.support.syscalls import Held
 
@@ -28,9 +28,6 @@ Decide = Callable[[int, Held], None]
 # The same for one call.
 Answer = Callable[[Held], None]
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EXDEV, errno.EBUSY)
-
-
-_OF_PROCESSES = re.compile(r"/proc/[0-9]")
 
 
 @dataclass(frozen=True)
@@ -46,30 +43,27 @@ class Call:
 
 
 class Supervised:
-    """A forked process that does `work`; `decide` answers its calls, from a thread of ours."""
+    """A forked process that does `work`; `decide` answers its calls, from a thread of ours.
+
+    It is alone with what it starts in a pid namespace, so that what it does is not another thing
+    each time that it looks at all processes. Root's privilege.
+    """
 
     def __init__(self, work: Callable[[], None], decide: Decide, program: bytes) -> None:
         ours, theirs = socket.socketpair()
-        self.pid = os.fork()
-        if self.pid == 0:
-            status = 1
+        self._init = kernel.clone(kernel.CLONE_NEWPID | kernel.CLONE_NEWNS)
+        if self._init == 0:
             try:
-                os.setsid()
                 ours.close()
-                listener = syscalls.install(program)
-                socket.send_fds(theirs, [b"x"], [listener])
-                os.close(listener)
-                theirs.close()
-                work()
-                status = 0
-            except BaseException:
-                traceback.print_exc()
+                _be_init(lambda: _be_supervised(work, theirs, program))
             finally:
-                os._exit(status)
+                os._exit(1)
         theirs.close()
         with ours:
             _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
         (self._listener,) = descriptors
+        children = Path(f"/proc/{self._init}/task/{self._init}/children").read_text()
+        self.pid = int(children.split()[0])
         syscalls.listen(self._listener)
         self._decide = decide
         self._failure: BaseException | None = None
@@ -79,11 +73,11 @@ class Supervised:
         self._thread.start()
 
     def finish(self) -> int:
-        """Wait for it and all that it started; its wait status.
+        """Wait for it and all that it started; a wait status.
 
         What `decide` raised is raised here.
         """
-        _, status = os.waitpid(self.pid, 0)
+        _, status = os.waitpid(self._init, 0)
         self._thread.join()
         os.close(self._listener)
         if self._failure is not None:
@@ -100,9 +94,7 @@ class Supervised:
             held = syscalls.receive(self._listener)
             if held is None:
                 continue
-            # How many processes there are to look at is another matter each time.
-            of_others = _OF_PROCESSES.match(held.path) is not None
-            if self._failure is not None or of_others or not self._is_own(held.pid):
+            if self._failure is not None or not self._is_own(held.pid):
                 held.go()
                 continue
             number = self._count
@@ -122,6 +114,37 @@ class Supervised:
                 return False
             self._own[pid] = f"\nTgid:\t{self.pid}\n" in status
         return self._own[pid]
+
+
+def _be_supervised(work: Callable[[], None], answer: socket.socket, program: bytes) -> None:
+    os.setsid()
+    listener = syscalls.install(program)
+    socket.send_fds(answer, [b"x"], [listener])
+    os.close(listener)
+    answer.close()
+    work()
+
+
+def _be_init(main: Callable[[], None]) -> None:
+    """Do `main` in a child, and end when no process of the namespace is left."""
+    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
+    kernel.mount("proc", "/proc", "proc", 0)
+    if os.fork() == 0:
+        status = 1
+        try:
+            main()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    # What others hold to see that a process is gone must go with it: as the other end of channels.
+    kernel.close_range(3)
+    while True:
+        try:
+            os.wait()
+        except ChildProcessError:
+            os._exit(0)
 
 
 @contextmanager

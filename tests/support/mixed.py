@@ -16,7 +16,8 @@ from shannotd.runner.workspace import TEMPORARY
 from tests.runner import overlays
 from tests.runner.overlays import Snapshot
 from tests.support.applying import shell
-from tests.support.phases import Phase, perform, record_phases
+from tests.support.operations import Phase, perform
+from tests.support.phases import record_phases
 
 LAYOUT: Phase = [
     ("mkdir", "d"),
