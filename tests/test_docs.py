@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from scripts.error_page import PAGE, error_page
 from shannotctl.cli.outcome import STATUSES
 from shannotctl.cli.program import VERBS
+from shannotd.policy.profiles import Limits, Profile
 from tests.support.embedded import Home, temporary_home
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -143,3 +145,10 @@ def test_the_version_is_one_and_the_same() -> None:
     assert f"## {project['version']}" in changes
     for manual in MANUALS:
         assert f'"shannot {project["version"]}"' in manual.read_text(encoding="utf-8")
+
+
+def test_every_key_of_a_profile_is_on_its_page() -> None:
+    page = (REPOSITORY / "docs" / "profiles.md").read_text(encoding="utf-8")
+    keys = {entry.name for model in (Profile, Limits) for entry in fields(model)}
+    missing = [key for key in keys - {"name", "limits"} if f"`{key}`" not in page]
+    assert not missing

@@ -81,6 +81,9 @@ def command_details(step: Step, identity: str, view: View, style: Style) -> Iter
         digest = f" (sha256 {step.program_sha256})" if step.program_sha256 else ""
         link = f"{step.link}, a link to " if step.link is not None else ""
         yield from _detail("program", link + step.program + digest, style)
+    if step.runs:
+        for one in step.interpreters:
+            yield from _detail("run by", f"{one.path} (sha256 {one.sha256})", style)
     if step.assumed:
         text = "the script may have read its output, of which it was told only what the rule says"
         yield from _detail("assumed", text, style, role="warning")
@@ -117,6 +120,10 @@ def _circumstances(step: Step, identity: str) -> str:
         parts.append(f"exit status {exit_status} assumed")
         if step.seconds is not None:
             parts.append(f"for {duration(step.seconds)} at most")
+        if step.memory_bytes is not None:
+            parts.append(f"with {size(step.memory_bytes)} of memory at most")
+        if step.processes is not None:
+            parts.append(f"with {number(step.processes, 'process', 'processes')} at most")
     elif step.decision == Decision.OBSERVE:
         parts.append(f"ran in the dry run, exit status {exit_status}")
     else:

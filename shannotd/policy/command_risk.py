@@ -56,6 +56,19 @@ def _marks(step: Step, changes: _Changes, rules: RiskRules) -> Iterator[Finding]
     changed = None if step.program is None else changes.of_program(step.program)
     if changed is not None:
         yield Risk.DANGER, f"step {changed} of this plan changes the program itself"
+    for one in step.interpreters:
+        changed = changes.of_program(one.path)
+        if changed is not None:
+            words = f"step {changed} of this plan changes {visible(one.path)}, which runs it"
+            yield Risk.DANGER, words
+    loaded = changes.loaded_by(step)
+    if loaded:
+        path = min(loaded)
+        more = f", and {len(loaded) - 1} more" if len(loaded) > 1 else ""
+        yield (
+            Risk.DANGER,
+            f"step {loaded[path]} of this plan changes {visible(path)}, which it loads{more}",
+        )
     for path, number in changes.executables_in(step):
         yield (
             Risk.DANGER,
@@ -88,6 +101,7 @@ class _Changes:
         self._replaced: dict[str, int] = {}  # with all that was below it
         self._executables: dict[str, int] = {}
         self._scratch: dict[str, int] = {}
+        self._libraries: dict[str, dict[str, int]] = {}  # by their names
 
     def add(self, number: int, step: Step) -> None:
         """One more step."""
@@ -106,6 +120,9 @@ class _Changes:
         after = step.after
         if after is not None and after.type == "file" and (after.mode or 0) & _EXECUTABLE:
             self._executables[step.path] = number
+        name = posixpath.basename(step.path)
+        if after is not None and after.type != "absent" and ".so" in name:
+            self._libraries.setdefault(name, {})[step.path] = number
 
     def of_program(self, program: str) -> int | None:
         """The step that changes the file at `program`, or a directory in which it is."""
@@ -114,6 +131,17 @@ class _Changes:
         while found is None and path not in ("", "/"):
             path = posixpath.dirname(path)
             found = self._replaced.get(path)
+        return found
+
+    def loaded_by(self, step: Step) -> dict[str, int]:
+        """What its program loads when it starts that an earlier step changes, or makes: a library
+        of the name of one that it needs, wherever that is. With the numbers of those steps."""
+        found: dict[str, int] = {}
+        for path in step.loaded:
+            changed = self.of_program(path) if path.startswith("/") else None
+            if changed is not None:
+                found[merged(path)] = changed
+            found.update(self._libraries.get(posixpath.basename(path), {}))
         return found
 
     def executables_in(self, step: Step) -> Iterator[tuple[str, int]]:

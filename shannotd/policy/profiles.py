@@ -5,7 +5,8 @@ patterns as `shannotd.policy.globs` explains them; in the data and in overrides,
 for x in /root and in every home below /home.
 
 - What matches a `hide` pattern is masked in the sandbox, a directory with all that is in it.
-- What matches a `scratch` pattern is shown folded and is not applied.
+- What matches a `scratch` pattern is shown folded and is not applied, unless it matches an
+  `apply_scratch` pattern, too.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from shannotd.wire.decode import decode, encode
 
 ON_FAILURE = ("rollback", "keep")
 
+# A script does not see what the host has there.
+_FRESH = ("/run/", "/var/run/", "/dev/", "/proc/", "/sys/")
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ACCOUNT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}\$?")
@@ -38,7 +42,8 @@ class Limits:
 
     `wall_seconds` of time, `output_bytes` of standard output and as many of standard error,
     `written_bytes` of files, `processes` at once, `memory_bytes` of memory, `open_files` of
-    one process, `steps` of a plan.
+    one process, `steps` of a plan. `command_memory_bytes` and `command_processes` are those of a
+    command when the plan is applied; without them it has no such limit.
     """
 
     wall_seconds: float = 60.0
@@ -48,6 +53,8 @@ class Limits:
     memory_bytes: int = 2 * 1024 * 1024 * 1024
     open_files: int = 1024
     steps: int = 100_000
+    command_memory_bytes: int | None = None
+    command_processes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ class Profile:
     run_as: str | None = None
     hide: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
+    apply_scratch: tuple[str, ...] = ()
     limits: Limits = Limits()
     environment: Mapping[str, str] = field(default_factory=dict)
     approvals: int = 1
@@ -72,6 +80,11 @@ class Profile:
     on_failure: str = "rollback"
     auto_approve: tuple[str, ...] = ()
     always_deny: tuple[str, ...] = ()
+
+    @property
+    def folded(self) -> tuple[str, ...]:
+        """The patterns of scratch as a runner takes them, with `!` before each exception."""
+        return (*self.scratch, *(f"!{pattern}" for pattern in self.apply_scratch))
 
 
 def builtin_profiles() -> dict[str, Profile]:
@@ -97,7 +110,7 @@ def merge(profile: Profile, overrides: Mapping[str, object]) -> Profile:
             changed[key] = _merge_limits(profile.limits, _table(value, key))
         elif key == "environment":
             changed[key] = {**profile.environment, **_table(value, key)}
-        elif key in ("hide", "scratch"):
+        elif key in ("hide", "scratch", "apply_scratch"):
             changed[key] = _patterns(value, key)
     for name in ("hide", "scratch"):
         if f"{name}_add" in overrides:
@@ -214,7 +227,10 @@ def _checked(profile: Profile) -> Profile:
     )
     for entry in fields(Limits):
         value = getattr(profile.limits, entry.name)
-        _require(_positive(value), f"limits.{entry.name}", "must be above 0")
+        _require(value is None or _positive(value), f"limits.{entry.name}", "must be above 0")
+    for number, pattern in enumerate(profile.apply_scratch):
+        fresh = pattern.startswith(_FRESH)
+        _require(not fresh, f"apply_scratch[{number}]", "is in what a sandbox makes anew")
     for key, patterns in (
         ("auto_approve", profile.auto_approve),
         ("always_deny", profile.always_deny),

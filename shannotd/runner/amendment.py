@@ -13,7 +13,14 @@ from typing import AbstractSet, Callable, Dict, List, Mapping, Optional, Sequenc
 from shannotd.runner.dependents import Missed, Need, dependents
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.needed import runs
-from shannotd.runner.plan import CommandStep, FileState, FileStep, Plan, TreeSummary
+from shannotd.runner.plan import (
+    CommandStep,
+    FileState,
+    FileStep,
+    Interpreter,
+    Plan,
+    TreeSummary,
+)
 from shannotd.runner.world import Pieces, World, Written
 
 # The content of a file in a state, which consists of these pieces, with one more at its end.
@@ -115,8 +122,9 @@ class _Rewriting:
             places[origin] = len(steps)
             if isinstance(step, FileStep) and not step.scratch:
                 step = self._file(origin, len(steps), step)
-            elif runs(step):
+            elif isinstance(step, CommandStep) and runs(step):
                 commands.append(origin)
+                step = self._command(step)
             elif isinstance(step, CommandStep) and step.called_after is not None:
                 earlier = commands[: bisect_right(commands, step.called_after)]
                 step = replace(step, called_after=places[earlier[-1]] if earlier else None)
@@ -130,6 +138,17 @@ class _Rewriting:
             {places[edited]: index for edited, index in self._replaced.items()},
             self._renewed,
         )
+
+    def _command(self, step: CommandStep) -> CommandStep:
+        """The command, run by what edited steps leave where they wrote its interpreters."""
+        return replace(step, interpreters=tuple(map(self._interpreter, step.interpreters)))
+
+    def _interpreter(self, one: Interpreter) -> Interpreter:
+        place = self._world.find(one.path)
+        state = None if place.edit is None else self._world.state(place)
+        if state is None or state.sha256 is None:
+            return one
+        return replace(one, sha256=state.sha256)
 
     def _file(self, origin: int, index: int, step: FileStep) -> FileStep:
         """The step as it is to be at `index` of the new plan; it is at `origin` of the old."""

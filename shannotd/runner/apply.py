@@ -13,6 +13,8 @@ from typing import Dict, Mapping, Optional, Sequence, Tuple
 from shannotd.runner import checkpoints, permission, plan
 from shannotd.runner import identity as accounts
 from shannotd.runner.batch import Batch, Points, Setting
+from shannotd.runner.cgroups import Base
+from shannotd.runner.command_group import CommandGroup
 from shannotd.runner.commands import run_command
 from shannotd.runner.contents import AskedContents
 from shannotd.runner.frames import Channel, Closed, RunnerError
@@ -35,12 +37,14 @@ def serve(
     state: str,
     own: Sequence[str] = (),
     points: Optional[Points] = None,
+    base: Optional[Base] = None,
 ) -> None:
     """Apply the plan that comes over `channel`, and report there (see frames.py).
 
     `key` is what seals are made with; `state` the runner's directory, with the checkpoints and the
     memory of which sessions were applied; `own` are directories of the runner's and the daemon's,
-    which no plan changes; `points` what else is to happen on the way. Returns when all was
+    which no plan changes; `points` what else is to happen on the way; commands have a control group
+    below `base`. Returns when all was
     reported, or nobody listens any more. Signals that ask this process to end, it obeys between
     two steps.
     """
@@ -60,13 +64,18 @@ def serve(
                     # While this process sees the processes and directories of all accounts.
                     _tell_holders(found, orders)
                     protected = protected_paths(floor)
+                    group = CommandGroup.make(base) if _has_commands(found) else None
                     if os.geteuid() == 0:
                         permission.become(found.identity)
                     os.umask(found.identity.umask)
                     setting = Setting(
                         found.identity, checkpoint, points or Points(), stop, protected
                     )
-                    run(found, orders, setting, floor, turn)
+                    try:
+                        run(found, orders, setting, floor, turn, group)
+                    finally:
+                        if group is not None:
+                            group.close()
         except RunnerError as error:
             channel.send(error.header())
         except OSError as error:
@@ -91,7 +100,18 @@ def _tell_holders(found: Plan, orders: Orders) -> None:
         orders.hold({"event": "held", "index": index, "holders": listed})
 
 
-def run(found: Plan, orders: Orders, setting: Setting, floor: accounts.Floor, turn: Turn) -> None:
+def _has_commands(found: Plan) -> bool:
+    return any(isinstance(step, CommandStep) for part in parts(found) for _, step in part)
+
+
+def run(
+    found: Plan,
+    orders: Orders,
+    setting: Setting,
+    floor: accounts.Floor,
+    turn: Turn,
+    group: Optional[CommandGroup] = None,
+) -> None:
     """Apply `found` as this process: a batch of file steps, a command, the next batch, in order.
 
     The first failure is the last thing that is done, but for what is taken back then. Every step
@@ -106,7 +126,7 @@ def run(found: Plan, orders: Orders, setting: Setting, floor: accounts.Floor, tu
     with AskedContents(orders) as contents:
         for part in parts(found) if stopped is None else ():
             try:
-                _apply_part(part, contents, orders, setting, floor, turn)
+                _apply_part(part, contents, orders, setting, floor, turn, group)
             except RunnerError as error:
                 stopped = error
             except OSError as error:  # before a batch had begun, which would put back
@@ -175,6 +195,7 @@ def _apply_part(
     setting: Setting,
     floor: accounts.Floor,
     turn: Turn,
+    group: Optional[CommandGroup],
 ) -> None:
     orders.look()
     if orders.cancelled:
@@ -195,6 +216,7 @@ def _apply_part(
                 orders=orders,
                 journal=setting.checkpoint.journal,
                 held=(turn.descriptor,),
+                group=group,
             )
 
 

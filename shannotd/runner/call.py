@@ -7,20 +7,23 @@ comes later comes by the loop.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
 import stat
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, FrozenSet, Optional, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Mapping, Optional, Tuple
 
 from shannotd.runner import identity, observe_environment
 from shannotd.runner.caller import MAX_UNSENT_BYTES, Caller, Claim, Refused
 from shannotd.runner.decisions import Decisions, Recording, Verdict
 from shannotd.runner.frames import Closed, Header, RunnerError
+from shannotd.runner.interpreters import interpreters
+from shannotd.runner.libraries import loaded
 from shannotd.runner.loop import Loop
 from shannotd.runner.observation import Observer
-from shannotd.runner.plan import CommandStep, Identity, Input
+from shannotd.runner.plan import CommandStep, Identity, Input, Interpreter
 from shannotd.runner.record import Record
 from shannotd.runner.resolution import (
     MAX_INPUT_BYTES,
@@ -30,6 +33,7 @@ from shannotd.runner.resolution import (
     recorded_environment,
 )
 from shannotd.runner.starts import DENIED, Turned
+from shannotd.runner.view import View
 from shannotd.runner.warm import Settings
 
 TIMED_OUT = 124  # what timeout(1) answers for what took too long
@@ -42,20 +46,23 @@ _STREAMS = ("stdout", "stderr")
 class Desk:
     """What all calls of a session have in common.
 
-    `environment` is what its script started with, `outputs` the device and inode of the pipes that
-    it prints to, `proc_device` that of its /proc, `hide` the patterns of what nobody may see.
+    `tree` is its sandbox's, `environment` what its script started with, `outputs` the device and
+    inode of the pipes that it prints to, `proc_device` that of its /proc, `hide` the patterns of
+    what nobody may see, `limits` those of the job.
     """
 
     loop: Loop
     decisions: Decisions
     record: Record
     programs: Programs
+    tree: View
     settings: Settings
     identity: Identity
     environment: Dict[str, str]
     outputs: FrozenSet[Tuple[int, int]]
     proc_device: int
     hide: Tuple[str, ...]
+    limits: Mapping[str, Any]
 
 
 class Call:
@@ -221,6 +228,7 @@ class Call:
         )
         try:
             stdin = None if content is None else Input(*self._desk.record.keep(content))
+            interpreters = self._interpreters(environment)
             step = self._step("review", recording.exit_status, environment, changed, hashed=True)
         except OSError as error:
             self._deny(f"it cannot be told again: {error.strerror}")
@@ -233,11 +241,35 @@ class Call:
                 assumed=self._assumed,
                 undo=recording.undo,
                 seconds=recording.seconds,
+                memory_bytes=self._desk.limits.get("command_memory_bytes"),
+                processes=self._desk.limits.get("command_processes"),
+                interpreters=interpreters,
+                loaded=loaded(interpreters[-1].path if interpreters else step.program),
             )
         )
         if recording.stdout:
             self._send({"event": "output", "stream": "stdout"}, recording.stdout)
         self._answer({"event": "exit", "exit_code": recording.exit_status, "signal": None})
+
+    def _interpreters(self, environment: Dict[str, str]) -> Tuple[Interpreter, ...]:
+        """What runs the program, as the script has left that: so it is when the command's turn
+        comes.
+
+        :raises OSError: it cannot be read.
+        """
+        desk = self._desk
+
+        def look(path: str) -> Optional[int]:
+            return desk.tree.open(self._caller.process, path)
+
+        found = []
+        search = environment.get("PATH", "")
+        for path in interpreters(look, self._turned.program, self._turned.cwd, search):
+            looked = look(path)
+            if looked is None:
+                raise OSError(errno.ENOENT, f"nothing is at {path}")
+            found.append(Interpreter(path, desk.programs.hashed(looked)))
+        return tuple(found)
 
     # observe
 
@@ -260,22 +292,20 @@ class Call:
     def _on_observer(self, _: int) -> None:
         """What the observed program printed, or how it ended."""
         assert self._observer is not None
-        more = True
-        while more and self._observer is not None:
-            try:
-                event, payload = self._observer.receive()
-            except Closed:
-                self._fail_observation("what observed it was killed")
-                break
-            more = self._observer.pending()
-            if event["event"] == "error":
-                details = event["details"]
-                self._fail_observation(f"{details['reason']} {details.get('remedy', '')}".strip())
-            elif event["event"] == "output":
-                self._held[event["stream"]] += payload
-                self._send({"event": "output", "stream": event["stream"]}, payload)
-            else:
-                self._end_observation(event)
+        try:
+            event, payload = self._observer.receive()
+        except Closed:
+            event, payload = {"event": "lost"}, b""
+        if event["event"] == "lost":
+            self._fail_observation("what observed it was killed")
+        elif event["event"] == "error":
+            details = event["details"]
+            self._fail_observation(f"{details['reason']} {details.get('remedy', '')}".strip())
+        elif event["event"] == "output":
+            self._held[event["stream"]] += payload
+            self._send({"event": "output", "stream": event["stream"]}, payload)
+        else:
+            self._end_observation(event)
         self._arrange()
 
     def _end_observation(self, observed: Header) -> None:

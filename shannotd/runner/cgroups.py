@@ -1,10 +1,13 @@
-"""Control groups (version 2): one for each sandbox, to limit, freeze and kill it as a whole.
+"""Control groups (version 2): one for each sandbox, to limit, freeze and kill it as a whole, and
+one for the commands of each apply (command_group.py).
 
 What is said here of the kernel is from its admin-guide/cgroup-v2.
 
     base                    what the runner was given (delegated), else nothing is done at all
     |- shannot-runner       the runner, its zygote and supervisors, the daemon that started it
-    `- shannot-session-...  one sandbox; whoever made it holds a lock on it as long as it is used
+    |- shannot-session-...  one sandbox; whoever made it holds a lock on it as long as it is used
+    |- shannot-command-...  a command that is applied, likewise
+    `- shannot-left         what commands left running that ended by themselves
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from typing import Dict, FrozenSet, Optional, Set
 
 RUNNER = "shannot-runner"
 SESSION = "shannot-session-"
+COMMAND = "shannot-command-"
+LEFT = "shannot-left"
 CONTROLLERS = frozenset({"memory", "pids", "cpu"})
 # Freezing and dying take a kernel microseconds; this is for a machine that swaps.
 PATIENCE_SECONDS = 10.0
@@ -78,9 +83,12 @@ def prospect(base: str) -> FrozenSet[str]:
 
 
 def sweep(base: Base) -> None:
-    """Remove the sandboxes' cgroups whose owner is gone, with whatever still runs in them."""
+    """Remove the cgroups of sandboxes and commands whose owner is gone, with whatever still runs in
+    them, and that of what was left behind if nothing is in it any more."""
     for name in os.listdir(base.path):
-        if name.startswith(SESSION):
+        if name == LEFT:
+            _remove_left(f"{base.path}/{name}")
+        if name.startswith((SESSION, COMMAND)):
             try:
                 abandoned = Cgroup(f"{base.path}/{name}", base.controllers)
             except OSError:
@@ -88,13 +96,48 @@ def sweep(base: Base) -> None:
             abandoned.remove()
 
 
-def create(base: Base) -> Cgroup:
-    """A new cgroup for one sandbox, without limits as yet.
+def keep_left(base: Base) -> int:
+    """A descriptor of the cgroup for what commands leave running, which stays while it is open.
+
+    :raises OSError: it cannot be made.
+    """
+    path = f"{base.path}/{LEFT}"
+    while True:
+        os.makedirs(path, mode=0o755, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # a sweep was there before
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        try:
+            os.stat("cgroup.procs", dir_fd=descriptor)
+            return descriptor
+        except OSError:
+            os.close(descriptor)  # so it was here
+
+
+def _remove_left(path: str) -> None:
+    """Remove it unless something is in it, or may come into it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rmdir(path)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def create(base: Base, prefix: str = SESSION) -> Cgroup:
+    """A new cgroup, without limits as yet, whose name begins with `prefix`.
 
     :raises OSError: it could not be made.
     """
     for attempt in range(_ATTEMPTS):
-        path = f"{base.path}/{SESSION}{os.urandom(8).hex()}"
+        path = f"{base.path}/{prefix}{os.urandom(8).hex()}"
         os.mkdir(path, 0o755)
         try:
             cgroup = Cgroup(path, base.controllers)
@@ -104,13 +147,13 @@ def create(base: Base) -> Cgroup:
                 raise
         else:
             break
-    if "memory" in base.controllers:
+    if prefix == SESSION and "memory" in base.controllers:
         cgroup.prepare()
     return cgroup
 
 
 class Cgroup:
-    """The cgroup of one sandbox; a descriptor of it, with a lock on it, is held until `remove`.
+    """A cgroup of one owner; a descriptor of it, with a lock on it, is held until `remove`.
 
     :raises OSError: there is none at `path` (any more), or it is another's.
     """
@@ -138,10 +181,10 @@ class Cgroup:
     def prepare(self) -> None:
         """What holds whatever the limits will be: nothing is swapped out, all die together."""
         try:
-            self._write("memory.swap.max", "0")
+            self.write("memory.swap.max", "0")
         except FileNotFoundError:
             pass  # the kernel does not account for swap
-        self._write("memory.oom.group", "1")
+        self.write("memory.oom.group", "1")
 
     def limit(self, memory_bytes: int, processes: int) -> None:
         """Bound what all in it together may use, as far as there are controllers.
@@ -152,9 +195,9 @@ class Cgroup:
         :raises OSError: a limit could not be set.
         """
         if "memory" in self._controllers:
-            self._write("memory.max", str(memory_bytes))
+            self.write("memory.max", str(memory_bytes))
         if "pids" in self._controllers:
-            self._write("pids.max", str(processes + 1))
+            self.write("pids.max", str(processes + 1))
 
     def exceeded(self) -> Optional[str]:
         """`memory_bytes` or `processes` where that limit was hit, else None."""
@@ -175,7 +218,7 @@ class Cgroup:
         :raises TimeoutError: something in it could not be stopped; all of it runs on.
         :raises OSError: it is gone.
         """
-        self._write("cgroup.freeze", "1")
+        self.write("cgroup.freeze", "1")
         try:
             self._await("frozen", 1)
         except TimeoutError:
@@ -187,14 +230,14 @@ class Cgroup:
 
         :raises OSError: it is gone.
         """
-        self._write("cgroup.freeze", "0")
+        self.write("cgroup.freeze", "0")
 
     def kill(self) -> None:
         """SIGKILL all in it at once, frozen or not (since Linux 5.14).
 
         :raises OSError: it is gone.
         """
-        self._write("cgroup.kill", "1")
+        self.write("cgroup.kill", "1")
 
     def remove(self) -> None:
         """Remove it, with whatever still runs in it, and let go of it."""
@@ -208,11 +251,16 @@ class Cgroup:
         finally:
             os.close(self._directory)
 
-    def _open(self, name: str, flags: int) -> int:
+    def open(self, name: str, flags: int) -> int:
+        """A descriptor of one of its files, the caller's."""
         return os.open(name, flags | os.O_CLOEXEC, dir_fd=self._directory)
 
-    def _write(self, name: str, text: str) -> None:
-        descriptor = self._open(name, os.O_WRONLY)
+    def write(self, name: str, text: str) -> None:
+        """Write to one of its files.
+
+        :raises OSError: naming it.
+        """
+        descriptor = self.open(name, os.O_WRONLY)
         try:
             os.write(descriptor, text.encode("ascii"))
         except OSError as error:
@@ -221,20 +269,20 @@ class Cgroup:
             os.close(descriptor)
 
     def _events(self, name: str) -> Dict[str, int]:
-        descriptor = self._open(name, os.O_RDONLY)
+        descriptor = self.open(name, os.O_RDONLY)
         try:
-            return _pairs(os.read(descriptor, 4096))
+            return pairs(os.read(descriptor, 4096))
         finally:
             os.close(descriptor)
 
     def _await(self, key: str, value: int) -> None:
         """Wait until `key` of cgroup.events is `value`: every change of it wakes who polls."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        descriptor = self._open("cgroup.events", os.O_RDONLY)
+        descriptor = self.open("cgroup.events", os.O_RDONLY)
         try:
             poll = select.poll()
             poll.register(descriptor, select.POLLPRI)
-            while _pairs(os.pread(descriptor, 4096, 0))[key] != value:
+            while pairs(os.pread(descriptor, 4096, 0))[key] != value:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise TimeoutError(0, f"{key} is not {value}", self.path)
@@ -302,8 +350,8 @@ def _named(file: str) -> FrozenSet[str]:
     return frozenset(_read(file).split()).intersection(CONTROLLERS)
 
 
-def _pairs(content: bytes) -> Dict[str, int]:
-    """A file of lines "name number"."""
+def pairs(content: bytes) -> Dict[str, int]:
+    """The content of a file of lines "name number"."""
     words = content.split()
     return {key.decode(): int(value) for key, value in zip(words[::2], words[1::2])}
 

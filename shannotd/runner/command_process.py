@@ -1,9 +1,10 @@
 """The processes of one command at apply: its keeper, and the program as the keeper's child.
 
-What a program leaves behind when it exits becomes the keeper's (PR_SET_CHILD_SUBREAPER), in
-whatever session it hides: so the keeper can end all of a command, and only of that one. A
-program that went well may leave a daemon behind; whose output somebody must go on reading, or
-SIGPIPE would end it: the keeper stays for that, and for nothing else.
+All that a program starts is in its control group, where it has one, and what it leaves behind
+when it exits becomes the keeper's (PR_SET_CHILD_SUBREAPER), in whatever session it hides: so the
+keeper can end all of a command, and only of that one. A program that ended by itself may leave a
+daemon behind; whose output somebody must go on reading, or SIGPIPE would end it: the keeper stays
+for that, and for nothing else.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import select
 import signal
 import socket
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from typing import Dict, List, NoReturn, Optional, Sequence, Tuple
 
 from shannotd.runner import kernel
+from shannotd.runner.command_group import CommandGroup
 from shannotd.runner.frames import Channel, Closed, Header
 
 # What a program gets to end by itself (SIGTERM) before everything of it is killed.
@@ -41,6 +44,9 @@ class Start:
     and `stdin` are descriptors too. `seconds` and `output_bytes` (of each stream) are limits. The
     identity and the umask are those of this process. The keeper has the descriptors `held` open
     until the program has ended.
+
+    `memory_bytes` and `processes` bound all that it starts together where it has a `group`, which
+    is nobody else's meanwhile; else memory is bounded for each process.
     """
 
     program: int
@@ -52,6 +58,9 @@ class Start:
     seconds: float
     output_bytes: int
     held: Tuple[int, ...] = ()
+    group: Optional[CommandGroup] = None
+    memory_bytes: Optional[int] = None
+    processes: Optional[int] = None
 
 
 def keep(start: Start) -> Channel:
@@ -59,8 +68,10 @@ def keep(start: Start) -> Channel:
 
         {event: "output", stream: "stdout"|"stderr"}  payload: bytes
         {event: "ended", exit_status: int|null, signal: int|null,
-         stopped: null|"seconds"|"output_bytes"|"cancelled", duration, truncated: [stream],
-         left: int}   (processes that it left behind; after `stopped` those that could not be ended)
+         stopped: null|"seconds"|"output_bytes"|"memory_bytes"|"cancelled", duration,
+         truncated: [stream], left: int, hindered: bool}
+            (`left`: processes that it left behind; after `stopped` those that could not be ended;
+             `hindered`: it could not start as many as it wanted)
         {event: "not_started", errno}
 
     {op: "stop"} ends the program; so does closing the channel.
@@ -84,13 +95,15 @@ def _keep(channel: Channel, start: Start) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-    _close_others((channel.fileno(), start.program, start.cwd, start.stdin, *start.held))
+    group = () if start.group is None else start.group.descriptors
+    _close_others((channel.fileno(), start.program, start.cwd, start.stdin, *start.held, *group))
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
     outputs = [os.pipe(), os.pipe()]
     result, report = os.pipe()
     started = time.monotonic()
+    hits = (0, 0) if start.group is None else start.group.hits()
     child = os.fork()
     if child == 0:
         _become(start, report, [write for _, write in outputs])
@@ -106,9 +119,9 @@ def _keep(channel: Channel, start: Start) -> None:
         _Stream(name, read, start.output_bytes)
         for name, (read, _) in zip(("stdout", "stderr"), outputs)
     ]
-    _Keeper(channel, child, streams, started, start.seconds).run()
+    _Keeper(channel, child, streams, started, start.seconds, start.group, hits).run()
     channel.close()
-    for descriptor in start.held:
+    for descriptor in (*start.held, *group):
         os.close(descriptor)
     # From here on nobody counts what is left; nothing of it shall become a zombie.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -118,6 +131,7 @@ def _keep(channel: Channel, start: Start) -> None:
 def _become(start: Start, report: int, outputs: Sequence[int]) -> NoReturn:
     """Become the program; its errno goes to `report` if it cannot be."""
     try:
+        _limit(start)
         os.setsid()
         # The keeper lives as long as the program: if it was killed nobody would limit it.
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -136,6 +150,19 @@ def _become(start: Start, report: int, outputs: Sequence[int]) -> NoReturn:
         os.write(report, str(errno.EINVAL).encode("ascii"))
     finally:
         os._exit(_NOT_STARTED)
+
+
+def _limit(start: Start) -> None:
+    """Bound this process, and all that comes of it.
+
+    :raises OSError: it cannot be.
+    """
+    group = start.group
+    if group is not None:
+        group.limit(start.memory_bytes, start.processes)
+        group.enter()
+    if start.memory_bytes is not None and (group is None or not group.limits_memory):
+        resource.setrlimit(resource.RLIMIT_AS, (start.memory_bytes, start.memory_bytes))
 
 
 def _close_others(kept: Sequence[int]) -> None:
@@ -204,7 +231,10 @@ class _Keeper:
         streams: Sequence[_Stream],
         started: float,
         seconds: float,
+        group: Optional[CommandGroup],
+        hits: Tuple[int, int],
     ) -> None:
+        """`group` is the program's, whose limits were hit so often before."""
         self._channel = channel
         self._child = child
         self._process = os.pidfd_open(child)
@@ -214,6 +244,8 @@ class _Keeper:
         self._flush_at: Optional[float] = None
         self._stopped: Optional[str] = None
         self._status: Optional[int] = None
+        self._group = group
+        self._hits = hits
         self._watched = True  # somebody is at the other end
 
     def run(self) -> None:
@@ -223,7 +255,10 @@ class _Keeper:
         os.close(self._process)
         if self._stopped is None:
             self._status = os.waitpid(self._child, 0)[1]
-            left = len(_children())
+            if self._counts()[0]:
+                self._stopped = "memory_bytes"
+        if self._stopped is None:
+            left = len(_children()) if self._group is None else self._group.release()
         else:
             left = self._kill_all()
         for stream in self._streams:
@@ -282,10 +317,19 @@ class _Keeper:
             except (PermissionError, ProcessLookupError):
                 pass  # not ours any more (a setuid program): as much as can be done
 
+    def _counts(self) -> Tuple[int, int]:
+        """How often the limits of memory and of processes were hit meanwhile."""
+        if self._group is None:
+            return 0, 0
+        memory, processes = self._group.hits()
+        return memory - self._hits[0], processes - self._hits[1]
+
     def _kill_all(self) -> int:
         """Kill the program and all that it started; how many processes could not be."""
         patience = time.monotonic() + _DYING_SECONDS
         while True:
+            if self._group is not None:
+                self._group.kill()  # also who is of another account
             children = _children()
             for child in (-self._child, *children):
                 try:
@@ -316,6 +360,7 @@ class _Keeper:
             "duration": time.monotonic() - self._started,
             "truncated": [stream.name for stream in self._streams if stream.truncated],
             "left": left,
+            "hindered": self._counts()[1] > 0,
         }
 
     def _flush(self) -> None:

@@ -21,9 +21,11 @@ from contextlib import ExitStack
 from typing import Optional, Sequence, Tuple
 
 from shannotd.runner import command_process, filesystem, tree
+from shannotd.runner.command_group import CommandGroup
 from shannotd.runner.command_process import Start
 from shannotd.runner.contents import EMPTY, AskedContents
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
+from shannotd.runner.interpreters import interpreters, on_host
 from shannotd.runner.journal import Journal
 from shannotd.runner.orders import Orders
 from shannotd.runner.paths import resolved
@@ -41,6 +43,7 @@ _NOT_STARTED: Header = {
     "duration": 0.0,
     "truncated": [],
     "left": 0,
+    "hindered": False,
 }
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -55,12 +58,13 @@ def run_command(
     orders: Orders,
     journal: Journal,
     held: Tuple[int, ...] = (),
+    group: Optional[CommandGroup] = None,
 ) -> None:
     """Run the command of step `index` and tell of it; it must end as the dry run assumed.
 
     `protected` are programs, and directories of programs, that no plan may start. Its start and
     its end go to the `journal`; the descriptors `held` stay open until it has ended, even if
-    this process has not.
+    this process has not. It is put into the `group`, where there is one.
 
     :raises RunnerError: `stale`: the program or directory is another one, nothing ran;
         `not_permitted`: nothing ran; `command_failed`.
@@ -73,15 +77,14 @@ def run_command(
             stack.callback(os.close, descriptor)
             return descriptor
 
-        owned(_open_program(index, step))  # so that what cannot start is not said to
+        owned(_open_reviewed(index, step))  # so that what cannot start is not said to
         cwd = owned(_open_directory(index, step))
         stdin = owned(_open_input(index, step, contents))
         if not orders.may_start(index):
             raise command_failed(index, step, "was cancelled before it began")
         # Once more: only now is just before it runs.
         try:
-            _check_link(index, step)
-            program = owned(_open_program(index, step))
+            program = owned(_open_reviewed(index, step))
         except RunnerError:
             orders.send({"event": "command", "index": index, **_NOT_STARTED})
             raise
@@ -95,6 +98,9 @@ def run_command(
             step.seconds,
             step.output_bytes,
             held,
+            group,
+            step.memory_bytes,
+            step.processes,
         )
         journal.write("command", index=index)
         try:
@@ -103,7 +109,7 @@ def run_command(
             journal.write("ended", index=index, ending=_NOT_STARTED)
             orders.send({"event": "command", "index": index, **_NOT_STARTED})
             raise command_failed(index, step, _not_started(error.errno)) from error
-        ended = _follow(index, step, keeper, orders, journal)
+        ended = _follow(index, step, keeper, orders, journal, group)
     ending = _ending(step, ended)
     if ending is not None:
         raise command_failed(index, step, ending)
@@ -132,10 +138,37 @@ def _check_protected(step: CommandStep, identity: Identity, protected: Sequence[
             )
 
 
-def _open_program(index: int, step: CommandStep) -> int:
-    """The program, no component of its path a symlink, with the content that was reviewed."""
-    expected = f"a program with sha256 {step.program_sha256[:16]}"
-    parent, _, name = step.program.rpartition("/")
+def _open_reviewed(index: int, step: CommandStep) -> int:
+    """The program with the content that was reviewed, that is called and run as it was."""
+    _check_link(index, step)
+    program = _open_hashed(index, step, step.program, step.program_sha256)
+    try:
+        _check_interpreters(index, step)
+    except BaseException:
+        os.close(program)
+        raise
+    return program
+
+
+def _check_interpreters(index: int, step: CommandStep) -> None:
+    """See that a script is run by just what was reviewed."""
+    search = step.environment.get("PATH", "")
+    found = interpreters(on_host, step.program, step.cwd, search)
+    expected = [one.path for one in step.interpreters]
+    if found != expected:
+        raise stale(index, step.program, _run_by(expected), _run_by(found))
+    for one in step.interpreters:
+        os.close(_open_hashed(index, step, one.path, one.sha256))
+
+
+def _run_by(paths: Sequence[str]) -> str:
+    return f"a script that is run by {', '.join(paths)}" if paths else "no script"
+
+
+def _open_hashed(index: int, step: CommandStep, path: str, sha256: str) -> int:
+    """A file that runs, no component of its path a symlink, with the content that was reviewed."""
+    expected = f"a program with sha256 {sha256[:16]}"
+    parent, _, name = path.rpartition("/")
     try:
         directory = filesystem.open_directory(parent or "/")
         try:
@@ -144,17 +177,17 @@ def _open_program(index: int, step: CommandStep) -> int:
             os.close(directory)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            raise stale(index, step.program, expected, "nothing") from error
+            raise stale(index, path, expected, "nothing") from error
         if error.errno == errno.ELOOP:
-            raise stale(index, step.program, expected, "a symlink") from error
-        reason = f"could not be started ({step.program}: {os.strerror(error.errno or 0)})"
+            raise stale(index, path, expected, "a symlink") from error
+        reason = f"could not be started ({path}: {os.strerror(error.errno or 0)})"
         raise command_failed(index, step, reason) from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise stale(index, step.program, expected, "no regular file")
+            raise stale(index, path, expected, "no regular file")
         found = tree.hash_content(descriptor)
-        if found != step.program_sha256:
-            raise stale(index, step.program, expected, f"one with sha256 {found[:16]}")
+        if found != sha256:
+            raise stale(index, path, expected, f"one with sha256 {found[:16]}")
     except BaseException:
         os.close(descriptor)
         raise
@@ -236,7 +269,12 @@ def _fill(memory: int, wanted: Input, contents: AskedContents) -> str:
 
 
 def _follow(
-    index: int, step: CommandStep, keeper: Channel, orders: Orders, journal: Journal
+    index: int,
+    step: CommandStep,
+    keeper: Channel,
+    orders: Orders,
+    journal: Journal,
+    group: Optional[CommandGroup],
 ) -> Header:
     """Pass on what the keeper tells, until the command has ended; how it did."""
     listener = _Listener(orders, index)
@@ -249,6 +287,9 @@ def _follow(
                 event, payload, _ = keeper.receive()
             except Closed:
                 reason = "lost the process that watched over it and may still run"
+                if group is not None:
+                    group.kill()
+                    reason = "lost the process that watched over it and was killed"
                 raise command_failed(index, step, reason) from None
             if event["event"] == "not_started":
                 journal.write("ended", index=index, ending=_NOT_STARTED)
@@ -317,10 +358,16 @@ def _ending(step: CommandStep, ended: Header) -> Optional[str]:
         return f"did not end within {step.seconds:g} s and was stopped"
     if ended["stopped"] == "output_bytes":
         return "printed without end and was stopped"
+    if ended["stopped"] == "memory_bytes":
+        return f"used more than {step.memory_bytes} bytes of memory and was stopped"
     if ended["stopped"] == "cancelled":
         return "was cancelled while it ran"
+    short = ""
+    if ended["hindered"]:
+        short = f", and could start no more than {step.processes} processes at a time"
     if ended["signal"] is not None:
-        return f"was ended by signal {ended['signal']} ({signal.strsignal(ended['signal'])})"
+        name = signal.strsignal(ended["signal"])
+        return f"was ended by signal {ended['signal']} ({name}){short}"
     if ended["exit_status"] != step.exit_status:
-        return f"ended with exit status {ended['exit_status']}"
+        return f"ended with exit status {ended['exit_status']}{short}"
     return None

@@ -63,7 +63,10 @@ class _Comparison:
         needs: List[Need] = []
         for index, step in enumerate(steps):
             if isinstance(step, CommandStep) and runs(step):
-                if index in dropped:
+                path = None if index in dropped else self._missing_interpreter(step)
+                if path is not None:
+                    needs.append(Need(index, self._gone.nearest(path), path))
+                if path is not None or index in dropped:
                     self._gone.command = index
                 else:
                     self._look_at_command(index, step)
@@ -95,6 +98,13 @@ class _Comparison:
             if path is not None and not self._same(path):
                 return path
         return None
+
+    def _missing_interpreter(self, step: CommandStep) -> Optional[str]:
+        """What runs the command's program and is not as it must be; None where all is."""
+        if not self._gone.paths:
+            return None
+        paths = (one.path for one in step.interpreters)
+        return next((path for path in paths if not self._same(path)), None)
 
     def _same(self, path: str, *, with_tree: bool = False) -> bool:
         compare = alike_below if with_tree else alike

@@ -28,12 +28,13 @@ Dry run. The daemon sends one frame, then may send {op: "cancel"} and answers ea
      arguments: [str], script_size: int, stdin_size: int, cwd, run_as: str|null,
      environment: {str: str},
      limits: {wall_seconds, output_bytes, written_bytes, processes, memory_bytes, open_files,
-              steps, calls},
+              steps, calls, command_memory_bytes: int|null, command_processes: int|null},
      hide: [glob], scratch: [glob], deny: [[name, letters]], inside: [name], always: [name],
      policy_version, on_failure}                                       payload: script + stdin
-                         (of the programs of the directories on PATH, all but those of `inside` that
-                          are not of `always`, too, are asked about; what is left out of hide,
-                          scratch, deny, inside and always is as usual)
+                         (`!` before a pattern of scratch makes it an exception. Of the programs of
+                          the directories on PATH, all but those of `inside` that are not of
+                          `always`, too, are asked about. What is left out of hide, scratch, deny,
+                          inside and always is as usual.)
     {op: "verdict", call: int, decision: "contain"|"observe"|"review"|"deny", rule, reason, risk,
      observation: {program, argv, net, sockets, as_root, groups, shows, owners, seconds,
          output_bytes}|null,
@@ -148,6 +149,7 @@ LENGTHS = struct.Struct(">II")
 MAX_HEADER_BYTES = 4 * 1024 * 1024
 MAX_PAYLOAD_BYTES = 256 * 1024 * 1024
 MAX_DESCRIPTORS = 5
+_AHEAD_BYTES = 64 * 1024
 _JOINED_BYTES = 65536  # up to here a payload goes out in one piece with what comes before it
 
 Header = Dict[str, Any]
@@ -171,10 +173,15 @@ class RunnerError(Exception):
 
 
 class Channel:
-    """Frames over a connected stream socket, blocking; owns the socket."""
+    """Frames over a connected stream socket, blocking; owns the socket.
 
-    def __init__(self, sock: socket.socket) -> None:
+    It reads `ahead` of the frame that is asked for, if it may: then poll does not tell of what is
+    `pending`.
+    """
+
+    def __init__(self, sock: socket.socket, *, ahead: bool = True) -> None:
         self.socket = sock
+        self._ahead = _AHEAD_BYTES if ahead else 1
         self._buffer = bytearray()
         self._descriptors: List[int] = []
         self._held = bytearray()
@@ -274,7 +281,7 @@ class Channel:
         while len(self._buffer) < size:
             try:
                 data, ancillary, _, _ = self.socket.recvmsg(
-                    max(65536, min(size - len(self._buffer), 1 << 20)),
+                    max(self._ahead, min(size - len(self._buffer), 1 << 20)),
                     socket.CMSG_SPACE(MAX_DESCRIPTORS * 4),
                     socket.MSG_CMSG_CLOEXEC,
                 )

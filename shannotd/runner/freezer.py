@@ -7,6 +7,7 @@ anything was switched to, and the kernel counts that (proc_pid_status(5), ctxt_s
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -154,7 +155,9 @@ class _Stopping:
             return
         try:
             descriptor = os.pidfd_open(pid)
-        except ProcessLookupError:
+        except OSError as error:
+            if error.errno not in (errno.ESRCH, errno.EINVAL):  # the latter: just being released
+                raise
             return
         # The number may be another's by now; what the descriptor holds stays what it is.
         if not self._is_inside(pid):

@@ -203,7 +203,13 @@ class Runner:
         from shannotd.runner import apply
         from shannotd.runner.record import key
 
-        apply.serve(channel, key=key(self._state), state=self._state, own=self._own)
+        apply.serve(
+            channel,
+            key=key(self._state),
+            state=self._state,
+            own=self._own,
+            base=self._cgroup_base,
+        )
 
     def _roll_back(self, channel: Channel) -> None:
         from shannotd.runner import rolling_back
@@ -231,4 +237,7 @@ class Runner:
 
     def _reap(self) -> None:
         """Collect processes of `_start` that have ended."""
-        self._working = [pid for pid in self._working if os.waitpid(pid, os.WNOHANG)[0] == 0]
+        working = [pid for pid in self._working if os.waitpid(pid, os.WNOHANG)[0] == 0]
+        if len(working) < len(self._working):
+            self._sweep()  # what a plan's identity could not remove
+        self._working = working

@@ -31,7 +31,8 @@ class Observer:
         if self._pid == 0:
             _main(theirs, request, settings)
         theirs.close()
-        self._channel = Channel(ours)
+        # A program that prints without end keeps nobody waiting: poll tells of each frame.
+        self._channel = Channel(ours, ahead=False)
 
     def fileno(self) -> int:
         """The channel, for poll."""
@@ -45,10 +46,6 @@ class Observer:
         """
         event, payload, _ = self._channel.receive()
         return event, payload
-
-    def pending(self) -> bool:
-        """Whether there is more to receive that poll does not tell of."""
-        return self._channel.pending()
 
     def close(self, loop: Loop) -> None:
         """End it and what it observes; it is reaped by `loop` when it has."""

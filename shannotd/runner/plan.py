@@ -103,20 +103,30 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Interpreter:
+    """A file that runs a command's program, or that program's interpreter: its path, where no
+    component is a symlink, and its content."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class CommandStep:
     """One call of a program of the host's, at its place among the script's changes.
 
     `decision` is `review` (recorded; runs at apply: a barrier), `observe` (was run in the dry run,
     beside the sandbox) or `deny` (never runs). `program` is the file on the host that was resolved,
     `program_sha256` its content. `environment` is all of it, `changed` the names in it that are not
-    of the clean base. No `stdin` means /dev/null, also where a pipe is `unread`. `exit_status` is
-    what the script was told; a reviewed command must end with it when it is applied. `assumed` says
-    that the script may have read its output, which nobody knew. `stdout` and `stderr` are what an
-    observed program printed. `called_after`, of a command that is not applied, is the index of the
-    reviewed command that the script had called last, None where it had called none. `link` is the
-    path that was called where it is one that leads to the program. `rule`, `reason` and `risk` are
-    policy's; `seconds` and `output_bytes` are limits at apply; `undo` is the argv that makes up for
-    it in a rollback.
+    of the clean base. `interpreters` run the program if it is a script, `loaded` are the loader and
+    the libraries by which it starts, as far as they are known. No `stdin` means /dev/null, also
+    where a pipe is `unread`. `exit_status` is what the script was told; a reviewed command must end
+    with it when it is applied. `assumed` says that the script may have read its output, which
+    nobody knew. `stdout` and `stderr` are what an observed program printed. `called_after`, of a
+    command that is not applied, is the index of the reviewed command that the script had called
+    last, None where it had called none. `link` is the path that was called where it is one that
+    leads to the program. `rule`, `reason` and `risk` are policy's; `seconds` and `output_bytes` are
+    limits at apply; `undo` is the argv that makes up for it in a rollback.
     """
 
     decision: str
@@ -136,6 +146,10 @@ class CommandStep:
     stderr: Optional[Output] = None
     seconds: float = 300.0
     output_bytes: int = 1 << 20
+    memory_bytes: Optional[int] = None
+    processes: Optional[int] = None
+    interpreters: Tuple[Interpreter, ...] = ()
+    loaded: Tuple[str, ...] = ()
     undo: Optional[Tuple[str, ...]] = None
     called_after: Optional[int] = None
     link: Optional[str] = None
@@ -236,7 +250,8 @@ def _parse_command(step: Dict[str, Any]) -> CommandStep:
     for name, kind in (("stdin", Input), ("stdout", Output), ("stderr", Output)):
         if step[name] is not None:
             step[name] = kind(**step[name])
-    for name in ("argv", "changed", "undo"):
+    step["interpreters"] = tuple(Interpreter(**one) for one in step["interpreters"])
+    for name in ("argv", "changed", "undo", "loaded"):
         if step[name] is not None:
             step[name] = tuple(step[name])
     return CommandStep(**step)

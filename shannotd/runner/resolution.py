@@ -84,11 +84,21 @@ class Programs:
 
         :raises OSError: it cannot be read.
         """
-        descriptor = os.open(program, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return self.hashed(os.open(program, filesystem.O_PATH))
+
+    def hashed(self, looked: int) -> str:
+        """The same of what an O_PATH descriptor holds, which is closed.
+
+        :raises OSError: it cannot be read.
+        """
+        try:
+            descriptor = filesystem.open_content(looked)
+        finally:
+            os.close(looked)
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
-                raise OSError(errno.EINVAL, "it is no regular file", program)
+                raise OSError(errno.EINVAL, "it is no regular file")
             key = (
                 status.st_dev,
                 status.st_ino,

@@ -96,7 +96,7 @@ class Starts:
         asked: Asked,
         denied: Denied,
     ) -> None:
-        """`tree` is the sandbox's, `shim` reads its shim; both are its own from now on.
+        """`tree` is the sandbox's, `shim` reads its shim, and is its own from now on.
 
         `record` takes denied commands. `asked` are the programs on PATH that policy decides about,
         `denied` those that it may deny wherever they are.
@@ -116,8 +116,7 @@ class Starts:
         self.count = 0  # of the calls that policy was asked about
 
     def close(self) -> None:
-        """Let go of the sandbox."""
-        self._view.close()
+        """Let go of the shim."""
         os.close(self._shim)
 
     def executions(self) -> List[Dict[str, object]]:

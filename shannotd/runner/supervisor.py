@@ -23,6 +23,7 @@ from shannotd.runner.order import order_of
 from shannotd.runner.record import Record
 from shannotd.runner.rehearsal import build_rehearsed
 from shannotd.runner.resolution import Programs
+from shannotd.runner.view import View
 from shannotd.runner.warm import Settings, Warm
 from shannotd.runner.watch import Watch
 
@@ -133,12 +134,14 @@ def _run(
         decisions=Decisions(job, as_root=who.uid == 0),
         record=record,
         programs=Programs(order["environment"]["PATH"], who),
+        tree=View(warm.processes),
         settings=settings,
         identity=who,
         environment=order["environment"],
         outputs=frozenset(map(_inode, (out_read, err_read))),
         proc_device=os.fstat(warm.processes).st_dev,
         hide=tuple(request["hide"]),
+        limits=request["limits"],
     )
     names = settings.usual.of(request)
     watch = Watch(
@@ -152,6 +155,7 @@ def _run(
             record.send(job, watch.blocked())
     finally:
         watch.close()
+        desk.tree.close()
         record.close()
 
 

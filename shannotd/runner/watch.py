@@ -17,7 +17,6 @@ from shannotd.runner.plan import BlockedStep
 from shannotd.runner.shims import SHIM
 from shannotd.runner.starts import Starts
 from shannotd.runner.usual import Usual
-from shannotd.runner.view import View
 from shannotd.runner.warm import Warm, kill
 
 CHUNK = 65536
@@ -53,11 +52,10 @@ class Watch:
         self._sent = {"stdout": 0, "stderr": 0}
         self._dropped = {"stdout": 0, "stderr": 0}
         self._notifier = Notifier(warm.listener, warm.processes, self._on_start)
-        tree = View(warm.processes)
         self._starts = Starts(
             self._notifier,
-            tree,
-            tree.read(SHIM),
+            desk.tree,
+            desk.tree.read(SHIM),
             desk.programs,
             desk.decisions,
             desk.record.add,

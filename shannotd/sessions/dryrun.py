@@ -152,7 +152,7 @@ class DryRun:
         order, usual = self._order, self._runner.usual
         wanted = {
             "hide": order.profile.hide,
-            "scratch": order.profile.scratch,
+            "scratch": order.profile.folded,
             "deny": order.deny,
         }
         return {name: value for name, value in wanted.items() if value != getattr(usual, name)}
@@ -244,6 +244,8 @@ def _run_header(order: Order) -> dict[str, object]:
             "memory_bytes": limits.memory_bytes,
             "open_files": limits.open_files,
             "steps": limits.steps,
+            "command_memory_bytes": limits.command_memory_bytes,
+            "command_processes": limits.command_processes,
             "calls": MAX_CALLS,
         },
         "policy_version": order.policy_version,

@@ -26,4 +26,4 @@ class Usual:
         """That of sessions under `profile`."""
         inside, always = (tuple(sorted(names)) for names in asked_names())
         deny = tuple(sorted(deniable(profile).items()))
-        return cls(profile.run_as, profile.hide, profile.scratch, deny, inside, always)
+        return cls(profile.run_as, profile.hide, profile.folded, deny, inside, always)

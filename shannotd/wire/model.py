@@ -208,6 +208,15 @@ class FileState:
 
 
 @dataclass(frozen=True)
+class Interpreter:
+    """A file that runs a command's program, or that program's interpreter: a script's `#!` line
+    names it."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class CommandInput:
     """What a command is given on its standard input: a content by SHA-256 and size."""
 
@@ -284,6 +293,10 @@ class Step:
     stderr: CommandOutput | None = None
     seconds: float | None = None
     output_bytes: int | None = None
+    memory_bytes: int | None = None
+    processes: int | None = None
+    interpreters: tuple[Interpreter, ...] = ()
+    loaded: tuple[str, ...] = ()
     undo: tuple[str, ...] | None = None
     called_after: int | None = None
     link: str | None = None

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shannotd.policy.risk import assess_plan, counts, plan_risk
-from shannotd.wire.model import FileState, Identity, Plan, Risk, Step, StepCounts, Target
+from shannotd.wire.model import (
+    FileState,
+    Identity,
+    Interpreter,
+    Plan,
+    Risk,
+    Step,
+    StepCounts,
+    Target,
+)
 from shannotd.wire.text import has_hidden
 
 pytestmark = pytest.mark.P7
@@ -90,6 +99,63 @@ def test_a_program_that_the_plan_itself_changes_is_danger(before: Step) -> None:
 )
 def test_other_changes_beside_the_program_say_nothing_of_it(before: Step) -> None:
     assert last(before, RELOAD) == (Risk.CAUTION, "changes what services do")
+
+
+PERL = Interpreter("/usr/bin/perl", "0" * 64)
+SCRIPT = replace(RELOAD, interpreters=(Interpreter("/usr/bin/env", "0" * 64), PERL))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        changed("/usr/bin/perl"),
+        Step("file", change="delete", path="/usr/bin/perl", before=FILE, after=ABSENT),
+        Step("file", change="rename", path="/usr/old", old_path="/usr/bin"),
+    ],
+    ids=lambda step: f"{step.change}-{step.path}",
+)
+def test_an_interpreter_that_the_plan_itself_changes_is_danger(before: Step) -> None:
+    risk, reason = last(changed("/srv/x"), before, SCRIPT)
+    assert risk is Risk.DANGER
+    assert "step 2 of this plan changes /usr/bin/perl, which runs it" in reason
+    assert last(changed("/usr/bin/python3"), SCRIPT)[0] is Risk.CAUTION
+
+
+LIBRARY = "/usr/lib/x86_64-linux-gnu/libcap.so.2"
+LINKED = replace(
+    RELOAD,
+    loaded=("/lib64/ld-linux-x86-64.so.2", LIBRARY, f"{LIBRARY}.66", "libother.so.1"),
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "path"),
+    [
+        (changed(LIBRARY), LIBRARY),
+        (changed(f"{LIBRARY}.66"), None),
+        (changed("/usr/lib64/ld-linux-x86-64.so.2"), None),
+        (changed("/usr/local/lib/libother.so.1", before=ABSENT), None),
+        (changed("/opt/lib/libcap.so.2", before=ABSENT), None),
+        (Step("file", change="rename", path="/srv/lib", old_path="/usr/lib"), LIBRARY),
+    ],
+    ids=lambda one: getattr(one, "path", ""),
+)
+def test_what_a_program_loads_and_the_plan_changes_is_danger(
+    before: Step, path: str | None
+) -> None:
+    """Or makes anew, under a name that a loader may look for."""
+    risk, reason = last(before, LINKED)
+    assert risk is Risk.DANGER
+    assert f"step 1 of this plan changes {path or before.path}, which it loads" in reason
+
+
+def test_what_else_is_in_those_directories_says_nothing_of_it() -> None:
+    for path in (f"{LIBRARY}.1", "/usr/lib/libc.a", "/srv/libcap", "/usr/lib/ld-linux.so.1"):
+        assert last(changed(path), LINKED)[0] is Risk.CAUTION, path
+    gone = Step("file", change="delete", path="/opt/libcap.so.2", before=FILE, after=ABSENT)
+    assert last(gone, LINKED)[0] is Risk.CAUTION
+    many = [changed(LIBRARY), changed(f"{LIBRARY}.66")]
+    assert last(*many, LINKED)[1].endswith(f"changes {LIBRARY}, which it loads, and 1 more")
 
 
 def test_a_change_after_the_command_does_not_concern_it() -> None:

@@ -127,6 +127,11 @@ def test_overrides_replace_or_add() -> None:
     assert (merged.always_deny, merged.auto_approve) == (("reboot",), ())
 
 
+def test_exceptions_of_scratch_are_told_apart() -> None:
+    merged = merge(default(), {"scratch": ["/tmp/**"], "apply_scratch": ["/tmp/app/**", "~/x"]})
+    assert merged.folded == ("/tmp/**", "!/tmp/app/**", "!/root/x", "!/home/*/x")
+
+
 def test_adding_comes_after_replacing() -> None:
     merged = merge(default(), {"hide_add": ["/b"], "hide": ["/a"]})
     assert merged.hide == ("/a", "/b")
@@ -148,6 +153,10 @@ def test_nothing_changes_by_no_overrides() -> None:
         ({"limits": {"steps": 1.5}}, "limits.steps: expected int, got float"),
         ({"limits": {"steps": True}}, "limits.steps: expected int, got bool"),
         ({"limits": {"steps": 0}}, "limits.steps: must be above 0"),
+        ({"limits": {"command_processes": 0}}, "limits.command_processes: must be above 0"),
+        ({"limits": {"command_memory_bytes": ""}}, "limits.command_memory_bytes: expected int"),
+        ({"apply_scratch": ["/tmp/x", "/run/x"]}, "apply_scratch[1]: is in what a sandbox makes"),
+        ({"apply_scratch": ["tmp"]}, "apply_scratch[0]: 'tmp' is no path pattern"),
         ({"limits": {"wall_seconds": -1.0}}, "limits.wall_seconds: must be above 0"),
         ({"limits": {"wall_seconds": float("inf")}}, "limits.wall_seconds: expected a finite"),
         ({"hide": "/etc"}, "hide: expected a list, got str"),
@@ -209,6 +218,8 @@ def test_the_version_follows_every_field() -> None:
         {"run_as": "bob"},
         {"hide_add": ["/x"]},
         {"scratch_add": ["/x"]},
+        {"apply_scratch": ["/x"]},
+        {"limits": {"command_processes": 7}},
         {"limits": {"steps": 7}},
         {"environment": {"X": "1"}},
         {"approvals": 2},

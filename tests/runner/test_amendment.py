@@ -18,6 +18,7 @@ from shannotd.runner.plan import (
     FileState,
     FileStep,
     Identity,
+    Interpreter,
     Plan,
     TreeSummary,
 )
@@ -334,3 +335,13 @@ def again_with(
         else:
             model.write(step.path, edits.get(origin, contents[step.after.sha256 or ""]))
     return model
+
+
+def test_a_script_is_run_by_what_an_edited_step_leaves() -> None:
+    one, other = Interpreter("/srv/run", OTHER.sha256 or ""), Interpreter("/bin/sh", "5" * 64)
+    script = command("a", interpreters=(one, other))
+    found = amended(modify("/srv/run"), script, modify("/srv/x"), _0=NEW)
+    changed = found.steps[1]
+    assert changed == replace(script, interpreters=(replace(one, sha256=NEW.sha256), other))
+    assert amended(modify("/srv/run"), script, modify("/srv/x"), _2=NEW).steps[1] == script
+    assert refused(modify("/srv/run"), script, create("/x"), drop=[0])["code"] == "step_needed"

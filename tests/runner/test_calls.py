@@ -70,6 +70,17 @@ def test_a_reviewed_command_is_recorded_and_not_run(bench: Bench) -> None:
     assert asked[0]["as_root"] == (bench.uid == 0)
 
 
+@pytest.mark.P2
+def test_a_command_has_the_limits_of_the_job(bench: Bench) -> None:
+    limits = {"command_memory_bytes": 1 << 30, "command_processes": 20}
+    outcome = run(bench, "systemctl x", decide=decided(systemctl=review()), limits=limits)
+    (step,) = outcome.commands()
+    assert (step["memory_bytes"], step["processes"]) == (1 << 30, 20)
+    outcome = run(bench, "systemctl x", decide=decided(systemctl=review()))
+    (step,) = outcome.commands()
+    assert (step["memory_bytes"], step["processes"]) == (None, None)
+
+
 @pytest.mark.P3
 def test_what_was_written_before_a_command_comes_before_it(bench: Bench, place: Path) -> None:
     """The same file, three times another, with a command after each."""

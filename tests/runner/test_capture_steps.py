@@ -16,6 +16,7 @@ from shannotd.runner import kernel
 from shannotd.runner.capture import Layer, Recorded, capture
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.plan import BlockedStep, FileStep, Identity
+from shannotd.runner.scratch import matcher
 from tests.runner import overlays
 from tests.runner.overlays import Recording
 from tests.scenarios import PRELUDE, Scenario, change_script, layout_script
@@ -216,6 +217,41 @@ def test_scratch_comes_last_and_has_no_content(top: Path) -> None:
         "create c",
     ]
     assert list(recording.contents.values()) == [b"2"]
+
+
+def test_exceptions_of_scratch_are_applied(top: Path) -> None:
+    """With the directories in which they are; what is beside them is not."""
+    change = (
+        "os.makedirs('cache/kept/in')\nwrite('cache/kept/in/one', '1')\nwrite('cache/two', '2')\n"
+        "os.mkdir('cache/kept/__pycache__')\nwrite('cache/kept/__pycache__/x', '3')"
+    )
+    patterns = [f"{top}/host/cache", "**/__pycache__", f"!{top}/host/cache/kept/in", "!/x"]
+    recording = record(top, "", change, scratch=patterns)
+    steps = overlays.file_steps(recording)
+    shown = zip(told(recording, top), steps, strict=True)
+    assert [text for text, step in shown if not step.scratch] == [
+        "create cache",
+        "create cache/kept",
+        "create cache/kept/in",
+        "create cache/kept/in/one",
+    ]
+    assert list(recording.contents.values()) == [b"1"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "scratch"),
+    [
+        (["/tmp/**", "!/tmp/a"], ["/tmp/b", "/tmp/ab"]),
+        (["/tmp/**", "/run/**", "!**/a"], ["/tmp/b", "/tmp/ab", "/run/a"]),
+        (["/tmp/**", "/run/**", "!/**"], ["/run/a"]),
+        (["!/tmp/**"], []),
+    ],
+)
+def test_what_is_an_exception_of_scratch(patterns: list[str], scratch: list[str]) -> None:
+    """But of /run a script sees nothing of the host's."""
+    is_scratch = matcher(patterns)
+    paths = ["/tmp/a", "/tmp/a/x", "/tmp/b", "/tmp/ab", "/run/a", "/etc/a"]
+    assert [path for path in paths if is_scratch(path)] == scratch
 
 
 def test_what_is_moved_out_of_scratch_is_applied(top: Path) -> None:

@@ -20,7 +20,7 @@ from shannotd.runner import apply as apply_module
 from shannotd.runner import command_process, identity, plan
 from shannotd.runner.frames import Channel, Closed
 from shannotd.runner.identity import Floor
-from shannotd.runner.plan import Identity, Plan
+from shannotd.runner.plan import Identity, Interpreter, Plan
 from tests.runner import overlays
 from tests.runner.conftest import Bench
 from tests.support.accounts import is_root
@@ -269,6 +269,60 @@ def test_a_program_that_another_step_replaced_is_stale(applier: Applier) -> None
 
 
 @pytest.mark.P2
+@pytest.mark.parametrize("way", ["content", "env", "own", "other", "gone", "plain", "link"])
+def test_a_script_runs_by_the_interpreter_that_was_reviewed(way: str, applier: Applier) -> None:
+    """By just that content, where just that path leads, and by nothing else that `env` finds."""
+    place = applier.place
+    for name in ("one", "two"):
+        copy = place / name
+        copy.write_bytes(Path("/bin/sh").resolve().read_bytes())
+        copy.chmod(0o755)
+    (place / "link").symlink_to("one")
+    lines = {
+        "env": "#!/usr/bin/env one\n",
+        "other": "#!/usr/bin/env -S one -e\n",
+        "own": f"#!{place}/script\n",
+        "link": f"#!{place}/link\n",
+    }
+    (place / "script").write_text(f"#!{place}/one\n")
+    (place / "script").chmod(0o755)
+    path = tool(applier, lines.get(way, f"#!{place}/one\n") + "touch ran\n")
+    (place / "first").mkdir()
+    step = command(
+        str(path), cwd=str(place), environment={"PATH": f"{place}/first:{place}:/usr/bin"}
+    )
+    changed = str(place / "one")
+    if way in ("content", "env", "own"):
+        with open(changed, "ab") as file:
+            file.write(b"x")
+    elif way == "other":
+        (place / "two").rename(place / "first/one")
+        changed = str(path)
+    elif way == "gone":
+        (place / "one").unlink()
+    elif way == "plain":
+        step = replace(step, interpreters=())
+        changed = str(path)
+    else:
+        (place / "link").unlink()
+        (place / "link").symlink_to("two")
+        changed = str(path)
+    never_ran(applier.run(step), "stale", changed)
+
+
+@pytest.mark.P2
+def test_an_interpreter_that_the_plan_makes_runs(applier: Applier) -> None:
+    shell_bytes = Path("/bin/sh").resolve().read_bytes()
+    made = created(applier.place / "interpreter", shell_bytes, applier.who)
+    made = replace(made, after=replace(made.after, mode=0o755))
+    path = tool(applier, f"#!{applier.place}/interpreter\necho ran\n")
+    interpreter = Interpreter(str(applier.place / "interpreter"), made.after.sha256 or "")
+    step = command(str(path), interpreters=(interpreter,))
+    applied = applier.run(made, step, contents=[shell_bytes])
+    assert applied.outputs[1, "stdout"] == b"ran\n", applied.error
+
+
+@pytest.mark.P2
 @pytest.mark.parametrize("now", ["missing", "symlink", "file"])
 def test_a_missing_directory_is_stale(now: str, applier: Applier) -> None:
     path = applier.place / "directory"
@@ -280,11 +334,11 @@ def test_a_missing_directory_is_stale(now: str, applier: Applier) -> None:
 
 
 def test_a_program_that_cannot_be_executed_is_said_so(applier: Applier) -> None:
-    path = tool(applier, "#!/nonexistent/interpreter\n")
+    path = tool(applier, "\x7fELF of no machine\n")
     applied = applier.run(command(str(path)))
     assert applied.code == "command_failed"
     assert applied.error is not None
-    assert os.strerror(errno.ENOENT) in applied.error["details"]["ending"]
+    assert os.strerror(errno.ENOEXEC) in applied.error["details"]["ending"]
 
 
 @pytest.mark.P8

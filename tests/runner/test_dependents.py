@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shannotd.runner.dependents import Need, dependents
-from shannotd.runner.plan import ABSENT, CommandStep, FileState, FileStep, TreeSummary
+from shannotd.runner.plan import (
+    ABSENT,
+    CommandStep,
+    FileState,
+    FileStep,
+    Interpreter,
+    TreeSummary,
+)
 from tests.support.modelled import Act, Model, Stale, apply_all
 
 pytestmark = pytest.mark.P2
@@ -220,3 +227,14 @@ def test_what_stays_can_be_applied_and_what_goes_could_not(acts: list[Any], drop
         before = [recorded[index] for index in kept if index < need]
         with pytest.raises(Stale):
             apply_all(Model.host(*HOST), [*before, recorded[need]], contents)
+
+
+def test_a_script_needs_what_runs_it() -> None:
+    """A command whose interpreter a step that goes makes or changes could not run as reviewed."""
+    script = command("a", interpreters=(Interpreter("/srv/run", OTHER.sha256 or ""),))
+    steps = [modify("/srv/run"), script, command("b"), create("/x")]
+    assert needing(steps, 0) == [(1, 0)]
+    assert missing(steps, 0) == [(2, 1)]
+    assert needing(steps, 3) == missing(steps, 3) == []
+    assert needing([rename("/srv", "/old", DIRECTORY), script], 0) == [(1, 0)]
+    assert needing([script, modify("/srv/run")], 1) == []

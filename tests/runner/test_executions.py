@@ -82,9 +82,10 @@ class Filtered:
         self.denied: list[CommandStep] = []
         self.processes = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         self.notifier = Notifier(self.listener, self.processes, self.on_start)
+        self.tree = View(self.processes)
         self.starts = Starts(
             self.notifier,
-            View(self.processes),
+            self.tree,
             os.open(os.devnull, os.O_RDONLY),
             Programs("", Identity("test", os.geteuid(), os.getegid(), (), 0o022)),
             self.policy,
@@ -114,6 +115,7 @@ class Filtered:
         except ProcessLookupError:
             pass
         self.starts.close()
+        self.tree.close()
         os.close(self.listener)
         os.close(self.processes)
 

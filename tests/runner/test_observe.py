@@ -557,7 +557,7 @@ def test_numbers_of_processes_begin_anew(packages: Path, more: list[str]) -> Non
     if not is_root() and not more:
         pytest.skip("root's")
     begin = (
-        'echo $(($(cat /proc/sys/kernel/pid_max) - 12)) > /proc/sys/kernel/ns_last_pid && exec "$@"'
+        'echo $(($(cat /proc/sys/kernel/pid_max) - 4)) > /proc/sys/kernel/ns_last_pid && exec "$@"'
     )
     within = ["unshare", *more, "--pid", "--fork", "--mount-proc", "/bin/sh", "-c", begin, "sh"]
     with running_observer(packages, account=None, within=within) as observer:

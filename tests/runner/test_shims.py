@@ -6,6 +6,7 @@ prints and ends.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -247,6 +248,44 @@ def test_the_interpreter_of_a_script_is_called(
         [f"{name}two", "4"],
     ]
     assert asked.paths == [host, host, host, f"{host}two"]
+
+
+@root
+def test_what_runs_a_script_is_in_its_plan(
+    bench: Bench, place: Path, programs: Callable[..., None]
+) -> None:
+    """P2: as the script has left it when it calls, which is what the command will meet."""
+    name = f"busy{os.getpid()}"
+    shell = os.path.realpath("/bin/sh")
+    programs(
+        **{
+            name: f"#!/usr/bin/env {name}x\n",
+            f"{name}x": "#!/bin/sh\n",
+            f"{name}y": f"#!{place}/link\n",
+        }
+    )
+    (place / "own").write_text("#!/bin/sh\n")
+    (place / "own").chmod(0o755)
+    (place / "link").symlink_to("own")
+    os.chown(place / "own", bench.uid, place.stat().st_gid)
+    outcome = run(
+        bench, f"{name} 1; echo changed >> own; {name}y 2; /usr/bin/df", place, decide=Asked()
+    )
+    first, second, third = outcome.commands()
+    hashed = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in (shell,)}
+    assert [one["path"] for one in first["interpreters"]] == [
+        os.path.realpath("/usr/bin/env"),
+        f"/usr/local/bin/{name}x",
+        shell,
+    ]
+    assert first["interpreters"][-1]["sha256"] == hashed[shell]
+    assert second["interpreters"] == [
+        {"path": f"{place}/own", "sha256": hashlib.sha256(b"#!/bin/sh\nchanged\n").hexdigest()},
+        {"path": shell, "sha256": hashed[shell]},
+    ]
+    assert third["interpreters"] == []
+    for step in (first, second, third):
+        assert any(path.endswith("/libc.so.6") for path in step["loaded"]), step
 
 
 @root

@@ -15,8 +15,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from shannotd.runner import apply, identity, plan, resume
+from shannotd.runner.cgroups import Base
 from shannotd.runner.frames import Channel, Closed
-from shannotd.runner.plan import ABSENT, CommandStep, FileState, FileStep, Identity, Input, Plan
+from shannotd.runner.interpreters import interpreters, on_host
+from shannotd.runner.plan import (
+    ABSENT,
+    CommandStep,
+    FileState,
+    FileStep,
+    Identity,
+    Input,
+    Interpreter,
+    Plan,
+)
 
 KEY = b"a key of the tests"
 SESSION = "test-session"
@@ -140,11 +151,12 @@ def applying(
     at_need: Act | None = None,
     start: Callable[[Callable[[], None]], Process] = Forked,
     state: Path | None = None,
+    base: Base | None = None,
 ) -> Iterator[Applying]:
     """Apply `steps` as `who` in a process that is root's, or that of `become`.
 
     A content that begins with LARGE is sent by descriptor. `start` makes the process; `state` is
-    its runner's directory.
+    its runner's directory, `base` where it has its control groups.
     """
     target = {"kind": "local", "host": identity.machine()}
     found = Plan(SESSION, target, who, "1", on_failure, tuple(steps))
@@ -162,7 +174,7 @@ def applying(
             os.setgroups(list(become.groups))
             os.setresgid(become.gid, become.gid, become.gid)
             os.setresuid(become.uid, become.uid, become.uid)
-        apply.serve(Channel(theirs), key=KEY, state=str(state))
+        apply.serve(Channel(theirs), key=KEY, state=str(state), base=base)
 
     process = start(serve)
     theirs.close()
@@ -240,7 +252,14 @@ def command(program: str, *arguments: str, **more: Any) -> CommandStep:
     stdin = more.pop("stdin", None)
     if stdin is not None:
         values["stdin"] = Input(hashlib.sha256(stdin).hexdigest(), len(stdin))
-    return CommandStep(**{**values, **more})
+    values.update(more)
+    if "interpreters" not in values:
+        search = values["environment"].get("PATH", "")
+        values["interpreters"] = tuple(
+            Interpreter(place, hashlib.sha256(Path(place).read_bytes()).hexdigest())
+            for place in interpreters(on_host, values["program"], values["cwd"], search)
+        )
+    return CommandStep(**values)
 
 
 def shell(text: str, *arguments: str, **more: Any) -> CommandStep:

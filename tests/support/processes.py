@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import subprocess
@@ -16,7 +17,9 @@ def wait_until_gone(pids: Sequence[int]) -> None:
     for pid in pids:
         try:
             descriptor = os.pidfd_open(pid)
-        except ProcessLookupError:
+        except OSError as error:
+            if error.errno not in (errno.ESRCH, errno.EINVAL):  # the latter: just being released
+                raise
             continue
         try:
             ready, _, _ = select.select([descriptor], [], [], SECONDS)
