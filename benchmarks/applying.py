@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from benchmarks.bench import Bench, python, timed_command
 from benchmarks.figures import Row, interleave, ratio_row
-from shannotctl.client import State
+from shannotctl.client import Session, State
 
+_MARKS = itertools.count()
 CHANGE = """\
 import sys
 directory, count, mark = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -22,38 +26,79 @@ for number in range(count):
 
 def measure(bench: Bench, count: int, files: int = 1000) -> Iterator[Row]:
     """Approval to the end of the apply, for so many changed files."""
-    directory, copied = bench.directory / "applied", bench.directory / "copied"
-    directory.mkdir()
-    for number in range(files):
-        (directory / f"{number}.txt").write_text("some lines of text\n" * 50)
-    copied.mkdir()
-    marks, copies = itertools.count(), itertools.count()
+    with Places(bench) as places:
 
-    def ours() -> float:
-        submission = python(CHANGE, str(directory), str(files), str(next(marks)))
-        _, session = bench.dry_run(submission)
-        if session.digest is None:
-            raise RuntimeError("the dry run has no plan")
-        bench.settle()
-        started = time.perf_counter()
-        bench.client.approve(session.id, session.digest)
-        ended = bench.client.wait(session.id)
-        seconds = time.perf_counter() - started
-        if ended.state is not State.EXECUTED:
-            raise RuntimeError(f"the plan was not applied: {ended.error}")
-        return seconds
+        def ours() -> float:
+            session = changed(bench, places.filled(files), files)
+            bench.settle()
+            started = time.perf_counter()
+            apply(bench, session)
+            return time.perf_counter() - started
 
-    def copy() -> float:
-        bench.settle()
-        seconds = timed_command("cp", "-a", str(directory), str(copied / str(next(copies))))
-        return seconds + timed_command("sync", "-f", str(copied))
-
-    applied, plain = interleave(count, ours, copy)
-    shutil.rmtree(directory)
-    shutil.rmtree(copied)
+        applied, plain = interleave(count, ours, lambda: places.copy(files))
     yield ratio_row(
         f"apply of {files:,} changed files, approval to done",
         applied,
         [("`cp -a` and `sync -f`", plain)],
         most=5,
     )
+
+
+class Places:
+    """Makes a new directory for every run; owns them.
+
+    Each is far from the others on the disk (the `T` of chattr(1)): ext4 without a journal looks at
+    all inodes that were freed in the last minutes near by before it gives out another one, so that
+    each run would be slower than the one before it.
+    """
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._top = bench.directory / "places"
+
+    def __enter__(self) -> Places:
+        self._top.mkdir()
+        # Of no use on other filesystems, and not there.
+        subprocess.run(["chattr", "+T", self._top], stderr=subprocess.DEVNULL, check=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._top)
+
+    def new(self) -> Path:
+        """An empty directory."""
+        return Path(tempfile.mkdtemp(dir=self._top))
+
+    def filled(self, files: int) -> Path:
+        """A directory with so many files, each of which `changed` changes."""
+        directory = self.new()
+        for number in range(files):
+            (directory / f"{number}.txt").write_text("some lines of text\n" * 50)
+        return directory
+
+    def copy(self, files: int) -> float:
+        """The seconds that it takes to copy such a directory onto the disk."""
+        directory, copied = self.filled(files), self.new()
+        self._bench.settle()
+        seconds = timed_command("cp", "-a", str(directory), str(copied))
+        return seconds + timed_command("sync", "-f", str(copied))
+
+
+def changed(bench: Bench, directory: Path, files: int) -> Session:
+    """A session whose plan changes so many files in `directory`, all of them."""
+    mark = next(_MARKS)
+    _, session = bench.dry_run(python(CHANGE, str(directory), str(files), str(mark)))
+    return session
+
+
+def apply(bench: Bench, session: Session) -> None:
+    """Approve a plan and wait until it was applied.
+
+    :raises RuntimeError: it was not.
+    """
+    if session.digest is None:
+        raise RuntimeError("the session has no plan")
+    bench.client.approve(session.id, session.digest)
+    ended = bench.client.wait(session.id)
+    if ended.state is not State.EXECUTED:
+        raise RuntimeError(f"the plan was not applied: {ended.error}")

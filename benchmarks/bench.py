@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = "/usr/bin/python3"
 _START_SECONDS = 60.0
 _POOL_SECONDS = 30.0
+_DISK_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,20 @@ class Bench:
 
 
 @contextlib.contextmanager
-def open_bench() -> Iterator[Bench]:
+def open_bench(*, journalled: bool = False) -> Iterator[Bench]:
     """Start an embedded daemon in directories of its own, and remove all of it at the end.
+
+    They are on a `journalled` filesystem of their own where this account may mount one: to make a
+    file on ext4 without a journal takes the longer the more were deleted in the last minutes.
 
     :raises RuntimeError: the daemon did not start.
     """
-    place = Path(tempfile.mkdtemp(prefix="shannot-bench-", dir=_unscratched()))
-    # A socket's path may have 107 bytes at most, and the repository may lie deep.
-    run = Path(tempfile.mkdtemp(prefix="shannot-bench-"))
-    try:
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(_directory(_unscratched()))
+        # A socket's path may have 107 bytes at most, and the repository may lie deep.
+        run = stack.enter_context(_directory(None))
+        if journalled and os.geteuid() == 0:
+            place = stack.enter_context(_disk(place))
         work = place / "work"
         work.mkdir()
         environment = {
@@ -87,9 +93,30 @@ def open_bench() -> Iterator[Bench]:
         state = place / "state" / "shannot"
         with _daemon(run, state, environment), Client(str(run / "socket")) as client:
             yield Bench(client, work, state, environment)
+
+
+@contextlib.contextmanager
+def _directory(parent: Path | None) -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="shannot-bench-", dir=parent))
+    try:
+        yield directory
     finally:
-        shutil.rmtree(place)
-        shutil.rmtree(run)
+        shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def _disk(place: Path) -> Iterator[Path]:
+    """A new filesystem (ext4 with a journal, mke2fs(8)) in a file, mounted below `place`."""
+    image, mounted = place / "image", place / "disk"
+    with image.open("wb") as file:
+        file.truncate(_DISK_BYTES)
+    mounted.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=0", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, mounted], check=True)
+    try:
+        yield mounted
+    finally:
+        subprocess.run(["umount", mounted], check=True)
 
 
 def _unscratched() -> Path:

@@ -18,20 +18,25 @@ if __name__ == "__main__":
     # The repository, in place of this directory, whose modules belong to the package.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks import applying, commands, crowd, many_files, memory, small_scripts
+from benchmarks import applying, commands, crowd, many_files, memory, small_scripts, taking_back
 from benchmarks.bench import Bench, open_bench
 from benchmarks.figures import Row
 from benchmarks.report import PAGE, notes, page, table
 from shannotd.wire.errors import ShannotError
 
-MEASUREMENTS: dict[str, Callable[[Bench, int], Iterator[Row]]] = {
+Measurements = dict[str, Callable[[Bench, int], Iterator[Row]]]
+MEASUREMENTS: Measurements = {
     # In this order: an idle daemon before one that worked, growth before large plans.
     "memory": memory.measure,
     "small": small_scripts.measure,
     "crowd": crowd.measure,
     "commands": commands.measure,
     "files": many_files.measure,
+}
+# What waits for the disk most of the time.
+ON_DISK: Measurements = {
     "apply": applying.measure,
+    "back": taking_back.measure,
 }
 
 
@@ -39,18 +44,24 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the measurements that `arguments` ask for; the exit status."""
     parser = argparse.ArgumentParser(description="Measure what shannot costs.")
     parser.add_argument("--count", type=int, default=30, help="runs of each measurement")
-    parser.add_argument("--only", choices=MEASUREMENTS, action="append", help="one of them")
+    parser.add_argument(
+        "--only", choices=[*MEASUREMENTS, *ON_DISK], action="append", help="one of them"
+    )
     parser.add_argument("--write", action="store_true", help="write docs/performance.md")
     options = parser.parse_args(arguments)
     load = os.getloadavg()[0]
     rows: list[Row] = []
     try:
-        with open_bench() as bench:
-            for name in [each for each in MEASUREMENTS if each in (options.only or MEASUREMENTS)]:
-                for row in MEASUREMENTS[name](bench, options.count):
-                    print(f"{row.what}: {row.median} ({row.beside})", file=sys.stderr, flush=True)
-                    rows.append(row)
-            status = bench.client.status()
+        for measurements in (MEASUREMENTS, ON_DISK):
+            names = [name for name in measurements if name in (options.only or measurements)]
+            if not names:
+                continue
+            with open_bench(journalled=measurements is ON_DISK) as bench:
+                for name in names:
+                    for row in measurements[name](bench, options.count):
+                        print(f"{row.what}: {row.median} ({row.beside})", file=sys.stderr)
+                        rows.append(row)
+                status = bench.client.status()
     except (RuntimeError, ShannotError) as error:
         print(f"the benchmark was stopped: {error}", file=sys.stderr)
         return 2

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from benchmarks import applying, crowd, many_files, memory, small_scripts
+from benchmarks import applying, commands, crowd, many_files, memory, small_scripts, taking_back
 from benchmarks.bench import Bench, open_bench
 from benchmarks.figures import Figures, Row, interleave, ratio_row
 from benchmarks.processes import presence
@@ -29,9 +29,11 @@ def bench() -> Iterator[Bench]:
         (small_scripts.measure, 4),
         (partial(crowd.measure, sessions=20), 3),
         (partial(many_files.measure, few=20, many=40), 3),
+        (partial(commands.measure, observed=1, contained=1, reviewed=4), 4),
         (partial(applying.measure, files=5), 1),
+        (partial(taking_back.measure, files=5, many=500), 3),
     ],
-    ids=["memory", "small", "crowd", "files", "apply"],
+    ids=["memory", "small", "crowd", "files", "commands", "apply", "back"],
 )
 def test_each_measurement_gives_its_rows(
     bench: Bench, measure: Callable[[Bench, int], Iterator[Row]], rows: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Dict, Iterable, List, Optional, Sequence, Set
+from typing import Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 from shannotd.runner import filesystem
 from shannotd.runner.batch import Setting
@@ -95,13 +95,37 @@ def _take_back(
 ) -> List[str]:
     undone = undo(list(zip(batch.intents, steps)), identity, directories)
     left = undone.kept + sorted("/".join(held) for held in undone.held)
-    for intent, step in zip(batch.intents, steps):
-        for where in (intent.staged_in, intent.parent):
-            if intent.temporary is None or where is None:
-                continue
-            if (where, intent.temporary) not in undone.held and step.change != "delete":
-                left += _remove(where, intent.temporary, directories)
+    names = [
+        (where, intent.temporary)
+        for intent, step in zip(batch.intents, steps)
+        for where in dict.fromkeys((intent.staged_in, intent.parent))
+        if intent.temporary is not None and where is not None
+        if (where, intent.temporary) not in undone.held and step.change != "delete"
+    ]
+    left += _remove_staged(names, directories)
     return left + _remove_places(batch.places, directories)
+
+
+def _remove_staged(names: Sequence[Tuple[str, str]], directories: Directories) -> List[str]:
+    """Remove what the batch made, where it is still there: files first, of which there are many,
+    then directories, in which some of these were."""
+    left: List[str] = []
+    files: List[Tuple[str, str]] = []
+    trees: List[Tuple[str, str]] = []
+    for path, name in names:
+        try:
+            directory, _ = directories.get(path)
+            mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            left.append(told(f"{path}/{name}", error))
+            continue
+        (trees if stat.S_ISDIR(mode) else files).append((path, name))
+    left += remove_all(files)
+    for path, name in trees:
+        left += _remove(path, name, directories)
+    return left
 
 
 def _sweep(batch: BatchState, steps: Steps, directories: Directories) -> List[str]:
