@@ -367,12 +367,12 @@ class Batch:
         try:
             status = filesystem.status(descriptor)
             found = tree.describe(descriptor, status, identity=self._workspace.identity)
-            widened = self._workspace.widened.get(status.identity)
-            if widened is not None:
-                found = replace(found, state=replace(found.state, mode=widened[1]))
+            found = self._workspace.as_meant(found)
             require(action.index, step.path, step.before, found, renamed=self._reverse)
             self._begin()
             set_state(descriptor, step.after, status, keep_open=True)
+            if step.after.type == "directory":
+                self._workspace.kept_open[status.identity] = step.after.mode
         finally:
             os.close(descriptor)
 

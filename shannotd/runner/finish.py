@@ -3,7 +3,7 @@ and time. Doing it twice does no harm."""
 
 from __future__ import annotations
 
-from typing import List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 from shannotd.runner import staging
 from shannotd.runner.directories import Directories
@@ -33,11 +33,14 @@ def needing_closing(steps: Sequence[FileStep]) -> List[Tuple[str, FileState]]:
     """The directories that get their final mode or time last, in the order of their steps: where
     each is in the end, and that state."""
     final = FinalPaths(steps)
-    return [
-        (final.of(step.path, position), step.after)
-        for position, step in enumerate(steps)
-        if step.change != "rename" and staging.needs_closing(step.after)
-    ]
+    # What several steps change is in the end as the last of them says.
+    last: Dict[str, FileState] = {}
+    for position, step in enumerate(steps):
+        if step.change != "rename":
+            path = final.of(step.path, position)
+            last.pop(path, None)
+            last[path] = step.after
+    return [(path, state) for path, state in last.items() if staging.needs_closing(state)]
 
 
 def close_directories(

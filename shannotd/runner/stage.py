@@ -161,6 +161,7 @@ class Stage:
                 self.remember(descriptor, status.device)
                 # Its time changes with all that is put in it, and is set when that is done.
                 staging.set_state(descriptor, after, status, keep_open=True)
+                self._workspace.kept_open[status.identity] = after.mode
                 return status.incarnation
             finally:
                 os.close(descriptor)

@@ -61,6 +61,8 @@ class Workspace:
         self.prefix = f"{TEMPORARY}{os.urandom(8).hex()}-"
         # Directories whose mode was widened for the batch: by inode, path and mode before.
         self.widened: Dict[filesystem.Identity, Tuple[str, int]] = {}
+        # The modes that directories will have, which are open to their owner until all is done.
+        self.kept_open: Dict[filesystem.Identity, Optional[int]] = {}
         self._names = 0
         self._room = _KEPT_IN_ALL_BYTES
 
@@ -68,6 +70,19 @@ class Workspace:
         """A new temporary name: a dot name that no include pattern matches."""
         self._names += 1
         return f"{self.prefix}{self._names}"
+
+    def as_meant(self, found: Entry) -> Entry:
+        """`found` with the mode that it has but for the batch, which needs access meanwhile."""
+        if found.status is None:
+            return found
+        identity = found.status.identity
+        if identity in self.kept_open:
+            mode = self.kept_open[identity]
+        elif identity in self.widened:
+            _, mode = self.widened[identity]
+        else:
+            return found
+        return replace(found, state=replace(found.state, mode=mode))
 
     def directory(self, path: str, index: int) -> Tuple[int, Status]:
         """The directory at `path`, for the step `index`.
@@ -114,9 +129,7 @@ class Workspace:
         )
         if kept and found.data is not None:
             self._room -= len(found.data)
-        if found.status is not None and found.status.identity in self.widened:
-            _, mode = self.widened[found.status.identity]
-            found = replace(found, state=replace(found.state, mode=mode))
+        found = self.as_meant(found)
         if not with_tree or found.state.type != "directory":
             return found
         looked = os.open(name, filesystem.O_DIRECTORY_PATH, dir_fd=directory)
