@@ -25,6 +25,7 @@ from typing import Dict, List, NoReturn, Optional, Sequence, Tuple
 from shannotd.runner import kernel
 from shannotd.runner.command_group import CommandGroup
 from shannotd.runner.frames import Channel, Closed, Header
+from shannotd.runner.permission import become_wholly
 
 # What a program gets to end by itself (SIGTERM) before everything of it is killed.
 GRACE_SECONDS = 5.0
@@ -132,6 +133,7 @@ def _become(start: Start, report: int, outputs: Sequence[int]) -> NoReturn:
     """Become the program; its errno goes to `report` if it cannot be."""
     try:
         _limit(start)
+        become_wholly()
         os.setsid()
         # The keeper lives as long as the program: if it was killed nobody would limit it.
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)

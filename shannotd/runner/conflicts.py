@@ -85,9 +85,11 @@ class Conflicts:
 
     def _place(self, index: int, step: FileStep) -> List[Settled]:
         here = self._course.before(step.path)
-        if here is None:
-            return [Settled(index, step)]  # what is there is an earlier step's
         makes = step.after.type != "absent"
+        if here is None:  # what is there is an earlier step's
+            if makes:
+                self._require_directory(step.path.rpartition("/")[0])
+            return [Settled(index, step)]
         found = self._look(here, step.before, makes=makes, metadata=step.change == "metadata")
         if _as_expected(step.before, found):
             return [Settled(index, _as_found(step, found))]
@@ -157,6 +159,21 @@ class Conflicts:
                 raise self._no_directory(parent) from error
             reason = f"what cannot be looked at ({os.strerror(error.errno or 0)})"
             raise _obstacle(path, expected, reason) from error
+
+    def _require_directory(self, path: str) -> None:
+        """See that the directory at `path` is there, unless an earlier step makes it.
+
+        :raises _Blocked: it is not.
+        """
+        here = self._course.before(path)
+        if here is None:
+            return
+        try:
+            self._workspace.directories.get(here)
+        except OSError as error:
+            if error.errno not in (*_GONE, errno.ELOOP):
+                raise
+            raise self._no_directory(here) from error
 
     def _no_directory(self, path: str) -> _Blocked:
         """The topmost of the directories down to `path` that is none."""

@@ -25,6 +25,8 @@ Refusal = Tuple[str, str, str]  # action, path, reason
 NOTHING: Mapping[str, str] = {}
 
 
+# A uid that no account has: the last but one, the last means none (setresuid(2)).
+_NOBODYS = 2**32 - 2
 # What says that a directory is not there: another host than the plan expects.
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
@@ -89,12 +91,29 @@ def not_permitted(identity: Identity, found: Refusal) -> RunnerError:
 def become(identity: Identity) -> None:
     """Take on `identity` for good; only for root.
 
+    Where it is an ordinary one it is the effective uid only, by which all rights go. Other
+    processes of the account may not signal this one then (kill(2)): stopped, it would have every
+    other plan wait. Before it executes something `become_wholly`.
+
     :raises OSError: not permitted.
     """
     os.setgroups(list(identity.groups))
     os.setresgid(identity.gid, identity.gid, identity.gid)
-    os.setresuid(identity.uid, identity.uid, identity.uid)
+    other = identity.uid if identity.uid == 0 else _NOBODYS
+    try:
+        os.setresuid(other, identity.uid, other)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # A user namespace without that uid (user_namespaces(7)).
+        os.setresuid(identity.uid, identity.uid, identity.uid)
     os.umask(identity.umask)
+
+
+def become_wholly() -> None:
+    """Have no uid but the effective one, after `become`."""
+    uid = os.geteuid()
+    os.setresuid(uid, uid, uid)
 
 
 def refusal_of_all(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,10 +13,14 @@ from pathlib import Path
 import pytest
 
 from shannotd.runner import kernel, permission, tree
-from shannotd.runner.plan import ABSENT, BlockedStep, FileState, FileStep, Identity
+from shannotd.runner.batch import Points
+from shannotd.runner.contents import EMPTY
+from shannotd.runner.identity import machine
+from shannotd.runner.plan import ABSENT, BlockedStep, FileState, FileStep, Identity, Plan
 from tests.runner import overlays
 from tests.scenarios import SCENARIOS, change_script, layout_script
 from tests.support.accounts import is_root
+from tests.support.applying import command
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="makes accounts")
 
@@ -220,3 +226,52 @@ def test_an_identity_that_cannot_be_taken_on_is_no_permission(
     impossible = replace(ordinary, gid=1 << 40)
     with pytest.raises(OSError, match="could not be checked"):
         permission.first_refusal([new(place / "x", ordinary)], impossible)
+
+
+@pytest.mark.P10
+def test_other_processes_of_the_account_cannot_stop_who_acts_for_it(ordinary: Identity) -> None:
+    """Such a process could have every other plan wait for it."""
+
+    def work() -> str:
+        acting = os.getpid()
+        ids, rights = os.getresuid(), os.getresgid()
+
+        def attack() -> list[str]:
+            permission.become_wholly()
+            assert os.getresuid() == (ordinary.uid,) * 3
+            refused = []
+            for number in (0, signal.SIGSTOP, signal.SIGKILL):
+                try:
+                    os.kill(acting, number)
+                except PermissionError:
+                    refused.append(str(int(number)))
+            return refused
+
+        return json.dumps([ids[1], ids[0] == ids[2], rights, overlays.in_child(attack)])
+
+    found = json.loads(permission.as_identity(ordinary, work))
+    expected = [str(int(number)) for number in (0, signal.SIGSTOP, signal.SIGKILL)]
+    assert found == [ordinary.uid, True, [ordinary.gid] * 3, expected]
+
+
+@pytest.mark.P10
+def test_other_processes_of_the_account_cannot_stop_an_apply(
+    place: Path, ordinary: Identity
+) -> None:
+    class Attack(Points):
+        def reached(self, point: str, index: int | None = None) -> None:
+            acting = os.getpid()
+
+            def attack() -> None:
+                permission.become_wholly()
+                with pytest.raises(PermissionError):
+                    os.kill(acting, 0)
+
+            overlays.in_child(attack)
+
+    ids = (f"import os, sys; sys.exit(os.getresuid() != ({ordinary.uid},) * 3)",)
+    steps = (new(place / "new", ordinary, sha256=EMPTY), command("/usr/bin/python3", "-c", *ids))
+    found = Plan(
+        "test-session", {"kind": "local", "host": machine()}, ordinary, "1", "rollback", steps
+    )
+    assert overlays.apply_plan(found, {}, points=Attack()).error is None

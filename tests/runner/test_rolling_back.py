@@ -332,6 +332,21 @@ def test_only_the_paths_that_are_named_are_forced(host: Host) -> None:
 
 
 @pytest.mark.P9
+def test_a_file_that_went_and_came_back_and_whose_directory_is_gone(host: Host) -> None:
+    host.lay_out("os.mkdir('e')\nwrite('e/file', 'old')")
+    found, contents = around(host, "os.unlink('e/file')", shell("true"))
+    host.script("os.unlink('e/file')")
+    again = host.record("write('e/file', 'new')")
+    host.script("write('e/file', 'old')")
+    found = replace(found, steps=(*found.steps, *again.steps))
+    assert host.apply(found, {**contents, **again.contents}).error is None
+    host.script("shutil.rmtree('e')")
+    outcome = host.ask(force_all=True)
+    assert outcome.error is None, outcome.error
+    assert wanted(host, outcome) == {"e": ("directory", "no directory")}
+
+
+@pytest.mark.P9
 @pytest.mark.parametrize(
     "act",
     [
