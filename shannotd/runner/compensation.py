@@ -10,7 +10,9 @@ from typing import Dict, Iterable, Optional, Set, Tuple, Union
 from shannotd.runner.decisions import Decisions, Verdict
 from shannotd.runner.delta import lineage
 from shannotd.runner.frames import Channel, Closed
-from shannotd.runner.plan import CommandStep, FileStep, Identity
+from shannotd.runner.interpreters import interpreters, on_host
+from shannotd.runner.libraries import loaded
+from shannotd.runner.plan import CommandStep, FileStep, Identity, Interpreter
 from shannotd.runner.resolution import Programs
 
 _RISKS = ("caution", "unknown", "danger")
@@ -26,6 +28,7 @@ class Compensation:
         self._decisions = Decisions(channel, as_root=identity.uid == 0)
         self._gone: Set[str] = set()
         self._made: Set[str] = set()
+        self._restored: Dict[str, str] = {}  # the contents of files by then
 
     def follow(self, step: FileStep) -> None:
         """Before the next command `step` is done: its directory may be gone then."""
@@ -33,6 +36,9 @@ class Compensation:
             if path is not None:
                 self._made.discard(path)
                 self._gone.add(path)
+                self._restored.pop(path, None)
+        if step.after.sha256 is not None:
+            self._restored[step.path] = step.after.sha256
         if step.after.type == "directory":
             self._made.add(step.path)
             self._gone.discard(step.path)
@@ -50,11 +56,13 @@ class Compensation:
         program = programs.there(path)
         if program is None:
             return f"there is no program {path}, which would make up for it"
+        cwd = command.cwd if self._is_directory(command.cwd) else "/"
+        environment = _environment(command, cwd)
+        found = interpreters(on_host, program, cwd, environment.get("PATH", ""))
         try:
-            sha256 = programs.sha256(program)
+            sha256, *others = (self._sha256(programs, one) for one in (program, *found))
         except OSError as error:
             return f"{program}, which would make up for it, cannot be read ({error.strerror})"
-        cwd = command.cwd if self._is_directory(command.cwd) else "/"
         verdict = self._ask(path, program, undo, cwd)
         if verdict.decision == "deny":
             return f"what would make up for it is denied: {verdict.reason}"
@@ -65,7 +73,7 @@ class Compensation:
             program_sha256=sha256,
             argv=undo,
             cwd=cwd,
-            environment=_environment(command, cwd),
+            environment=environment,
             changed=command.changed,
             exit_status=0,
             rule=verdict.rule,
@@ -73,8 +81,21 @@ class Compensation:
             risk=verdict.risk if verdict.risk in _RISKS else "caution",
             seconds=command.seconds if recording is None else recording.seconds,
             output_bytes=command.output_bytes,
+            memory_bytes=command.memory_bytes,
+            processes=command.processes,
             undo=None if recording is None else recording.undo,
+            link=None if path == program else path,
+            interpreters=tuple(map(Interpreter, found, others)),
+            loaded=loaded(found[-1] if found else program),
         )
+
+    def _sha256(self, programs: Programs, path: str) -> str:
+        """The content of a file when the command's turn comes.
+
+        :raises OSError: it cannot be read.
+        """
+        restored = self._restored.get(path)
+        return programs.sha256(path) if restored is None else restored
 
     def _ask(self, path: str, program: str, argv: Tuple[str, ...], cwd: str) -> Verdict:
         answer: Dict[str, Optional[Verdict]] = {"verdict": None}

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from shannotd.runner import checkpoints, plan, tree
+from shannotd.runner import checkpoints, libraries, plan, tree
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.identity import machine
 from shannotd.runner.plan import FileStep, Identity
@@ -24,7 +24,7 @@ from tests.runner.test_delta import HOST, with_directories
 from tests.runner.test_recovery import Kill, killed_apply, resumed
 from tests.scenarios import SCENARIOS, change_script, layout_script
 from tests.support.accounts import is_root
-from tests.support.applying import shell
+from tests.support.applying import command, shell
 from tests.support.mixed import bed
 from tests.support.phases import Phase, perform, record_phases
 from tests.support.rolled import FIRST, Host
@@ -708,6 +708,47 @@ def test_what_failed_and_was_kept_is_taken_back(host: Host) -> None:
     assert outcome.staying[0]["argv"] == list(found.steps[index].argv)
     host.roll_back()
     assert host.snapshot() == before
+
+
+def program(host: Host, name: str = "reload") -> plan.CommandStep:
+    """A script that has something take up a new configuration, called by a link to it."""
+    path = host.top / name
+    path.write_text(f'#!/bin/sh\necho $0 $(cat {host.directory}/d/file) >> {host.top}/told\n')
+    path.chmod(0o755)
+    (host.top / "link").symlink_to(name)
+    step = command(str(path), loaded=("libc.so.6",), memory_bytes=2 << 30, processes=100)
+    called = str(host.top / "link")
+    return replace(step, argv=(called, "x"), undo=(called, "x"), link=called)
+
+
+@pytest.mark.P2
+@pytest.mark.P9
+def test_a_script_is_repeated_by_its_interpreter_and_its_name(host: Host) -> None:
+    host.lay_out(LAYOUT)
+    found, contents = around(host, "write('d/file', 'new\\n')", program(host))
+    assert host.apply(found, contents).error is None
+    back = host.roll_back(decide=lambda call: review(undo=call["argv"]))
+    assert said(host) == [f"{host.top}/link new", f"{host.top}/link old"]
+    first = next(step for step in found.steps if isinstance(step, plan.CommandStep))
+    again = next(step for step in back.steps if isinstance(step, plan.CommandStep))
+    assert (again.interpreters, again.link) == (first.interpreters, first.link)
+    assert (again.memory_bytes, again.processes) == (first.memory_bytes, first.processes)
+    assert again.loaded == libraries.loaded(first.interpreters[-1].path) != ()
+
+
+@pytest.mark.P2
+@pytest.mark.P9
+def test_a_command_is_repeated_by_the_program_that_is_restored(host: Host) -> None:
+    host.lay_out(LAYOUT + "write('run', '#!/bin/sh\\ntrue old\\n', 0o755)")
+    old = command(str(host.directory / "run"))
+    new = host.record("write('run', '#!/bin/sh\\ntrue new\\n', 0o755)")
+    sha256 = next(iter(new.contents))
+    step = replace(old, program_sha256=sha256, undo=old.argv)
+    found = replace(around(host)[0], steps=(*new.steps, step))
+    assert host.apply(found, new.contents).error is None
+    back = host.roll_back(decide=lambda call: review(undo=call["argv"]))
+    again = next(step for step in back.steps if isinstance(step, plan.CommandStep))
+    assert again.program_sha256 == old.program_sha256
 
 
 def test_what_nothing_makes_up_for_is_told(host: Host) -> None:
