@@ -11,9 +11,11 @@ import os
 import re
 import stat
 from functools import lru_cache
-from typing import Dict, Iterable, List, Pattern, Sequence, Set
+from typing import Dict, FrozenSet, Iterable, List, Pattern, Sequence, Set
 
 from shannotd.runner.paths import above, resolved
+
+Owners = FrozenSet[int]
 
 # A directory is listed when this many of its names are asked for, else each is looked up.
 _LIST_FROM = 4
@@ -66,7 +68,7 @@ def search(patterns: Sequence[str], always: Iterable[str]) -> Found:
     for path in always:
         found.directories.update(above(path))
         found.add(path)
-    _walk(_tree(tuple(patterns)), "", found)
+    _walk(_tree(tuple(patterns)), "", found, frozenset())
     return found
 
 
@@ -81,8 +83,9 @@ def _tree(patterns: Sequence[str]) -> _Node:
     return root
 
 
-def _walk(node: _Node, directory: str, found: Found) -> None:
-    """Follow `node`'s components below `directory` (without a slash at its end)."""
+def _walk(node: _Node, directory: str, found: Found, owners: Owners) -> None:
+    """Follow `node`'s components below `directory` (without a slash at its end), to which links of
+    these accounts have led."""
     found.directories.add(directory or "/")
     wild = [component for component in node if "*" in component or "?" in component]
     literal = [component for component in node if component not in wild]
@@ -94,28 +97,33 @@ def _walk(node: _Node, directory: str, found: Found) -> None:
             return
         names = set(literal).intersection(listed)
         for component in wild:
-            _walk_wild(component, node[component], directory, listed, found)
+            _walk_wild(component, node[component], directory, listed, found, owners)
     for name in names:
-        _meet(node[name], f"{directory}/{name}", found)
+        _meet(node[name], f"{directory}/{name}", found, owners)
 
 
 def _walk_wild(
-    component: str, node: _Node, directory: str, listed: List[str], found: Found
+    component: str,
+    node: _Node,
+    directory: str,
+    listed: List[str],
+    found: Found,
+    owners: Owners,
 ) -> None:
     if component == "**":
-        _walk(node, directory, found)
+        _walk(node, directory, found, owners)
         for name in listed:
             path = f"{directory}/{name}"
             if node.ends:
-                _hide(path, found)
+                _hide(path, found, _through(path, found, owners))
             if os.path.isdir(path) and not os.path.islink(path):
                 deeper = _Node({"**": node})
-                _walk(deeper, path, found)
+                _walk(deeper, path, found, owners)
         return
     matcher = _expression(component)
     for name in listed:
         if matcher.fullmatch(name):
-            _meet(node, f"{directory}/{name}", found)
+            _meet(node, f"{directory}/{name}", found, owners)
 
 
 @lru_cache(maxsize=256)
@@ -124,24 +132,34 @@ def _expression(component: str) -> Pattern[str]:
     return re.compile("".join(parts), re.DOTALL)
 
 
-def _meet(node: _Node, path: str, found: Found) -> None:
+def _meet(node: _Node, path: str, found: Found, owners: Owners) -> None:
+    owners = _through(path, found, owners)
     if node.ends:
-        _hide(path, found)
+        _hide(path, found, owners)
     if node:
-        _walk(node, path, found)
+        _walk(node, path, found, owners)
 
 
-def _hide(path: str, found: Found) -> None:
-    """Add what is at `path`; of a link its target, if the link's owner could have put it there.
+def _through(path: str, found: Found, owners: Owners) -> Owners:
+    """`owners`, and that of a link at `path`; root may lead anywhere."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return owners
+    if not stat.S_ISLNK(status.st_mode):
+        return owners
+    found.followed = True
+    return owners if status.st_uid == 0 else owners | {status.st_uid}
+
+
+def _hide(path: str, found: Found, owners: Owners) -> None:
+    """Add what is at `path`, if all the accounts whose links led there could have put it there.
 
     Otherwise any account could hide what is not its own from everybody's scripts.
     """
     try:
-        status = os.lstat(path)
-        if stat.S_ISLNK(status.st_mode):
-            found.followed = True
-            if status.st_uid not in (0, os.stat(path).st_uid):
-                return
+        if owners and owners != {os.stat(path).st_uid}:
+            return
     except OSError:
         return
     found.add(path)

@@ -66,5 +66,22 @@ def test_links_are_followed_where_their_owner_may_say_so(home: Path) -> None:
         assert hidden_paths([f"{home}/planted"], []) == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives links to another account")
+def test_links_to_directories_lead_to_what_is_their_owners(home: Path) -> None:
+    """`~/.local` that leads to /usr would hide /usr/share/keyrings from root's scripts."""
+    places = [home / "usr/share/keyrings", home / "theirs/share/keyrings"]
+    for place in places:
+        place.mkdir(parents=True)
+    os.chown(places[1], 65534, 65534)
+    pattern = f"{home}/*/.local/share/keyrings"
+    for target, link in (("usr", "a/.local"), ("theirs", "b/.local")):
+        (home / link).symlink_to(home / target)
+    assert hidden_paths([pattern], []) == [str(places[1]), str(places[0])]
+    for link in ("a/.local", "b/.local"):
+        os.chown(home / link, 65534, 65534, follow_symlinks=False)
+    assert hidden_paths([pattern], []) == [str(places[1])]
+    assert hidden_paths([f"{home}/a/**/keyrings"], []) == []
+
+
 def test_never_the_root() -> None:
     assert hidden_paths(["/"], ["/"]) == []

@@ -713,7 +713,7 @@ def test_what_failed_and_was_kept_is_taken_back(host: Host) -> None:
 def program(host: Host, name: str = "reload") -> plan.CommandStep:
     """A script that has something take up a new configuration, called by a link to it."""
     path = host.top / name
-    path.write_text(f'#!/bin/sh\necho $0 $(cat {host.directory}/d/file) >> {host.top}/told\n')
+    path.write_text(f"#!/bin/sh\necho $0 $(cat {host.directory}/d/file) >> {host.top}/told\n")
     path.chmod(0o755)
     (host.top / "link").symlink_to(name)
     step = command(str(path), loaded=("libc.so.6",), memory_bytes=2 << 30, processes=100)
