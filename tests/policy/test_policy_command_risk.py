@@ -191,7 +191,26 @@ def test_scratch_among_the_arguments_is_not_there_when_the_command_runs() -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "PYTHONSTARTUP", "BASH_ENV"]
+    "name",
+    [
+        "LD_PRELOAD",
+        "LD_LIBRARY_PATH",
+        "PATH",
+        "PYTHONPATH",
+        "PYTHONSTARTUP",
+        "BASH_ENV",
+        "DBUS_SYSTEM_BUS_ADDRESS",
+        "DBUS_SESSION_BUS_ADDRESS",
+        "SYSTEMD_EDITOR",
+        "EDITOR",
+        "MANPAGER",
+        "SYSTEMD_PAGER",
+        "SSH_ASKPASS",
+        "RSYNC_RSH",
+        "TAR_OPTIONS",
+        "XDG_CONFIG_HOME",
+        "PSQLRC",
+    ],
 )
 def test_variables_that_choose_code_are_danger(name: str) -> None:
     step = replace(RELOAD, environment={name: "/srv", "A": "1"}, changed=("A", name))
