@@ -24,7 +24,7 @@ from shannotd.runner.journal import Damaged
 from shannotd.runner.needed import contents_of
 from shannotd.runner.orders import Orders
 from shannotd.runner.outcome import Outcome
-from shannotd.runner.plan import CommandStep, FileStep, Plan, StepNote
+from shannotd.runner.plan import CommandStep, FileStep, Identity, Plan, StepNote
 from shannotd.runner.record import check_permission, send_contents, send_plan
 from shannotd.runner.renewal import Renewal
 from shannotd.runner.resume import settle_all
@@ -111,6 +111,7 @@ def _roll_back(channel: Orders, order: _Order, runner: _Runner, stack: ExitStack
         saved = checkpoint.saved()
         found, back = _read(checkpoint, saved, order)
         floor = replace(accounts.check(found.identity), own=runner.own)
+        found = replace(found, identity=_identity_now(found.identity, floor))
         items, more = _with_commands(channel, found, back.items)
         contents = SavedContents(checkpoint, saved)
         looked = _look(contents, found, joined(items), order)
@@ -136,6 +137,18 @@ def _roll_back(channel: Orders, order: _Order, runner: _Runner, stack: ExitStack
     staying = [_told(found, one) for one in sorted((*back.staying, *more), key=_index)]
     channel.hold({"event": "staying"}, json.dumps(staying).encode("ascii"))
     send_plan(channel, made, notes, runner.key)
+
+
+def _identity_now(then: Identity, floor: accounts.Floor) -> Identity:
+    """The account of a plan that was applied some time ago, with the groups that it has now.
+
+    :raises RunnerError: `identity_refused`: there is none, or another one of that name.
+    """
+    now, _ = accounts.resolve(then.name, floor)
+    if (now.uid, now.gid) != (then.uid, then.gid):
+        reason = f"it was uid {then.uid}, gid {then.gid}, and is uid {now.uid}, gid {now.gid} now"
+        raise RunnerError("identity_refused", identity=then.name, reason=reason)
+    return replace(now, umask=then.umask)
 
 
 def _not_reversible(order: _Order, reason: str) -> RunnerError:

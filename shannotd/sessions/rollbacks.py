@@ -80,7 +80,7 @@ class Rollbacks:
         :raises RollbackConflict: somebody has changed something since, which is not forced; a
             `dry_run` answers with it.
         :raises NotReversible, CheckpointUnknown, CheckpointInUse, WrongState, RollbackPending,
-            NotPermitted: it cannot be rolled back, or not now.
+            NotPermitted, IdentityRefused: it cannot be rolled back, or not now.
         :raises StoreFull: it could not be logged or stored.
         """
         require_reverser(caller, identifier)

@@ -808,6 +808,26 @@ def test_everything_was_taken_back_by_hand(host: Host) -> None:
     assert outcome.error is not None and outcome.error["code"] == "not_reversible"
 
 
+@pytest.mark.P5
+def test_an_account_has_no_rights_that_it_has_lost_since(top: Path, ordinary: Identity) -> None:
+    host = Host(top, replace(ordinary, groups=(*ordinary.groups, 4)))
+    host.lay_out("os.mkdir('d')")
+    host.do("write('d/file', 'new')")
+    assert host.roll_back().identity == ordinary
+
+
+@pytest.mark.P5
+@pytest.mark.parametrize("change", [{"uid": 12345}, {"gid": 12345}, {"name": "no-such-account"}])
+def test_another_account_of_that_name_is_refused(
+    change: dict[str, Any], top: Path, ordinary: Identity
+) -> None:
+    host = Host(top, replace(ordinary, **change))
+    host.lay_out("os.mkdir('d')")
+    host.do("write('d/file', 'new')")
+    outcome = host.ask()
+    assert outcome.error is not None and outcome.error["code"] == "identity_refused"
+
+
 # Which sessions
 
 
