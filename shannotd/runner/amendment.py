@@ -21,6 +21,7 @@ from shannotd.runner.plan import (
     Plan,
     TreeSummary,
 )
+from shannotd.runner.wording import numbers
 from shannotd.runner.world import Pieces, World, Written
 
 # The content of a file in a state, which consists of these pieces, with one more at its end.
@@ -247,21 +248,9 @@ def _step_needed(plan: Plan, needs: Sequence[Need]) -> RunnerError:
         f"without {_number(first.needed)}, {_number(first.index)} does not find"
         f" {first.path or '/'} as it must"
     )
-    steps = _numbers([need.index for need in needs])
+    steps = numbers([need.index for need in needs])
     return RunnerError("step_needed", id=plan.session, steps=steps, reason=reason)
 
 
 def _number(index: int) -> str:
     return f"step {index + 1}"
-
-
-def _numbers(indexes: Sequence[int]) -> str:
-    """The numbers of steps in words, from 1 as people count them: steps 1-4, 6."""
-    ranges: List[List[int]] = []
-    for number in (index + 1 for index in indexes):
-        if ranges and ranges[-1][1] == number - 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    words = [f"{first}-{last}" if first < last else str(first) for first, last in ranges]
-    return ("steps " if len(indexes) > 1 else "step ") + ", ".join(words)

@@ -10,6 +10,7 @@ from shannotd.runner.batch import Setting
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.plan import CommandStep, FileStep, Plan
 from shannotd.runner.rollback import take_back
+from shannotd.runner.wording import numbers
 from shannotd.runner.workspace import as_runner_error
 
 Part = Sequence[Tuple[int, Union[FileStep, CommandStep]]]
@@ -157,17 +158,3 @@ def _reason(error: RunnerError) -> str:
         expected, found = details.get("expected"), details.get("found")
         return f"{details.get('path')} was changed since (expected {expected}, found {found})"
     return str(details.get("reason", error.code))
-
-
-def numbers(indexes: Sequence[int]) -> str:
-    """The numbers of steps in words, from 1 as people count them: steps 1-4, 6."""
-    ranges: List[List[int]] = []
-    for number in (index + 1 for index in indexes):
-        if ranges and ranges[-1][1] == number - 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    words = [f"{first}-{last}" if first < last else str(first) for first, last in ranges]
-    if not words:
-        return "none"
-    return ("step " if len(indexes) == 1 else "steps ") + ", ".join(words)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from shannotd.sessions.channel import Channel, ChannelClosed
+from shannotd.sessions import errand
+from shannotd.sessions.channel import Channel
 from shannotd.sessions.decisions import shown
 from shannotd.sessions.execute import Approved, send_contents
 from shannotd.sessions.plans import Notes
 from shannotd.sessions.recorded import Recorded, recorded
 from shannotd.sessions.records import Content
-from shannotd.sessions.runner import Runner, RunnerGone
+from shannotd.sessions.runner import Runner
 from shannotd.sessions.store import Store
 from shannotd.wire.decode import decode
 from shannotd.wire.errors import NotAmendable, RunnerLost, ShannotError, error_from_wire
 from shannotd.wire.model import Amendment, DroppedStep, EditedStep, Plan, Step
 
-_ANSWER_SECONDS = 5.0
 _SECONDS = 120.0  # what the runner gets for it: the host's files may have to be read
 
 
@@ -84,23 +82,11 @@ class Amending:
         :raises ShannotError: the plan cannot be changed like that, or the runner failed.
         """
         try:
-            job = await self._runner.amend_job()
-        except RunnerGone as error:
-            raise self._failed(f"the runner is gone: {error}") from None
-        try:
-            async with asyncio.timeout(_SECONDS):
-                return await self._drive(job.channel)
-        except ChannelClosed as error:
-            # The runner's answer to the hand-over, if it refused it, says more.
-            with contextlib.suppress(RunnerGone, TimeoutError):
-                await asyncio.wait_for(job.accepted, _ANSWER_SECONDS)
-            raise self._failed(f"the runner ended: {error}") from None
-        except TimeoutError:
-            raise self._failed(f"it took more than {_SECONDS:g} seconds") from None
+            return await errand.run(
+                self._runner.amend_job(), self._drive, self._failed, seconds=_SECONDS
+            )
         except RunnerLost as error:
             raise self._failed(str(error.details.get("reason"))) from None
-        finally:
-            job.channel.close()
 
     async def _drive(self, channel: Channel) -> Result:
         plan, canonical = self._plan, self._plan.canonical

@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 LENGTHS = struct.Struct(">II")
 MAX_HEADER_BYTES = 4 * 1024 * 1024
@@ -26,6 +26,10 @@ MAX_DESCRIPTORS = 4
 _READ_BYTES = 65536
 _JOINED_BYTES = 65536  # a payload up to this size is sent in one piece with its header
 _DESCRIPTOR_SPACE = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+
+# What recvmsg(2) and recvmsg_into(2) give.
+_Bytes = TypeVar("_Bytes", bytes, int)
+_Ancillary = Sequence[tuple[int, int, bytes]]
 
 
 class ChannelClosed(Exception):
@@ -158,31 +162,22 @@ class Channel:
         return payload
 
     async def _read(self, size: int) -> bytes:
-        while True:
-            if self._closed:
-                raise ChannelClosed("closed")
-            try:
-                data, ancillary, _, _ = self._socket.recvmsg(
-                    size, _DESCRIPTOR_SPACE, socket.MSG_CMSG_CLOEXEC
-                )
-            except (BlockingIOError, InterruptedError):
-                await self._readable()
-                continue
-            except ConnectionResetError as error:
-                raise ChannelClosed("the other end is gone") from error
-            self._keep_descriptors(ancillary)
-            if not data:
-                raise ChannelClosed("the other end is gone")
-            return data
+        return await self._received(
+            lambda: self._socket.recvmsg(size, _DESCRIPTOR_SPACE, socket.MSG_CMSG_CLOEXEC)
+        )
 
     async def _read_into(self, view: memoryview) -> int:
+        return await self._received(
+            lambda: self._socket.recvmsg_into([view], _DESCRIPTOR_SPACE, socket.MSG_CMSG_CLOEXEC)
+        )
+
+    async def _received(self, receive: Callable[[], tuple[_Bytes, _Ancillary, int, Any]]) -> _Bytes:
+        """What `receive` gives as soon as something can be received, but for descriptors."""
         while True:
             if self._closed:
                 raise ChannelClosed("closed")
             try:
-                received, ancillary, _, _ = self._socket.recvmsg_into(
-                    [view], _DESCRIPTOR_SPACE, socket.MSG_CMSG_CLOEXEC
-                )
+                received, ancillary, _, _ = receive()
             except (BlockingIOError, InterruptedError):
                 await self._readable()
                 continue
@@ -193,7 +188,7 @@ class Channel:
                 raise ChannelClosed("the other end is gone")
             return received
 
-    def _keep_descriptors(self, ancillary: Sequence[tuple[int, int, bytes]]) -> None:
+    def _keep_descriptors(self, ancillary: _Ancillary) -> None:
         for level, kind, content in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 rights = array.array("i")

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from shannotd.sessions.channel import Channel, ChannelClosed, Frame
+from shannotd.sessions import errand
+from shannotd.sessions.channel import Channel, Frame
 from shannotd.sessions.recorded import Keeper, Recorded, keep_contents, recorded
-from shannotd.sessions.runner import Runner, RunnerGone
+from shannotd.sessions.runner import Runner
 from shannotd.wire.decode import decode, encode
 from shannotd.wire.errors import NotReversible, ShannotError, error_from_wire
 from shannotd.wire.model import Conflict, ProgramCall, StayingCommand, Verdict
 
-_ANSWER_SECONDS = 5.0
 # What the runner gets for it: it waits for an apply that is under way, and reads many files.
 _SECONDS = 300.0
 
@@ -75,23 +73,9 @@ class Reversing:
 
         :raises ShannotError: the session cannot be taken back, or the runner failed.
         """
-        try:
-            job = await self._runner.rollback_job()
-        except RunnerGone as error:
-            raise self._failed(f"the runner is gone: {error}") from None
-        try:
-            async with asyncio.timeout(_SECONDS):
-                return await self._drive(job.channel)
-        except ChannelClosed as error:
-            # The runner's answer to the hand-over, if it refused it, says more.
-            with contextlib.suppress(RunnerGone, TimeoutError):
-                await asyncio.wait_for(job.accepted, _ANSWER_SECONDS)
-            raise self._failed(f"the runner ended: {error}") from None
-        except TimeoutError:
-            reason = f"it took more than {_SECONDS:g} seconds; maybe a plan is being applied"
-            raise self._failed(reason) from None
-        finally:
-            job.channel.close()
+        return await errand.run(
+            self._runner.rollback_job(), self._drive, self._failed, seconds=_SECONDS
+        )
 
     async def _drive(self, channel: Channel) -> Made:
         order = self._order
