@@ -17,10 +17,9 @@ Keys of a `[[rule]]`:
   of `unless` does. `identity` is `root` or `user` where a rule is only for scripts of
   root, or of others.
 - How an observed program runs: `net` (none; host, where it can read the kernel's tables;
-  interfaces, where it can look at these besides), `sockets`, `as_root` (also for an ordinary
-  account's script), `as_script` (as root for a script of root's, which is nobody otherwise),
-  `groups` (which nobody then gets), `shows` (what it may not look up itself: socket owners, kernel
-  log, user limits, disks, all mounts, filesystems once), `owners`
+  interfaces, where it can look at these besides), `sockets`, `as_root` (for a script of root's,
+  which is nobody otherwise), `groups` (which nobody then gets), `shows` (what it may not look up
+  itself: socket owners, kernel log, user limits, disks, all mounts, filesystems once), `owners`
   (shown: it prints whose something is; sought: it looks for what is somebody's), `insert` (words
   put before its arguments), `seconds`, `output_bytes`, and `paths`: its words are paths, made
   absolute since it runs in `/`.
@@ -72,7 +71,6 @@ class _Entry:
     net: str = "none"
     sockets: tuple[str, ...] = ()
     as_root: bool = False
-    as_script: bool = False
     groups: tuple[str, ...] = ()
     shows: tuple[str, ...] = ()
     owners: str = ""
@@ -168,7 +166,7 @@ class ProgramRule:
             argv=(call.path, *entry.insert.split(), *self._absolute(call)),
             net=entry.net,
             sockets=entry.sockets,
-            as_root=entry.as_root or (entry.as_script and call.as_root),
+            as_root=entry.as_root and call.as_root,
             groups=entry.groups,
             shows=entry.shows,
             owners=entry.owners,

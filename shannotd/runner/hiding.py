@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections import Counter
 from functools import lru_cache
 from typing import Dict, FrozenSet, Iterable, List, Pattern, Sequence, Set
 
@@ -19,6 +20,8 @@ Owners = FrozenSet[int]
 
 # A directory is listed when this many of its names are asked for, else each is looked up.
 _LIST_FROM = 4
+# So much is hidden one by one in a directory.
+_MANY = 100
 
 
 class _Node(Dict[str, "_Node"]):
@@ -69,7 +72,24 @@ def search(patterns: Sequence[str], always: Iterable[str]) -> Found:
         found.directories.update(above(path))
         found.add(path)
     _walk(_tree(tuple(patterns)), "", found, frozenset())
+    _gather(found)
     return found
+
+
+def _gather(found: Found) -> None:
+    """Hide a directory of an account's as a whole that has more to be hidden than is worth it: by
+    masses of it one account could slow down, or hinder, everybody's scripts."""
+    parents = Counter(os.path.dirname(path) for path in found.paths)
+    for parent in [parent for parent, count in parents.items() if count > _MANY]:
+        inside = [path for path in found.paths if os.path.dirname(path) == parent]
+        try:
+            owner = os.stat(parent).st_uid
+            own = sum(1 for path in inside if os.lstat(path).st_uid == owner)
+        except OSError:
+            continue
+        # Nobody can hide what is another's by files of their own in it.
+        if owner != 0 and own > _MANY:
+            found.add(parent)
 
 
 @lru_cache(maxsize=8)

@@ -14,6 +14,7 @@ from typing import Callable, Dict, Mapping, Optional, Sequence
 from shannotd.runner import kernel
 
 _KERNEL_LOG = "/run/kernel.log"
+_LOG_RESTRICTED = "/proc/sys/kernel/dmesg_restrict"
 _LIMITS = "/proc/sys/user"
 _SOCKET = "socket:["
 
@@ -74,10 +75,13 @@ def _sockets(directory: str) -> Dict[str, str]:
     return found
 
 
-def _kernel_log(shown: Shown, _: int) -> None:
-    """What the kernel said (dmesg), where the runner may read it."""
+def _kernel_log(shown: Shown, uid: int) -> None:
+    """What the kernel said (dmesg), where the script's account may read it on the host
+    (kernel.dmesg_restrict, proc_sys_kernel(5))."""
     try:
-        shown.files[_KERNEL_LOG] = kernel.read_log()
+        with open(_LOG_RESTRICTED, encoding="ascii") as file:
+            is_restricted = file.read().strip() != "0"
+        shown.files[_KERNEL_LOG] = None if uid != 0 and is_restricted else kernel.read_log()
     except PermissionError:
         shown.files[_KERNEL_LOG] = None
 

@@ -184,6 +184,17 @@ def test_df_of_a_directory_of_roots_is_by_root() -> None:
         assert found.observation.as_root == as_root
 
 
+@pytest.mark.P5
+def test_no_observed_program_has_more_rights_than_the_script() -> None:
+    """Who tried to log in, the journal of all: for a script of root's only."""
+    for rule in program_rules().rules:
+        if rule.decision is Decision.OBSERVE:
+            assert not rule.observation(replace(call("x"), as_root=False)).as_root
+    for command in ("lastb", "journalctl -b", "dmidecode"):
+        found = verdict(command, as_root=True)
+        assert found.observation is not None and found.observation.as_root
+
+
 def test_what_an_observed_program_reaches() -> None:
     status, sockets = verdict("systemctl status").observation, verdict("ss -t").observation
     assert status is not None and sockets is not None

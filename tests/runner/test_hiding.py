@@ -83,5 +83,25 @@ def test_links_to_directories_lead_to_what_is_their_owners(home: Path) -> None:
     assert hidden_paths([f"{home}/a/**/keyrings"], []) == []
 
 
+def test_masses_in_a_directory_hide_all_of_it(home: Path) -> None:
+    """Each is a mount in every sandbox: one account must not slow down all the others (P10)."""
+    for number in range(101):
+        (home / f"a/.ssh/{number}.pem").write_text("x")
+    if os.getuid() == 0:
+        for path in (home / "a/.ssh", *(home / "a/.ssh").iterdir()):
+            os.chown(path, 12345, -1)
+    (home / "a/.ssh/100.pem").unlink()
+    pattern = f"{home}/*/.ssh/*.pem"
+    assert len(hidden_paths([pattern], [])) == 100
+    (home / "a/.ssh/100.pem").write_text("x")
+    if os.getuid() == 0:
+        assert len(hidden_paths([pattern], [])) == 101, "one of them is another's"
+        os.chown(home / "a/.ssh/100.pem", 12345, -1)
+    assert hidden_paths([pattern], []) == [f"{home}/a/.ssh"]
+    if os.getuid() == 0:
+        os.chown(home / "a/.ssh", 0, -1)
+        assert len(hidden_paths([pattern], [])) == 101
+
+
 def test_never_the_root() -> None:
     assert hidden_paths(["/"], ["/"]) == []
