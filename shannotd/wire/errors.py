@@ -242,7 +242,8 @@ class CheckpointUnknown(ShannotError):
 
 
 class CheckpointInUse(ShannotError):
-    """The checkpoint of session {id} is needed: its apply is not over. Try again when it is."""
+    """The checkpoint of session {id} is needed: its apply is not over, or a rollback of it waits.
+    Try again when that is over."""
 
     code = "checkpoint_in_use"
     exit_status = 2
