@@ -235,7 +235,12 @@ def test_a_changed_audit_log_stops_the_start(tmp_path: Path, work: Path) -> None
 
 @pytest.mark.skipif(not is_root(), reason="needs root, to make an account")
 @pytest.mark.P5
-def test_the_daemon_of_an_ordinary_account(ordinary_account: str, packages: Path) -> None:
+@pytest.mark.parametrize("group", [None, "users"])
+def test_the_daemon_of_an_ordinary_account(
+    ordinary_account: str, packages: Path, group: str | None
+) -> None:
+    if group is not None:  # whose number is not the account's
+        subprocess.run(["usermod", "-g", group, ordinary_account], check=True)
     with (
         workplace(ordinary_account) as work,
         running_daemon(

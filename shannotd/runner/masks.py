@@ -19,12 +19,13 @@ def mask(paths: Sequence[str], empty: str = HIDDEN_FILE) -> List[str]:
     flags = mounts.PROTECTED | kernel.MS_RDONLY | kernel.MS_NOEXEC
     masked: List[str] = []
     try:
-        owner = os.stat(empty).st_uid
+        status = os.stat(empty)
+        owner = status.st_uid
         for path in paths:
             if owner == UNMAPPED and path in tls_keys.DIRECTORIES and _show_keys(path):
                 kernel.mount(None, path, None, kernel.MS_REMOUNT | flags)
             elif os.path.isdir(path):
-                options = f"mode=000,size=4k,uid={owner},gid={owner}"
+                options = f"mode=000,size=4k,uid={owner},gid={status.st_gid}"
                 kernel.mount("shannot", path, "tmpfs", flags, options)
             elif os.path.lexists(path):
                 cover = _host_key(path) if owner == UNMAPPED else None
