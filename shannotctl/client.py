@@ -226,6 +226,8 @@ class Client:
         """Approve the plan whose digest you computed from what you displayed.
 
         :raises DigestMismatch: the session's plan is another one.
+        :raises AuthenticationNeeded: you must prove that you are there, and could not be asked;
+            `shannotctl.authentication` has an agent for terminals.
         :raises OutcomeUnknown: the daemon went away before it answered; so do `reject`, `cancel`
             and `wait`.
         """

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from shannotctl.client import Client, ShannotError
+from shannotctl.client import Client, DaemonStatus, ShannotError
 from shannotctl.location import state_directory
 from shannotctl.render.amounts import size
 from shannotd.wire.decode import decode
@@ -20,6 +20,7 @@ OK, WARNING, ERROR = "ok", "warning", "error"
 _SECONDS = 60
 _ENOUGH_BYTES = 256 * 1024 * 1024
 _FEW_BYTES = 16 * 1024 * 1024
+_LIBRARIES = "apt install python3-pydbus python3-gi, or pip install 'shannot[dbus]'"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,14 @@ class Check:
 
 def all_checks() -> list[Check]:
     """The runner's checks of this machine, then those of the client's surroundings."""
-    return [*runner_checks(), bus_check(), space_check(Path(state_directory())), daemon_check()]
+    status, daemon = daemon_check()
+    return [
+        *runner_checks(),
+        bus_check() if status is None or status.bus is None else served_bus_check(status),
+        *([] if status is None or status.mode == "embedded" else [polkit_check(status)]),
+        space_check(Path(state_directory())),
+        daemon,
+    ]
 
 
 def runner_checks() -> list[Check]:
@@ -69,7 +77,35 @@ def bus_check() -> Check:
         False,
         WARNING,
         f"not importable: {', '.join(missing)}; there will be no D-Bus service",
-        "apt install python3-pydbus python3-gi, or pip install 'shannot[dbus]'",
+        _LIBRARIES,
+    )
+
+
+def served_bus_check(status: DaemonStatus) -> Check:
+    """Whether the daemon that runs is on its bus."""
+    bus = f"the {status.bus} bus"
+    if status.bus_missing is None:
+        return Check("D-Bus", True, OK, f"the daemon is on {bus}")
+    detail = f"the daemon is not on {bus}: {status.bus_missing}"
+    if "pydbus" in status.bus_missing:
+        return Check("D-Bus", False, WARNING, detail, _LIBRARIES)
+    if status.mode == "embedded":
+        # A machine without a desktop has no session bus, and needs none.
+        return Check("D-Bus", True, OK, detail)
+    remedy = "is dbus running, and org.shannot.Shannot1.conf in /usr/share/dbus-1/system.d?"
+    return Check("D-Bus", False, WARNING, detail, remedy)
+
+
+def polkit_check(status: DaemonStatus) -> Check:
+    """Whether somebody can prove that he is there, to approve what he submitted."""
+    if status.polkit_missing is None:
+        return Check("polkit", True, OK, "approvals and rollbacks are authorized by it as well")
+    return Check(
+        "polkit",
+        False,
+        WARNING,
+        f"{status.polkit_missing}; roles alone count, and nobody approves what he submitted",
+        "apt install polkitd, and org.shannot.policy in /usr/share/polkit-1/actions",
     )
 
 
@@ -92,24 +128,21 @@ def space_check(directory: Path) -> Check:
     return Check("disk", True, OK, detail)
 
 
-def daemon_check() -> Check:
-    """Whether a daemon answers; for one's own it is no fault if none runs yet."""
+def daemon_check() -> tuple[DaemonStatus | None, Check]:
+    """What the daemon says of itself, and whether one answers; for one's own it is no fault if
+    none runs yet."""
     client = Client(start=False)
     try:
         with client:
             status = client.status()
     except ShannotError as error:
         if client.embedded and error.code == "daemon_unreachable":
-            return Check("daemon", True, OK, f"none runs yet; submit starts one at {client.path}")
-        return Check(
-            "daemon",
-            False,
-            WARNING,
-            str(error),
-            "systemctl status shannotd.service, or unset SHANNOT_SOCKET",
-        )
+            detail = f"none runs yet; submit starts one at {client.path}"
+            return None, Check("daemon", True, OK, detail)
+        remedy = "systemctl status shannotd.service, or unset SHANNOT_SOCKET"
+        return None, Check("daemon", False, WARNING, str(error), remedy)
     detail = f"shannotd {status.version} ({status.mode}, {status.builder}) at {client.path}"
-    return Check("daemon", True, OK, detail)
+    return status, Check("daemon", True, OK, detail)
 
 
 def _runner_broken(reason: str) -> Check:

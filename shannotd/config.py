@@ -34,6 +34,7 @@ class DaemonSettings:
     `max_connections` and `max_unfinished_bytes` (of messages that were begun and not finished)
     are per account; `max_total_connections` is by default what the limit of open files allows.
     `ttl_seconds` is the longest that a plan waits for a decision, whatever its profile says.
+    `dbus` says whether the daemon is to be on its bus, and to ask polkit.
     """
 
     max_script_bytes: int = 8 * 1024 * 1024
@@ -50,6 +51,7 @@ class DaemonSettings:
     default_profile: str = "default"
     state_directory: str | None = None
     runner_socket: str | None = None
+    dbus: bool = True
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sdnotify
 
 from shannotd.audit.log import AuditLog
+from shannotd.bus.address import bus_address
 from shannotd.config import Config, load
 from shannotd.policy.profiles import Profile
 from shannotd.server.admission import Limits, raise_descriptor_limit, total_connections
@@ -34,7 +36,9 @@ from shannotd.server.listener import (
     passed_socket,
 )
 from shannotd.server.methods import Methods
+from shannotd.server.presence import Presence, RolesAlone
 from shannotd.server.roles import EmbeddedRoles, Roles, ServiceRoles
+from shannotd.sessions.access import Caller
 from shannotd.sessions.amendments import Amendments
 from shannotd.sessions.approval import Approvals
 from shannotd.sessions.checkpoints import Checkpoints
@@ -49,6 +53,9 @@ from shannotd.sessions.usual import Usual
 from shannotd.wire.errors import ConfigError, ShannotError, UsageError
 from shannotd.wire.model import DaemonStatus, State
 from shannotd.wire.text import visible
+
+if TYPE_CHECKING:
+    from shannotd.bus.service import BusService
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +143,10 @@ class Service:
         self._approvals: Approvals
         self._rollbacks: Rollbacks
         self._checkpoints: Checkpoints
+        self._methods: Methods
         self._server: Server
+        self._bus: BusService | None = None
+        self._busless = "there is no bus"
 
     async def start(self) -> None:
         """Start all parts; when this returns, clients are served.
@@ -176,6 +186,8 @@ class Service:
                 lambda: self._config.checkpoints,
                 self._rollbacks.pending_of,
             )
+            self._bus = self._make_bus(events)
+            self._methods = self._make_methods()
             self._server = self._make_server(events)
             await self._listen()
             undo.pop_all()
@@ -186,6 +198,8 @@ class Service:
         self._notify("READY=1")
         self._feed_watchdog()
         log.info("serving on %s", self._options.socket)
+        if self._bus is not None:
+            self._bus.start(self._methods, with_polkit=not self._options.embedded)
 
     async def run(self) -> None:
         """Serve until a stop is requested, then stop in order."""
@@ -197,6 +211,8 @@ class Service:
                 timer.cancel()
         self._remove_socket()
         self._server.stop_accepting()
+        if self._bus is not None:
+            await self._bus.stop()
         await self._sessions.drain()
         await self._approvals.drain(_APPLY_SECONDS)
         await self._checkpoints.close()
@@ -275,8 +291,41 @@ class Service:
             return EmbeddedRoles(os.getuid())
         return ServiceRoles(self._config.roles)
 
-    def _make_server(self, events: Events) -> Server:
-        methods = Methods(
+    def _make_bus(self, events: Events) -> BusService | None:
+        """The daemon's place on its bus; None where there is none, or it is not wanted."""
+        embedded = self._options.embedded
+        if not self._config.daemon.dbus:
+            self._busless = "dbus is false in the configuration"
+        address = bus_address(embedded) if self._config.daemon.dbus else None
+        if address is None:
+            log.info("without D-Bus: %s", self._busless)
+            if not embedded:
+                log.warning("without polkit: by roles alone, nobody approves what he submitted")
+            return None
+        from shannotd.bus.service import BusService  # a dozen modules, which not every daemon needs
+
+        return BusService(
+            address,
+            events=events,
+            roles=lambda: self._roles,
+            version=version(),
+            pending=self._pending_of,
+            changed=self._touch,
+        )
+
+    def _pending_of(self, caller: Caller) -> int:
+        """How many sessions that the caller may see wait for a decision."""
+        if caller.sees_all:
+            return self._registry.total(State.PENDING)
+        return self._registry.count(caller.uid, State.PENDING)
+
+    def _presence(self) -> Presence:
+        if self._options.embedded or self._bus is None:
+            return RolesAlone()
+        return self._bus.polkit
+
+    def _make_methods(self) -> Methods:
+        return Methods(
             self._sessions,
             self._approvals,
             Amendments(self._registry, self._runner, self._sessions.ttl_seconds),
@@ -286,9 +335,12 @@ class Service:
             self._audit,
             self._status,
             lambda: self._roles,
+            self._presence(),
         )
+
+    def _make_server(self, events: Events) -> Server:
         return Server(
-            methods,
+            self._methods,
             events,
             lambda: self._roles,
             limits=self._limits,
@@ -334,7 +386,19 @@ class Service:
             pending=self._registry.total(State.PENDING),
             roles=(),
             store=str(self._state),
+            **self._bus_status(),
         )
+
+    def _bus_status(self) -> dict[str, str | None]:
+        """The fields of the status about D-Bus and polkit."""
+        kind = "session" if self._options.embedded else "system"
+        bus: str | None = self._busless
+        polkit: str | None = self._busless
+        if self._bus is not None:
+            bus, polkit = self._bus.missing, self._bus.polkit.missing
+        if self._options.embedded:
+            polkit = "an embedded daemon serves one account only"
+        return {"bus": kind, "bus_missing": bus, "polkit_missing": polkit}
 
     # Idle exit and watchdog
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -14,7 +15,13 @@ from tests.support.daemon import Daemon, running_daemon, workplace
 
 
 def pytest_configure() -> None:
-    """Started in the background it ignores interrupts, and so would all that tests start."""
+    """Nothing of the host's changes what tests see."""
+    # Those that want a bus have one of their own.
+    os.environ["DBUS_SYSTEM_BUS_ADDRESS"] = "unix:path=/nonexistent"
+    os.environ.pop("DBUS_SESSION_BUS_ADDRESS", None)
+    if os.path.lexists(os.path.join(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent"), "bus")):
+        del os.environ["XDG_RUNTIME_DIR"]
+    # Started in the background we ignore interrupts, and so would all that tests start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

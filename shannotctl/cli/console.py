@@ -78,6 +78,12 @@ class Console:
             target.buffer.write(data)
         target.flush()
 
+    def ring(self) -> None:
+        """The bell of the terminal, where there is one."""
+        if self.error_is_terminal:
+            sys.stderr.write("\a")
+            sys.stderr.flush()
+
     def progress(self, text: str) -> None:
         """A line on a terminal that the next output replaces."""
         if self.error_is_terminal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shannotctl.authentication import authenticated
 from shannotctl.cli.console import Console
 from shannotctl.client import Client, Event, Plan, Session, State, StepApplied
 from shannotctl.render.amendment import missed_lines
@@ -43,7 +44,8 @@ def apply(client: Client, console: Console, session: Session, plan: Plan, commen
             console.progress(f"step {event.step + 1} of {len(plan.steps)}: {what}")
 
     client.subscribe(session.id)
-    approved = client.approve(session.id, plan.digest, comment)
+    console.clear_progress()
+    approved = authenticated(lambda: client.approve(session.id, plan.digest, comment))
     if approved.state is State.PENDING:
         missing = approved.approvals - len(approved.decided_by)
         console.say(

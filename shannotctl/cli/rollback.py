@@ -6,6 +6,7 @@ import os
 
 import click
 
+from shannotctl.authentication import authenticated
 from shannotctl.cli import report
 from shannotctl.cli.arguments import session_id
 from shannotctl.cli.console import Console
@@ -92,7 +93,7 @@ def rollback(
 def _begun(client: Client, console: Console, id: str, force: list[str], force_all: bool) -> Session:
     """The session of the rollback: a new one, or the one that waits already."""
     try:
-        answer = client.rollback(id, force=force, force_all=force_all)
+        answer = authenticated(lambda: client.rollback(id, force=force, force_all=force_all))
     except RollbackPending as error:
         waiting = client.get(str(error.details["by"]))
         console.say(f"session {waiting.id}, which rolls it back, waits already")

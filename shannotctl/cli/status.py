@@ -34,6 +34,8 @@ def status(as_json: bool) -> int:
         ("sessions", f"{found.running} running, {found.pending} pending"),
         ("your roles", ", ".join(found.roles) or "none"),
         ("store", found.store),
+        ("D-Bus", f"{found.bus} bus" if found.bus_missing is None else f"no: {found.bus_missing}"),
+        ("polkit", "asked" if found.polkit_missing is None else f"no: {found.polkit_missing}"),
     ):
         console.print(labelled(label, text, console.out_style, indent=""))
     return 0

@@ -11,10 +11,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol, cast
 
 from shannotd.server.hangup import HangUps
 from shannotd.server.methods import Method, Methods
+from shannotd.server.peers import Peer, process_of
+from shannotd.server.presence import Subject
 from shannotd.sessions.access import Caller
 from shannotd.sessions.events import Event, Events
 from shannotd.wire.errors import (
@@ -40,7 +43,7 @@ Wanted = Callable[[Event], bool]
 class Owner(Protocol):
     """The server, as its connections see it."""
 
-    def admit(self, connection: Connection, transport: asyncio.Transport) -> Caller:
+    def admit(self, connection: Connection, transport: asyncio.Transport) -> tuple[Peer, Caller]:
         """Who connected.
 
         :raises ShannotError: it is not served.
@@ -77,6 +80,7 @@ class Connection(asyncio.Protocol):
         self._decoder = Decoder()
         self._transport: asyncio.Transport
         self._descriptor = -1
+        self._peer: Peer | None = None
         self._caller: Caller | None = None
         self._calls: dict[asyncio.Task[None], Method] = {}
         self._queued: deque[Request] = deque()  # came with others, beyond MAX_CALLS
@@ -94,6 +98,19 @@ class Connection(asyncio.Protocol):
         assert self._caller is not None
         return self._caller
 
+    @property
+    def interactive(self) -> bool:
+        """Who is at the other end waits until somebody has authenticated."""
+        return True
+
+    def subject(self) -> AbstractContextManager[Subject]:
+        """The process at the other end.
+
+        :raises ProcessLookupError: it is gone.
+        """
+        assert self._peer is not None
+        return process_of(self._transport.get_extra_info("socket"), self._peer)
+
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -102,7 +119,7 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=1024 * 1024, low=0)
         self._descriptor = self._transport.get_extra_info("socket").fileno()
         try:
-            self._caller = self._owner.admit(self, self._transport)
+            self._peer, self._caller = self._owner.admit(self, self._transport)
         except ShannotError as error:
             self._refuse(error)
 

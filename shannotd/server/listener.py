@@ -17,7 +17,7 @@ from shannotd.server.admission import Admission, Limits
 from shannotd.server.connection import Connection
 from shannotd.server.hangup import HangUps
 from shannotd.server.methods import Methods
-from shannotd.server.peers import peer_of
+from shannotd.server.peers import Peer, peer_of
 from shannotd.server.roles import Roles
 from shannotd.sessions.access import Caller
 from shannotd.sessions.events import Events
@@ -138,7 +138,7 @@ class Server:
             max_unread_bytes=self._max_unread_bytes(),
         )
 
-    def admit(self, connection: Connection, transport: asyncio.Transport) -> Caller:
+    def admit(self, connection: Connection, transport: asyncio.Transport) -> tuple[Peer, Caller]:
         """Who connected.
 
         :raises NotAllowed: an account that has no role here.
@@ -157,7 +157,7 @@ class Server:
         self._admission.enter(caller, self._limits())
         self._connections[connection] = peer.uid
         self._empty.clear()
-        return caller
+        return peer, caller
 
     def holds(self, connection: Connection, before: int, now: int) -> None:
         """The connection held `before` bytes of an unfinished message and holds `now`.

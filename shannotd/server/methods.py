@@ -12,8 +12,9 @@ from typing import Any, Protocol, TypeVar
 from shannotd.audit.log import AuditLog
 from shannotd.server.explain import explain
 from shannotd.server.peers import account_name, current_groups
+from shannotd.server.presence import Action, Person, Presence
 from shannotd.server.roles import Roles
-from shannotd.sessions.access import Caller, Role
+from shannotd.sessions.access import Caller, Role, is_own, require_reverser
 from shannotd.sessions.amending import Changes, Edit
 from shannotd.sessions.amendments import Amendments
 from shannotd.sessions.approval import Approvals
@@ -39,12 +40,8 @@ _MAX_REASON_CHARACTERS = 4096
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class Client(Protocol):
+class Client(Person, Protocol):
     """The connection that a call came over."""
-
-    @property
-    def caller(self) -> Caller:
-        """Who is at its other end."""
 
     def listen(self, wanted: Callable[[Event], bool]) -> Callable[[], None]:
         """Send it the events that are `wanted`, until the result is called or it closes."""
@@ -181,6 +178,7 @@ class Methods:
         audit: AuditLog,
         status: Callable[[], Awaitable[DaemonStatus]],
         roles: Callable[[], Roles],
+        presence: Presence,
     ) -> None:
         self._sessions = sessions
         self._lookup = Lookup(sessions.registry)
@@ -193,6 +191,7 @@ class Methods:
         self._audit = audit
         self._status = status
         self._roles = roles
+        self._presence = presence
         self._names: dict[int, str] = {}
         self._methods: Mapping[str, Method] = {
             "daemon.status": Method(NoParams, self._daemon_status),
@@ -279,7 +278,9 @@ class Methods:
     async def _approve(self, client: Client, params: ApproveParams) -> object:
         identifier = await self._lookup.find(client.caller, params.id)
         comment = _bounded("sessions.approve", "comment", params.comment)
-        caller = await self._caller_now(client.caller)
+        proven = await self._prove(client, identifier, params.digest)
+        # Only now: a proof may have taken its time.
+        caller = replace(await self._caller_now(client.caller), proven=proven)
         await self._approvals.approve(caller, identifier, params.digest, comment)
         return await self._lookup.get(identifier)
 
@@ -301,6 +302,10 @@ class Methods:
 
     async def _roll_back(self, client: Client, params: RollbackParams) -> object:
         identifier = await self._lookup.find(client.caller, params.id)
+        if not params.dry_run and not client.caller.embedded:
+            require_reverser(client.caller, identifier)
+            session = await self._lookup.summary(identifier)
+            await self._presence.ask(client, Action.ROLLBACK, session)
         caller = await self._caller_now(client.caller)
         wanted = Wanted(Force(params.force, params.force_all), params.dry_run)
         answer = await self._rollbacks.roll_back(caller, identifier, wanted)
@@ -389,6 +394,23 @@ class Methods:
             return encode(await self._store.run(lambda: explain(params.argv, params.cwd, profile)))
         except ValueError as error:
             raise _invalid("policy.explain", str(error)) from None
+
+    async def _prove(self, client: Client, identifier: str, digest: str) -> bool:
+        """Have the caller prove that he is there, as far as his approval needs that; whether he did
+        so for a plan of his own.
+
+        :raises NotAllowed, DigestMismatch, WrongState: he could prove what he wants, and may not.
+        :raises AuthenticationNeeded, AuthenticationRefused, AuthenticationUnavailable: he did not.
+        """
+        if client.caller.embedded:
+            return False
+        session = self._approvals.check(replace(client.caller, proven=True), identifier, digest)
+        if session is None:
+            return False
+        if is_own(client.caller, session):
+            return await self._presence.ask(client, Action.APPROVE_OWN, session)
+        await self._presence.ask(client, Action.APPROVE, session)
+        return False
 
     async def _caller_now(self, caller: Caller) -> Caller:
         """The caller with those roles only that the account database still gives him."""

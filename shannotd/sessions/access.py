@@ -30,12 +30,14 @@ class Caller:
     """Who is at the other end of a connection.
 
     `embedded` says that the daemon is the caller's own, where he alone is served and
-    approves what he submitted.
+    approves what he submitted. `proven` says that he has just proved that he is there himself, and
+    not a program of his.
     """
 
     uid: int
     roles: frozenset[Role]
     embedded: bool = False
+    proven: bool = False
 
     def require(self, role: Role, action: str) -> None:
         """:raises NotAllowed: the caller does not have `role`."""
@@ -60,6 +62,8 @@ def require_approver(
 ) -> None:
     """Refuse whoever may never approve `session`, whatever his roles.
 
+    Who submitted it may where he has proved that he is there, and it was no program of his.
+
     :param identity_uid: under whom the plan would be applied.
     :raises NotAllowed: saying why.
     """
@@ -67,9 +71,9 @@ def require_approver(
     if caller.embedded:
         return
     reason = None
-    if caller.uid == session.submitter:
+    if caller.uid == session.submitter and not caller.proven:
         reason = "who submitted a script never approves it"
-    elif caller.uid in session.editors:
+    elif caller.uid in session.editors and not caller.proven:
         reason = "who changes a plan counts as its submitter and never approves it"
     elif caller.uid == daemon_uid:
         reason = "it is the daemon's own account"
@@ -77,6 +81,11 @@ def require_approver(
         reason = "the plan would be applied under this account"
     if reason is not None:
         raise NotAllowed(uid=caller.uid, action=f"approve session {session.id}", reason=reason)
+
+
+def is_own(caller: Caller, session: Session) -> bool:
+    """Whether the caller submitted the plan of `session`, or changed it."""
+    return caller.uid == session.submitter or caller.uid in session.editors
 
 
 def require_editor(caller: Caller, session: Session) -> None:

@@ -82,6 +82,7 @@ class Approvals:
                     comment=comment or None,
                     approval=len(record.session.decided_by),
                     needed=record.session.approvals,
+                    proven=caller.proven or None,
                 )
                 self._check_unchanged(live, before)
                 await self._store.commit(Entry(record))
@@ -92,6 +93,17 @@ class Approvals:
             self._registry.adopt(live, record, uid=caller.uid, stored=True)
         if record.session.state is State.APPROVED:
             self._start(self._execute(live))
+
+    def check(self, caller: Caller, identifier: str, digest: str) -> Session | None:
+        """The session, if the caller may approve it as it is now; None where it is over.
+
+        :raises NotAllowed, DigestMismatch, WrongState: as `approve` does.
+        """
+        live = self._registry.current(identifier)
+        if live is None:
+            return None
+        self._approved(caller, live.record, digest, "")
+        return live.session
 
     def _approved(self, caller: Caller, record: Record, digest: str, comment: str) -> Record | None:
         """`record` with the caller's approval; None when it has it already."""

@@ -11,7 +11,7 @@ from shannotd.sessions.plans import WireSession, of_commands, whole_session
 from shannotd.sessions.records import PLAN, Content, Page, Stored
 from shannotd.sessions.registry import Registry
 from shannotd.wire.errors import AmbiguousId, IdTooShort, NotFound
-from shannotd.wire.model import FINAL_STATES, State
+from shannotd.wire.model import FINAL_STATES, Session, State
 
 _ID = re.compile(r"[0-9a-f]{1,32}")
 _ID_CHARACTERS = 32
@@ -64,6 +64,19 @@ class Lookup:
             raise NotFound(id=identifier)
         # What is in memory is never older than what the store has.
         return whole_session(stored if live is None else Stored(live.record, stored.contents))
+
+    async def summary(self, identifier: str) -> Session:
+        """The session of that whole id, without contents.
+
+        :raises NotFound: there is none (any more).
+        """
+        live = self._registry.current(identifier)
+        if live is not None:
+            return live.session
+        stored = await self._store.load(identifier)
+        if stored is None:
+            raise NotFound(id=identifier)
+        return stored.record.session
 
     async def page(
         self,

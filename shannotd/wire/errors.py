@@ -133,6 +133,30 @@ class NotAllowed(ShannotError):
     exit_status = 6
 
 
+class AuthenticationNeeded(ShannotError):
+    """You may {action} only after you have proved that you are there, and you could not be asked
+    for that: {reason}. Do it on a terminal or a desktop of your own."""
+
+    code = "authentication_needed"
+    exit_status = 6
+
+
+class AuthenticationRefused(ShannotError):
+    """You may {action} only after you have proved that you are there, and that came to nothing:
+    {reason}. Nothing was changed."""
+
+    code = "authentication_refused"
+    exit_status = 6
+
+
+class AuthenticationUnavailable(ShannotError):
+    """You may {action} only after you have proved that you are there, and there is nobody to whom:
+    {reason}. Nothing was changed."""
+
+    code = "authentication_unavailable"
+    exit_status = 6
+
+
 class WrongState(ShannotError):
     """Session {id} is {state}: it cannot be {action} any more."""
 
@@ -389,6 +413,14 @@ class DaemonUnreachable(ShannotError):
     """No shannot daemon answers at {path}: {reason}. `shannotctl doctor` says why."""
 
     code = "daemon_unreachable"
+    exit_status = 8
+
+
+class NotificationsUnavailable(ShannotError):
+    """No desktop notification can be shown: {reason}. `shannotctl notify --print` prints instead,
+    and --exec runs a command."""
+
+    code = "notifications_unavailable"
     exit_status = 8
 
 

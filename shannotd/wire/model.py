@@ -640,7 +640,11 @@ class CheckpointContents:
 
 @dataclass(frozen=True)
 class DaemonStatus:
-    """What `daemon.status` answers."""
+    """What `daemon.status` answers.
+
+    `bus` is the bus that the daemon would be on (`system` or `session`), `bus_missing` why it is
+    not; `polkit_missing` why nobody is asked by polkit. Each is null where it works.
+    """
 
     version: str
     mode: str
@@ -653,6 +657,9 @@ class DaemonStatus:
     pending: int
     roles: tuple[str, ...]
     store: str
+    bus: str | None = None
+    bus_missing: str | None = None
+    polkit_missing: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,215 @@
+"""The methods of the D-Bus interface, over those of the socket: rights and errors are the same."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from shannotd.bus import interface
+from shannotd.bus.adapter import Incoming
+from shannotd.bus.interface import INTERFACE, Value
+from shannotd.server.methods import Methods
+from shannotd.server.peers import Peer, current_groups
+from shannotd.server.presence import BusName, Subject
+from shannotd.server.roles import Roles
+from shannotd.sessions.access import Caller, may_see
+from shannotd.sessions.events import Changed, Event, Events
+from shannotd.wire.errors import (
+    FrameTooLarge,
+    InvalidRequest,
+    NotAllowed,
+    TooManySessions,
+    UnknownMethod,
+)
+from shannotd.wire.model import State
+
+# A system bus throws out who sends it more than 32 MiB.
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+MAX_CALLS = 16  # of one client at once
+MAX_SUBSCRIBERS = 64  # of one account
+
+
+class BusClient:
+    """Who called, as the methods see it."""
+
+    def __init__(self, caller: Caller, incoming: Incoming) -> None:
+        self.caller = caller
+        self.interactive = incoming.interactive
+        self._name = incoming.sender
+
+    @contextlib.contextmanager
+    def subject(self) -> Iterator[Subject]:
+        """The client, as polkit is told."""
+        yield BusName(self._name)
+
+    def listen(self, wanted: Callable[[Event], bool]) -> Callable[[], None]:
+        """No method that D-Bus has sends events."""
+        raise NotImplementedError
+
+    def tell(self, event: Event) -> None:
+        """No method that D-Bus has sends events."""
+        raise NotImplementedError
+
+
+class Manager:
+    """Answers calls, and knows who wants to hear of what."""
+
+    def __init__(
+        self,
+        methods: Methods,
+        roles: Callable[[], Roles],
+        version: str,
+        pending: Callable[[Caller], int],
+        events: Events,
+        emit: Callable[..., None],
+        watch: Callable[[str], None],
+    ) -> None:
+        """:param pending: how many sessions that a caller may see wait for a decision.
+        :param emit: sends a signal to one client: its name, the signal's, values.
+        :param watch: has `left` called when a client has left.
+        """
+        self._methods = methods
+        self._roles = roles
+        self._version = version
+        self._pending = pending
+        self._events = events
+        self._emit = emit
+        self._watch = watch
+        self._calls: Counter[str] = Counter()
+        self._large_answer = asyncio.Lock()
+        self._subscribers: dict[str, Caller] = {}
+        self._end_listening: Callable[[], None] | None = None  # there are subscribers
+
+    async def answer(self, incoming: Incoming) -> Sequence[Value]:
+        """The values that a call is answered with.
+
+        :raises ShannotError: what went wrong.
+        """
+        if self._calls[incoming.sender] >= MAX_CALLS:
+            raise TooManySessions(count=MAX_CALLS, kind="calls")
+        self._calls[incoming.sender] += 1
+        try:
+            return await self._answer(incoming)
+        finally:
+            self._calls[incoming.sender] -= 1
+            if not self._calls[incoming.sender]:
+                del self._calls[incoming.sender]
+
+    async def _answer(self, incoming: Incoming) -> Sequence[Value]:
+        caller = await self._caller(incoming)
+        if incoming.member in ("Get", "GetAll", "Set"):
+            return self._property(caller, incoming)
+        if not caller.roles:
+            reason = "this daemon is another's" if caller.embedded else "it has no role here"
+            raise NotAllowed(uid=caller.uid, action="use this daemon", reason=reason)
+        client = BusClient(caller, incoming)
+        match (incoming.member, *incoming.arguments):
+            case ("ListSessions", states, limit):
+                return await self._list(client, states, limit)
+            case ("GetSession", identifier):
+                async with self._large_answer:
+                    session = await self._call(client, "sessions.get", id=identifier)
+                    _bound(*(len(session[name]) for name in ("script", "stdout", "stderr")))
+                    return (Value("a{sv}", interface.whole(session)),)
+            case ("GetPlan", identifier):
+                async with self._large_answer:
+                    return await self._plan(client, identifier)
+            case ("Approve", identifier, digest, comment):
+                given = {"id": identifier, "digest": digest, "comment": comment}
+                return _state(await self._call(client, "sessions.approve", **given))
+            case ("Reject", identifier, reason):
+                given = {"id": identifier, "reason": reason}
+                return _state(await self._call(client, "sessions.reject", **given))
+            case ("Cancel", identifier):
+                return _state(await self._call(client, "sessions.cancel", id=identifier))
+            case ("Subscribe",):
+                self._subscribe(incoming.sender, caller)
+                return ()
+        raise UnknownMethod(method=incoming.member)
+
+    async def _caller(self, incoming: Incoming) -> Caller:
+        groups = incoming.groups
+        if groups is None:
+            groups = await asyncio.to_thread(current_groups, incoming.uid)
+        return self._roles().caller(Peer(0, incoming.uid, groups or frozenset()))
+
+    async def _call(self, client: BusClient, name: str, **params: object) -> Mapping[str, Any]:
+        result = await self._methods.call(client, name, self._methods.find(name), params)
+        assert isinstance(result, dict)
+        return result
+
+    async def _list(self, client: BusClient, states: Sequence[str], limit: int) -> Sequence[Value]:
+        async with self._large_answer:
+            page = await self._call(client, "sessions.list", states=states, limit=limit)
+            return (Value("aa{sv}", [interface.summary(each) for each in page["sessions"]]),)
+
+    async def _plan(self, client: BusClient, identifier: str) -> Sequence[Value]:
+        session = await self._call(client, "sessions.get", id=identifier)
+        canonical, notes = interface.plan(session)
+        _bound(len(canonical), len(notes))
+        return (Value("ay", canonical), Value("s", notes))
+
+    # Properties: GDBus answers Introspect by itself, and has seen to it that they are ours.
+
+    def _property(self, caller: Caller, incoming: Incoming) -> Sequence[Value]:
+        name = incoming.arguments[0]
+        if name != INTERFACE or incoming.member == "Set":
+            raise InvalidRequest(method=incoming.member, reason="there is nothing to set there")
+        values = {
+            "Version": Value("s", self._version),
+            "PendingCount": Value("u", self._pending(caller) if caller.roles else 0),
+        }
+        if incoming.member == "GetAll":
+            return (Value("a{sv}", values),)
+        wanted = values.get(incoming.arguments[1])
+        if wanted is None:
+            raise InvalidRequest(method="Get", reason="there is no such property")
+        return (Value("v", wanted),)
+
+    # Signals
+
+    def _subscribe(self, name: str, caller: Caller) -> None:
+        mine = [known for known in self._subscribers.values() if known.uid == caller.uid]
+        if name not in self._subscribers and len(mine) >= MAX_SUBSCRIBERS:
+            raise TooManySessions(count=MAX_SUBSCRIBERS, kind="subscriptions")
+        self._subscribers[name] = caller
+        self._watch(name)
+        if self._end_listening is None:
+            self._end_listening = self._events.listen(self._heard)
+
+    def left(self, name: str) -> None:
+        """The client of that name has left the bus."""
+        self._subscribers.pop(name, None)
+        if not self._subscribers:
+            self.close()
+
+    def close(self) -> None:
+        """Forget all clients: the bus is gone."""
+        self._subscribers.clear()
+        if self._end_listening is not None:
+            self._end_listening()
+            self._end_listening = None
+
+    def _heard(self, event: Event) -> None:
+        """Tell each subscriber that may see the session of it, and nobody else."""
+        if not isinstance(event, Changed):
+            return
+        identifier = Value("s", event.session)
+        for name, caller in self._subscribers.items():
+            if not may_see(caller, event.submitter):
+                continue
+            if event.now.state is State.PENDING and not event.now.decided_by:
+                self._emit(name, "SessionPending", identifier)
+            self._emit(name, "SessionChanged", identifier, Value("s", event.now.state.value))
+
+
+def _state(session: Mapping[str, Any]) -> Sequence[Value]:
+    return (Value("s", session["state"]),)
+
+
+def _bound(*sizes: int) -> None:
+    if sum(sizes) > MAX_ANSWER_BYTES:
+        raise FrameTooLarge(limit=MAX_ANSWER_BYTES)
