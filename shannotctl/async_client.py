@@ -141,6 +141,8 @@ class AsyncClient:
         """Approve the plan whose digest you computed from what you displayed.
 
         :raises DigestMismatch: the session's plan is another one.
+        :raises AuthenticationNeeded: you must prove that you are there, and could not be asked;
+            `shannotctl.authentication` has an agent for terminals.
         :raises OutcomeUnknown: the daemon went away before it answered; so do `reject`, `cancel`
             and `wait`.
         """
@@ -227,6 +229,14 @@ class AsyncClient:
         """The session when it is in one of `states` or has ended, or after `timeout` seconds."""
         return await self._perform(protocol.wait(id, states, timeout))
 
+    @contextlib.asynccontextmanager
+    async def subscription(self, id: str | None = None) -> AsyncIterator[AsyncIterator[Event]]:
+        """The events of one session, or of all, from the moment when the context is entered: what
+        is asked after that is not older than they are."""
+        async with self._another() as client:
+            await client._perform(protocol.watch(id))
+            yield client._each_event()
+
     async def watch(self, id: str | None = None) -> AsyncIterator[Event]:
         """Events as they happen; those of one session begin with its present state and end with
         its last one."""
@@ -237,8 +247,7 @@ class AsyncClient:
                 yield Changed(session)
                 if session.state in FINAL_STATES:
                     return
-            while True:
-                event = await client._next_event()
+            async for event in client._each_event():
                 yield event
                 if id is not None and protocol.is_last(event):
                     return
@@ -357,11 +366,12 @@ class AsyncClient:
         if self._wants_events:
             self._events.put_nowait(problem)
 
-    async def _next_event(self) -> Event:
-        event = await self._events.get()
-        if isinstance(event, ShannotError):
-            raise event
-        return event
+    async def _each_event(self) -> AsyncIterator[Event]:
+        while True:
+            event = await self._events.get()
+            if isinstance(event, ShannotError):
+                raise event
+            yield event
 
     async def _until(self, answer: asyncio.Future[Session]) -> AsyncIterator[Event]:
         """The events that arrive before `answer` does."""

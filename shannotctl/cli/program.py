@@ -23,12 +23,18 @@ VERBS = {
     "rollback": ("rollback", "rollback"),
     "checkpoint": ("checkpoint", "checkpoint"),
     "watch": ("watch", "watch"),
+    "notify": ("notify", "notify"),
     "status": ("status", "status"),
     "doctor": ("doctor", "doctor"),
     "audit": ("audit", "audit"),
     "policy": ("policy", "policy"),
     "completion": ("completion", "completion"),
 }
+
+# click before 8.2 shows the help and exits by itself.
+_NO_ARGUMENTS: tuple[type[click.UsageError], ...] = tuple(
+    kind for kind in [getattr(click.exceptions, "NoArgsIsHelpError", None)] if kind is not None
+)
 
 EPILOG = "\b\nExit status:\n" + "\n".join(f"  {code:>3}  {text}" for code, text in STATUSES)
 
@@ -109,7 +115,7 @@ def _invoke(arguments: Sequence[str]) -> int:
         return end.exit_code
     except click.exceptions.Abort:
         return INTERRUPTED
-    except click.exceptions.NoArgsIsHelpError as error:
+    except _NO_ARGUMENTS as error:
         error.show()
         return USAGE
     except click.ClickException as error:
