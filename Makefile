@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 PYTEST_WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup
 
-.PHONY: setup demo test test-long test-apply-long test-machine lint format bench coverage clean
+.PHONY: setup demo test test-long test-apply-long test-machine test-container lint format bench coverage clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,10 @@ test-apply-long: $(STAMP)
 # Limits by control groups, in an emulated machine with a kernel and a systemd of its own.
 test-machine:
 	tests/machine/run
+
+# D-Bus, polkit and units as they are shipped, in a container with a systemd of its own. As root.
+test-container:
+	tests/container/run
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
