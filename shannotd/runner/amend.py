@@ -17,6 +17,7 @@ from shannotd.runner.amendment import Amended, Changes, amend, not_amendable
 from shannotd.runner.contents import AskedContents
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.holders import holders
+from shannotd.runner.others import others
 from shannotd.runner.plan import FileStep, Holder, Plan
 from shannotd.runner.record import check_permission, send_plan
 from shannotd.runner.renewal import Renewal
@@ -44,11 +45,13 @@ def serve(channel: Channel, *, key: bytes, own: Sequence[str] = ()) -> None:
             order = _receive(channel, key)
             floor = replace(accounts.check(order.plan.identity), own=tuple(own))
             try:
-                held = holders(order.plan.steps)  # while this process sees those of all accounts
+                # While this process sees the processes and directories of all accounts.
+                held = holders(order.plan.steps)
+                given = others(order.plan.steps, order.plan.identity)
                 if os.geteuid() == 0:
                     # The key stays: changing ids makes us undumpable, so nobody reads it.
                     permission.become(order.plan.identity)
-                _amend(channel, order, floor, held, key)
+                _amend(channel, order, floor, held, given, key)
             except OSError as error:
                 where = f"{error.filename}: " if isinstance(error.filename, str) else ""
                 reason = f"{where}{error.strerror or error}"
@@ -95,6 +98,7 @@ def _amend(
     order: _Order,
     floor: accounts.Floor,
     held: Mapping[int, Sequence[Holder]],
+    given: Mapping[int, Sequence[str]],
     key: bytes,
 ) -> None:
     with AskedContents(channel) as contents, Renewal(contents) as renewal:
@@ -107,7 +111,8 @@ def _amend(
             if renewed is not None:
                 assert isinstance(step, FileStep)
                 note = vars(renewal.note(step, renewed.before, renewed.after))
-            notes.append({**note, "holders": held.get(origin, ())})
+            beside = {"holders": held.get(origin, ()), "others": given.get(origin, ())}
+            notes.append({**note, **beside})
     plan = replace(order.plan, session=order.session, steps=amended.steps)
     channel.hold({"event": "amended"}, _outcome(amended))
     send_plan(channel, plan, notes, key)

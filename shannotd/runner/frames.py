@@ -58,8 +58,9 @@ and receives, in order, ending with `end` or a closed channel (= the runner was 
     {event: "end"}
 
 `notes` is a JSON list with one object per step: {diff: str|null, binary, too_large,
-holders: [{pid, program}], changed: str|null} (who holds open for writing what the step displaces;
-of a rollback: what should be there in place of what somebody put there).
+holders: [{pid, program}], others: [path], changed: str|null} (who holds open for writing what the
+step displaces; what a command is given that other accounts can change; of a rollback: what should
+be there in place of what somebody put there).
 `seal` proves to the runner, at apply, that it recorded this digest for this session.
 
 A call. A shim, which runs in place of a program whose call is neither contained nor denied at once,

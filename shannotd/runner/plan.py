@@ -167,13 +167,14 @@ class Holder:
 
 @dataclass(frozen=True)
 class StepNote:
-    """What a reader sees beside a step: a unified diff, or why there is none; and who holds open
-    for writing what the step displaces."""
+    """What a reader sees beside a step: a unified diff, or why there is none; who holds open for
+    writing what the step displaces; and what a command is given that others can change."""
 
     diff: Optional[str] = None
     binary: bool = False
     too_large: bool = False
     holders: Tuple[Holder, ...] = ()
+    others: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

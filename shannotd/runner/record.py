@@ -20,6 +20,7 @@ from shannotd.runner.holders import holders
 from shannotd.runner.identity import Floor, machine
 from shannotd.runner.needed import apply_named, contents_of
 from shannotd.runner.obstacles import protected_paths
+from shannotd.runner.others import others
 from shannotd.runner.permission import first_refusal, not_permitted
 
 if TYPE_CHECKING:
@@ -197,6 +198,8 @@ class Record:
         )
         for index, found in holders(steps).items():
             notes[index] = replace(notes[index], holders=tuple(found))
+        for index, paths in others(steps, self._who).items():
+            notes[index] = replace(notes[index], others=tuple(paths))
         _send_plan(job, self._request, self._who, steps, notes, self._settings)
         check_permission(steps, self._who, replace(self._warm.floor, own=self._settings.hidden))
 

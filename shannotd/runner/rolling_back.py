@@ -23,6 +23,7 @@ from shannotd.runner.holders import holders
 from shannotd.runner.journal import Damaged
 from shannotd.runner.needed import contents_of
 from shannotd.runner.orders import Orders
+from shannotd.runner.others import others
 from shannotd.runner.outcome import Outcome
 from shannotd.runner.plan import CommandStep, FileStep, Identity, Plan, StepNote
 from shannotd.runner.record import check_permission, send_contents, send_plan
@@ -130,8 +131,11 @@ def _roll_back(channel: Orders, order: _Order, runner: _Runner, stack: ExitStack
         steps=tuple(looked.steps),
     )
     check_permission(made.steps, made.identity, floor)
-    held = holders(made.steps)
-    notes = [{**note, "holders": held.get(i, ())} for i, note in enumerate(looked.notes)]
+    held, given = holders(made.steps), others(made.steps, made.identity)
+    notes = [
+        {**note, "holders": held.get(index, ()), "others": given.get(index, ())}
+        for index, note in enumerate(looked.notes)
+    ]
     wanted = {sha256: contents.sendable(sha256) for sha256 in contents_of(made.steps)}
     send_contents(channel, wanted)
     staying = [_told(found, one) for one in sorted((*back.staying, *more), key=_index)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -19,6 +19,7 @@ from shannotd.sessions.recorded import Recorded
 from shannotd.sessions.records import NOTES, PLAN, SCRIPT, STDERR, STDOUT, Stored
 from shannotd.wire.decode import decode, encode
 from shannotd.wire.model import Amendment, CommandResult, Plan, Risk, StartedProgram, StepCounts
+from shannotd.wire.text import visible
 
 LARGE_BYTES = 32 * 1024  # a plan of this size takes about a millisecond to judge
 
@@ -81,7 +82,7 @@ def judge(
     recorded_notes = [decode(_Note, note, "note") for note in derived]
     held = {index: note.holders for index, note in enumerate(recorded_notes) if note.holders}
     findings = [
-        _with_change(finding, note.changed)
+        _with_change(_with_others(finding, note.others), note.changed)
         for finding, note in zip(assess_plan(plan, held), recorded_notes, strict=True)
     ]
     notes = [
@@ -114,6 +115,7 @@ class _Note:
     binary: bool = False
     too_large: bool = False
     holders: tuple[Holder, ...] = ()
+    others: tuple[str, ...] = ()
     changed: str | None = None
 
 
@@ -123,6 +125,15 @@ def _with_change(finding: tuple[Risk, str], changed: str | None) -> tuple[Risk, 
         return finding
     words = f"somebody has changed it since: it was {changed}"
     return Risk.DANGER, words if finding[0] is not Risk.DANGER else f"{words}; {finding[1]}"
+
+
+def _with_others(finding: tuple[Risk, str], others: Sequence[str]) -> tuple[Risk, str]:
+    """What is said of a command that is given what others can change until it runs."""
+    if not others:
+        return finding
+    named = ", ".join(map(visible, others))
+    words = f"another account can change what it is given, also after the approval: {named}"
+    return Risk.DANGER, f"{words}; {finding[1]}"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from tests.support.runner import Outcome, RunnerProcess, review
 pytestmark = pytest.mark.P2
 
 MEBIBYTE = 1024 * 1024
-SAME: dict[str, Any] = {"holders": []}  # a note of a step that is as it was
+SAME: dict[str, Any] = {"holders": [], "others": []}  # a note of a step that is as it was
 
 
 def recorded(bench: Bench, place: Path, script: str, **more: Any) -> Outcome:

@@ -88,6 +88,18 @@ def test_the_runners_command_is_read_as_it_was_written() -> None:
     assert observed.stderr is None and observed.stdin is None
 
 
+@pytest.mark.P7
+def test_what_others_can_change_until_a_command_runs_is_danger_and_named() -> None:
+    notes = [{"others": ["/home/x/\x1b[2J", "/srv/y"]}]
+    made = judge(recorded(REVIEWED, notes=notes), session="s", policy_version="v")
+    (note,) = unpack_notes(made.notes).steps
+    assert (made.risk, note["risk"]) == (Risk.DANGER, "danger")
+    assert note["reason"] == (
+        "another account can change what it is given, also after the approval:"
+        " /home/x/\\e[2J, /srv/y; changes what services do"
+    )
+
+
 @pytest.mark.P1
 @pytest.mark.parametrize(
     ("steps", "effects"),
