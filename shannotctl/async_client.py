@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -121,7 +121,7 @@ class AsyncClient:
 
     async def list(
         self, *, states: Iterable[State] = (), name: str | None = None
-    ) -> AsyncIterator[Session]:
+    ) -> AsyncGenerator[Session, None]:
         """All sessions that you may see, newest first, page after page."""
         chosen = tuple(states)
         cursor: str | None = None

@@ -33,17 +33,25 @@ def command_contents(client: Client, session: Session) -> Contents:
     """
     plan = plan_of(session)
     found: dict[str, bytes] = {}
-    total = 0
-    for part in () if plan is None else _parts(plan):
-        if part.sha256 in found or part.size > MAX_CONTENT_BYTES:
-            continue
-        total += part.size
-        if total > MAX_TOTAL_BYTES:
-            break
+    for part in () if plan is None else wanted_parts(plan):
         content = _fetch(client, session.id, part.sha256)
         if content is not None:
             found[part.sha256] = content
     return found
+
+
+def wanted_parts(plan: Plan) -> Iterator[CommandInput | CommandOutput]:
+    """The inputs and outputs of a plan's commands that are not too large, each once."""
+    known: set[str] = set()
+    total = 0
+    for part in _parts(plan):
+        if part.sha256 in known or part.size > MAX_CONTENT_BYTES:
+            continue
+        total += part.size
+        if total > MAX_TOTAL_BYTES:
+            return
+        known.add(part.sha256)
+        yield part
 
 
 def written_content(client: Client, session: Session, plan: Plan, index: int) -> bytes:
@@ -53,6 +61,19 @@ def written_content(client: Client, session: Session, plan: Plan, index: int) ->
     :raises EditTooLarge: no change of a plan could take it.
     :raises BadFrame: the daemon sent another content than the plan names.
     """
+    sha256, size = editable(session, plan, index)
+    content = _fetch(client, session.id, sha256) if size else b""
+    if content is None:
+        raise not_kept(session, index)
+    return content
+
+
+def editable(session: Session, plan: Plan, index: int) -> tuple[str, int]:
+    """The SHA-256 and size of what step `index` writes; of an append of what it appends.
+
+    :raises NotAmendable: it writes no file.
+    :raises EditTooLarge: no change of a plan could take it.
+    """
     if index >= len(plan.steps):
         raise NotAmendable(id=session.id, step=index, reason=f"there is no step {index + 1}")
     part = _written(plan.steps[index])
@@ -60,11 +81,20 @@ def written_content(client: Client, session: Session, plan: Plan, index: int) ->
         raise NotAmendable(id=session.id, step=index, reason=f"step {index + 1} writes no file")
     if part.size > MAX_EDIT_BYTES:
         raise EditTooLarge(size=part.size, limit=MAX_EDIT_BYTES)
-    content = _fetch(client, session.id, part.sha256) if part.size else b""
-    if content is None:
-        reason = f"what step {index + 1} writes is not kept"
-        raise NotAmendable(id=session.id, step=index, reason=reason)
-    return content
+    return part.sha256, part.size
+
+
+def not_kept(session: Session, index: int) -> NotAmendable:
+    """The error for a content that the daemon has not any more."""
+    reason = f"what step {index + 1} writes is not kept"
+    return NotAmendable(id=session.id, step=index, reason=reason)
+
+
+def is_content(data: bytes, sha256: str) -> bool:
+    """Whether `data` is what a plan names by `sha256`."""
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest() == sha256
 
 
 def _written(step: Step) -> TreeSummary | FileState | None:
@@ -82,12 +112,10 @@ def _parts(plan: Plan) -> Iterator[CommandInput | CommandOutput]:
 
 
 def _fetch(client: Client, session: str, sha256: str) -> bytes | None:
-    import hashlib
-
     try:
         content = b"".join(client.blobs(session, sha256))
     except (InvalidRequest, NotFound):
         return None
-    if hashlib.sha256(content).hexdigest() != sha256:
+    if not is_content(content, sha256):
         raise BadFrame(reason=f"the content {sha256} is not what the plan of {session} names")
     return content

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from shannotctl.cli import report
-from shannotctl.cli.arguments import session_id
+from shannotctl.cli.arguments import complete_session
 from shannotctl.cli.console import Console
 from shannotctl.cli.decision import apply, confirmed
 from shannotctl.cli.outcome import PENDING, session_status
@@ -18,16 +18,23 @@ from shannotd.wire.errors import DigestMismatch, UsageError
 
 
 @click.command()
-@session_id
+@click.argument("id", required=False, metavar="[ID]", shell_complete=complete_session)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--digest", metavar="SHA256", help="Only if the plan is the one with this digest.")
 @click.option("--comment", default="", metavar="TEXT", help="Why, for the audit log.")
-def approve(id: str, yes: bool, digest: str | None, comment: str) -> int:
-    """Show a plan, ask, and have exactly that plan applied.
+@click.option("--plain", is_flag=True, help="Without an ID: `review --plain`.")
+def approve(id: str | None, yes: bool, digest: str | None, comment: str, plain: bool) -> int:
+    """Show a plan, ask, and have exactly that plan applied; without an ID, `review` all.
 
     Without a terminal it needs --yes and --digest: the digest that `shannotctl show ID`
     printed for the plan that you have read.
     """
+    if id is None:
+        if yes or digest or comment:
+            raise UsageError(reason="--yes, --digest and --comment are given together with an ID")
+        from shannotctl.cli.review import run
+
+        return run(None, plain=plain)
     console = Console()
     interactive = console.in_is_terminal and console.out_is_terminal
     if not interactive and not (yes and digest):

@@ -12,10 +12,13 @@ _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 
 def session_id(function: _Decorated) -> _Decorated:
     """`ID`: a session's id or a prefix of it that fits only one; completed by the shell."""
-    return click.argument("id", metavar="ID", shell_complete=_complete)(function)
+    return click.argument("id", metavar="ID", shell_complete=complete_session)(function)
 
 
-def _complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+def complete_session(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """The ids that begin like what was typed."""
     from shannotctl.client import Client, ShannotError
 
     try:

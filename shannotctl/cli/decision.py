@@ -8,13 +8,11 @@ from shannotctl.client import Client, Event, Plan, Session, State, StepApplied
 from shannotctl.render.amendment import missed_lines
 from shannotctl.render.amounts import number
 from shannotctl.render.command import warning_lines
-from shannotctl.render.plan import applied_text, highest_risk
+from shannotctl.render.plan import DANGER_WORDS, applied_text, highest_risk
 from shannotctl.render.printed import PrintedLines
 from shannotctl.render.rollback import staying_lines
 from shannotctl.render.session import steps_text
 from shannotd.wire.model import Risk
-
-DANGER_WORDS = "yes, danger"
 
 
 def confirmed(console: Console, session: Session, plan: Plan) -> bool:

@@ -16,6 +16,7 @@ VERBS = {
     "submit": ("submit", "submit"),
     "list": ("list", "list_sessions"),
     "show": ("show", "show"),
+    "review": ("review", "review"),
     "approve": ("approve", "approve"),
     "amend": ("amend", "amend"),
     "reject": ("reject", "reject"),

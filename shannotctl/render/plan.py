@@ -21,7 +21,11 @@ from shannotd.wire.model import Decision, FileState, Plan, Risk, Step
 from shannotd.wire.text import visible
 
 WITH_DIFFS = View()
-_SECTIONS = {
+
+# What a person types to have a dangerous plan applied.
+DANGER_WORDS = "yes, danger"
+
+SECTIONS = {
     "applied": "",
     "observed": "Looked at in the dry run: nothing to apply",
     "refused": "Refused in the dry run: nothing to apply",
@@ -52,14 +56,14 @@ def plan_lines(plan: Plan, style: Style, view: View = WITH_DIFFS) -> Iterator[st
         yield from labelled("on failure", plan.on_failure, style)
     yield from warning_lines(plan, style)
     together = list(folded(plan.steps))
-    for section, heading in _SECTIONS.items():
-        found = [(step, indexes) for step, indexes in together if _section(step) == section]
+    for section, heading in SECTIONS.items():
+        found = [(step, indexes) for step, indexes in together if section_of(step) == section]
         if found and heading:
             yield ""
             yield style.paint(heading, "title")
         for step, indexes in found:
             yield ""
-            yield from _step_lines(indexes, step, identity.name, style, view)
+            yield from step_lines(indexes, step, identity.name, style, view)
     if len(shown) < len(plan.steps):
         yield ""
         yield from scratch_lines(plan, style)
@@ -95,7 +99,8 @@ def applied_text(applied: str) -> str:
     return _APPLIED.get(applied, applied)
 
 
-def _section(step: Step) -> str:
+def section_of(step: Step) -> str:
+    """Which of SECTIONS a step stands in."""
     if step.has_effect:
         return "applied"
     return "observed" if step.decision == Decision.OBSERVE else "refused"
@@ -107,20 +112,29 @@ def _kind(step: Step) -> str:
     return command_kind(step) if step.kind == "command" else step.kind
 
 
-def _step_lines(
+def step_lines(
     indexes: Sequence[int], step: Step, identity: str, style: Style, view: View
 ) -> Iterator[str]:
     """One step: a line with what and where, then everything that it changes."""
-    yield from _heading(indexes[0] + 1, step, style)
+    yield from heading_lines(indexes[0] + 1, step, style)
+    yield from detail_lines(indexes, step, identity, style, view)
+    if step.kind == "file":
+        yield from _diff_lines(step, style, view.diffs)
+    if step.applied is not None and step.has_effect:
+        yield from _detail("applied", applied_text(step.applied), style)
+
+
+def detail_lines(
+    indexes: Sequence[int], step: Step, identity: str, style: Style, view: View
+) -> Iterator[str]:
+    """What is below a step's heading, but for its diff and what became of it."""
     yield from times_line(indexes, style)
     if step.reason:
         yield from _detail("why", step.reason, style)
     if step.kind == "file":
-        yield from _file_details(step, style, view.diffs)
+        yield from _file_details(step, style)
     elif step.kind == "command":
         yield from command_details(step, identity, view, style)
-    if step.applied is not None and step.has_effect:
-        yield from _detail("applied", applied_text(step.applied), style)
 
 
 def scratch_lines(plan: Plan, style: Style) -> Iterator[str]:
@@ -135,22 +149,24 @@ def scratch_lines(plan: Plan, style: Style) -> Iterator[str]:
         yield from in_gutter(f"{count:,} in {visible(place)}", style, role="faint")
 
 
-def _heading(index: int, step: Step, style: Style) -> Iterator[str]:
-    start = f"{index:>3}. {style.risk(step.risk)}  "
-    plain = f"{index:>3}. {step.risk.value}  "
+def heading_lines(number: int, step: Step, style: Style) -> Iterator[str]:
+    """`  3. danger  delete /etc/x`: a step's number, risk, and what it does to what."""
+    start = f"{number:>3}. {style.risk(step.risk)}  "
+    plain = f"{number:>3}. {step.risk.value}  "
     if step.kind == "command":
         what = command_line(step)
     elif step.kind == "blocked":
         times = "" if step.count == 1 else f", {step.count:,} times"
         what = f"blocked: {visible(step.what or '?')} {visible(step.target or '')}{times}"
     else:
-        what = f"{visible(step.change or step.kind)} {_subject(step)}"
+        what = f"{visible(step.change or step.kind)} {subject(step)}"
     room = None if style.width is None else style.width - len(plain)
-    for number_of_line, piece in enumerate(fold(what, room)):
-        yield (start if number_of_line == 0 else " " * len(plain)) + style.paint(piece, "title")
+    for line_number, piece in enumerate(fold(what, room)):
+        yield (start if line_number == 0 else " " * len(plain)) + style.paint(piece, "title")
 
 
-def _subject(step: Step) -> str:
+def subject(step: Step) -> str:
+    """What a file step is about: its path, and what is there where that is no file."""
     path = _name(step.path)
     if step.change == "rename":
         return f"{_name(step.old_path)} to {path}"
@@ -168,7 +184,7 @@ def _name(path: str | None) -> str:
     return "?" if path is None else quoted(path) if " " in path else visible(path)
 
 
-def _file_details(step: Step, style: Style, diffs: bool) -> Iterator[str]:
+def _file_details(step: Step, style: Style) -> Iterator[str]:
     before, after = step.before, step.after
     if before is not None and after is not None:
         for label, text in changes(before, after):
@@ -179,18 +195,15 @@ def _file_details(step: Step, style: Style, diffs: bool) -> Iterator[str]:
         yield from _detail("hard link", f"one more name of {step.link_to}", style)
     if before is not None and before.links is not None and before.links > 1:
         yield from _detail("links", f"the file has {before.links} names (hard links)", style)
-    yield from _content(step, style, diffs)
-
-
-def _content(step: Step, style: Style, diffs: bool) -> Iterator[str]:
     if step.binary or step.too_large:
         why = "binary" if step.binary else "too large to show"
         for label, state in (("before", step.before), ("after", step.after)):
             if state is not None and state.type == "file":
                 content = f"{size(state.size or 0)}, sha256 {state.sha256 or 'not computed'}"
                 yield from _detail(label, f"{content} ({why})", style)
-        if step.diff is None:
-            return
+
+
+def _diff_lines(step: Step, style: Style, diffs: bool) -> Iterator[str]:
     if step.diff is None:
         return
     # Only newlines separate a diff's lines: other line boundaries are content.
