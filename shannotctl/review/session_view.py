@@ -128,7 +128,8 @@ def _all_sections(opened: Opened, width: int) -> Iterator[Section]:
     yield Section("top", (), list(_top(opened, style)))
     if session.analysis:
         said = list(_analysis(session, inner))
-        yield Section("analysis", (_title("What the submitter says of it"),), said, _LONG_ANALYSIS)
+        title = _title("What the submitter says of it")
+        yield Section("analysis", (title,), said, _LONG_ANALYSIS, before=(EMPTY,))
     if plan is not None:
         if session.amendment is not None:
             title, *changes = rendered(amendment_lines(session, plan, inner))
@@ -192,7 +193,6 @@ def _top(opened: Opened, style: Style) -> Iterator[Line]:
     if opened.changed:
         yield EMPTY
         yield from rendered(_changes(opened, style))
-    yield EMPTY
 
 
 def _changes(opened: Opened, style: Style) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from shannotctl.render.layout import display_width, fold
 from shannotctl.render.style import Style
 from shannotd.wire.model import Risk, State
-from shannotd.wire.text import visible
+from shannotd.wire.text import escape_character, without_hidden
 
 
 class Span(NamedTuple):
@@ -180,15 +180,19 @@ def guarded(line: Line, *, ascii_only: bool) -> Line:
 
     With `ascii_only`, for terminals that show nothing else, other characters are escaped.
     """
-    if not ascii_only:
-        return tuple(Span(span.role, visible(span.text)) for span in line)
-    return tuple(
-        Span(
-            span.role,
-            visible(span.text).translate(_GLYPHS).encode("ascii", "backslashreplace").decode(),
-        )
-        for span in line
-    )
+    text = plain(line)
+    if text.isascii() and text.isprintable():
+        return line
+    if ascii_only:
+        return tuple(Span(span.role, _in_ascii(span.text)) for span in line)
+    if without_hidden(text) == text:
+        return line
+    return tuple(Span(span.role, without_hidden(span.text)) for span in line)
+
+
+def _in_ascii(text: str) -> str:
+    shown = without_hidden(text).translate(_GLYPHS)
+    return "".join(one if one.isascii() else escape_character(one) for one in shown)
 
 
 # What the reviewer itself draws, one column for one.

@@ -4,7 +4,8 @@ Control characters, escape sequences, bidirectional controls, zero-width and oth
 invisible characters, private-use and unassigned code points and undecodable bytes
 are written as escapes, so that a reader sees that they are there. So is a combining mark
 that has no letter before it: it would be drawn over what we print ourselves (the `-` of a
-diff, a gutter), and one of a pile that would be drawn over other lines.
+diff, a gutter), and one of a pile that would be drawn over other lines; and so is a letter of
+another script where it passes for an ASCII one.
 """
 
 from __future__ import annotations
@@ -62,6 +63,26 @@ def visible(text: str, *, keep: str = "") -> str:
     `keep` names control characters that the caller lays out itself (for a diff: newline
     and tab). The backslash is left alone, so plain text stays plain.
     """
+    if text.isascii() and text.isprintable():
+        return text
+    shown = without_hidden(text, keep=keep)
+    if shown.isascii():
+        return shown
+    from shannotd.wire.lookalikes import suspects
+
+    # An escape is a word of ASCII letters itself: what touches it is looked at once more.
+    while found := suspects(shown):
+        parts, position = [], 0
+        for index in found:
+            parts += [shown[position:index], escape_character(shown[index])]
+            position = index + 1
+        shown = "".join([*parts, shown[position:]])
+    return shown
+
+
+def without_hidden(text: str, *, keep: str = "") -> str:
+    """`visible`, but with characters that only look like others left as they are: what a piece of
+    a text may hold, which cannot be judged without the whole."""
     if text.isascii() and text.isprintable():
         return text
 
