@@ -84,11 +84,11 @@ def empty_lines(review: Review) -> list[str]:
     total = len(review.sessions)
     if review.listing.text:
         return [f"No session that is {review.listing.shown.value} has this in it. Esc shows all."]
-    if review.listing.shown is Shown.ALL or not total:
-        return ["No sessions.", "What an agent submits appears here by itself."]
     if review.listing.shown is Shown.PENDING:
         text = "Nothing waits for a decision. What is submitted appears here by itself."
-        return [text, f"`f` shows the others, {total:,} in all."]
+        return [text, f"`f` shows the others, {total:,} in all."] if total else [text]
+    if not total:
+        return ["No sessions."]
     return [f"No session is {review.listing.shown.value}; `f` shows others, {total:,} in all."]
 
 

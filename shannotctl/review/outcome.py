@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from shannotctl.render.amendment import steps_text as steps_named
 from shannotctl.render.amounts import number
 from shannotctl.render.layout import labelled
 from shannotctl.render.plan import applied_text
@@ -22,7 +23,8 @@ MARKS = {
     "in_doubt": ("?", "danger"),
     "skipped": ("-", "faint"),
 }
-_FIRST = ("stale", "failed", "in_doubt", "undone")
+_FIRST = ("stale", "failed", "in_doubt")
+_MOST_NAMED = 8
 
 
 def applied(opened: Opened) -> Mapping[int, str]:
@@ -93,8 +95,16 @@ def _steps(plan: Plan, became: Mapping[int, str], style: Style) -> Iterator[str]
     good = set(counts) == {"done"}
     yield from labelled("steps", text, style, indent="", role="good" if good else "caution")
     for wanted in _FIRST:
-        for index in effective:
-            if became.get(index) == wanted:
-                sign, role = MARKS[wanted]
-                text = f"step {index + 1}, {what(plan.steps[index])}: {applied_text(wanted)}"
-                yield from labelled(f"{sign} {wanted}", text, style, indent="", role=role)
+        sign, role = MARKS[wanted]
+        label = f"{sign} {wanted.replace('_', ' ')}"
+        found = [index for index in effective if became.get(index) == wanted]
+        for index in found[:_MOST_NAMED]:
+            text = f"step {index + 1}, {what(plan.steps[index])}"
+            yield from labelled(label, text, style, indent="", role=role)
+        if len(found) > _MOST_NAMED:
+            text = f"and {steps_named(found[_MOST_NAMED:])}"
+            yield from labelled(label, text, style, indent="", role=role)
+    undone = [index for index in effective if became.get(index) == "undone"]
+    if undone:
+        text = f"{steps_named(undone)}: {applied_text('undone').partition(': ')[2]}"
+        yield from labelled("↺ undone", text, style, indent="", role="caution")

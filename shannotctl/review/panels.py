@@ -11,7 +11,16 @@ from shannotctl.render.command import warning_lines
 from shannotctl.render.layout import fold, labelled
 from shannotctl.render.plan import DANGER_WORDS, summary
 from shannotctl.render.rollback import staying_lines
-from shannotctl.review.spans import RISK_ROLES, Line, Span, marked, padded, rendered, width_of
+from shannotctl.review.spans import (
+    RISK_ROLES,
+    Line,
+    Span,
+    folded,
+    marked,
+    padded,
+    rendered,
+    width_of,
+)
 from shannotctl.review.state import Ask, Opened, Panel, Review
 from shannotd.wire.model import Risk
 from shannotd.wire.text import visible
@@ -94,11 +103,12 @@ def _approval(opened: Opened, panel: Panel, width: int) -> Iterator[Line]:
     assert plan is not None
     style = marked(width)
     target = visible(f"{session.target} as {plan.identity.name}")
-    yield (
+    title: Line = (
         Span("title", "Apply this plan"),
         Span("", f" on {target}?  "),
         Span(f"risk {RISK_ROLES[opened.risk]}", f" {opened.risk.value} "),
     )
+    yield from folded(title, width)
     yield from rendered(labelled("plan", summary(plan), style, indent=""))
     yield from rendered(labelled("digest", panel.digest, style, indent=""))
     unseen = [

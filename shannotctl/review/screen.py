@@ -24,7 +24,7 @@ from shannotctl.review.spans import (
     width_of,
     with_role,
 )
-from shannotctl.review.state import Kind, Link, Review
+from shannotctl.review.state import Kind, Link, Review, Shown
 from shannotctl.review.step_view import content_document, diff_document, is_side_by_side
 from shannotd.wire.model import State
 from shannotd.wire.text import visible
@@ -103,6 +103,8 @@ def screen(review: Review) -> Screen:
     below_lines = [line for line, _ in below]
     lines = [*above, *body, *below_lines][: review.rows]
     lines += [EMPTY] * (review.rows - len(lines))
+    # All of them fit; if one did not, that would not go unmarked.
+    lines = [clipped(line, review.columns) for line in lines]
     where = (len(above) + min(max(cursor - first, 0), height - 1), 0)
     for index, (_, column) in enumerate(below):
         if column is not None:
@@ -182,7 +184,9 @@ def _title_text(review: Review) -> Line:
         chosen = len(review.listing.selected)
         text += f" · {chosen:,} chosen" if chosen else ""
         text += f" · only: {visible(review.listing.text)}" if review.listing.text else ""
-        return (Span("", f" shannot · {text} · {review.listing.shown.value}"),)
+        shown = review.listing.shown
+        text += "" if shown is Shown.PENDING else f" · shown: {shown.value}"
+        return (Span("", f" shannot · {text}"),)
     if place.kind is Kind.HELP:
         return (Span("", " shannot · help"),)
     if opened is None:
