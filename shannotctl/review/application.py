@@ -60,6 +60,7 @@ class Reviewer:
     ) -> None:
         self._connection = connection
         self._tasks: set[asyncio.Task[None]] = set()
+        self._following: asyncio.Task[None] | None = None
         self._watchers: list[asyncio.Future[None]] = []
         self.application: Application[int] = Application(
             layout=Layout(Window(_Canvas(self))),
@@ -122,6 +123,10 @@ class Reviewer:
                 self._start(self._in_terminal(effect, lambda: outside.page(lines)))
             case m.Edit():
                 self._start(self._edit(effect))
+            case m.Follow(id):
+                if self._following is not None:
+                    self._following.cancel()
+                self._following = self._start(self._connection.follow_one(id, self.tell))
             case _:
                 self._start(self._ask(effect))
 
@@ -162,10 +167,11 @@ class Reviewer:
             await asyncio.sleep(1)
             self.tell(m.Ticked(time.time()))
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from shannotctl import contents
 from shannotctl.async_client import AsyncClient
-from shannotctl.protocol import plan_of
+from shannotctl.protocol import CommandPrinted, Output, plan_of
 from shannotctl.review import messages as m
 from shannotctl.review.state import ACTIVE
 from shannotd.wire.errors import BadFrame, InvalidRequest, NotFound, ShannotError
@@ -41,11 +41,20 @@ class Connection:
                     await self._tell_all(tell)
                     pause = _FIRST_PAUSE
                     async for event in events.events():
-                        tell(m.Happened(event))
+                        if not isinstance(event, Output | CommandPrinted):
+                            tell(m.Happened(event))
             except ShannotError as error:
                 tell(m.Lost(str(error)))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def follow_one(self, id: str, tell: Callable[[m.Message], None]) -> None:
+        """Tell of what one session prints, until it has ended or the daemon is lost: who watches
+        all sessions does not hear that."""
+        with contextlib.suppress(ShannotError):
+            async for event in self._calls.watch(id):
+                if isinstance(event, Output | CommandPrinted):
+                    tell(m.Happened(event))
 
     async def _tell_all(self, tell: Callable[[m.Message], None]) -> None:
         status = await self._calls.status()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from shannotctl.protocol import Changed, CommandPrinted, Event, Output, StepApplied
-from shannotctl.review.messages import Connected, Effect, Load, Loaded
+from shannotctl.review.messages import Connected, Effect, Follow, Load, Loaded
 from shannotctl.review.state import Kind, Link, Live, Opened, Piece, Place, Review
 from shannotd.wire.model import FINAL_STATES, Session, State
 
@@ -30,9 +30,9 @@ def connected(review: Review, message: Connected) -> Result:
     review = replace(review, listing=listing)
     opened = review.opened
     if opened is not None:
-        return review, (Load(opened.session.id),)
+        return review, (Follow(opened.session.id), Load(opened.session.id))
     if review.opening:
-        return review, (Load(review.opening),)
+        return review, (Follow(review.opening), Load(review.opening))
     return review, ()
 
 

@@ -182,6 +182,13 @@ class Load:
 
 
 @dataclass(frozen=True)
+class Follow:
+    """What a session prints, from now on, instead of what another does."""
+
+    id: str
+
+
+@dataclass(frozen=True)
 class Approve:
     """The plan with this digest."""
 
@@ -275,6 +282,7 @@ class Quit:
 
 Effect = (
     Load
+    | Follow
     | Approve
     | Reject
     | Cancel

@@ -14,6 +14,7 @@ from shannotctl.review.messages import (
     Copy,
     Edit,
     Fetch,
+    Follow,
     Load,
     Page,
     Quit,
@@ -57,7 +58,7 @@ def open_session(review: Review, id: str) -> Result:
         review = replace(review.at(replace(review.place, item=id)), notice=review.notice)
     places = (*(place for place in review.places if place.kind is Kind.LIST), Place(Kind.SESSION))
     review = replace(review, places=places, opened=None, opening=id, content=None, search="")
-    return review, (Load(id),)
+    return review, (Follow(id), Load(id))
 
 
 def next_of_queue(review: Review, id: str) -> Result:

@@ -148,6 +148,8 @@ def _matches(text: str, search: str) -> list[tuple[int, int]]:
 def _empty(review: Review) -> list[Line]:
     if review.link is Link.CONNECTING:
         texts = ["Connecting to the daemon ..."]
+    elif review.link is Link.LOST and not review.sessions:
+        texts = ["What waits for a decision is not known."]
     elif review.place.kind is Kind.LIST:
         texts = list_view.empty_lines(review)
     else:
@@ -181,6 +183,7 @@ def _title_text(review: Review) -> Line:
     if place.kind is Kind.LIST:
         pending = sum(one.state is State.PENDING for one in review.sessions.values())
         text = f"{pending:,} pending" if pending else "nothing pending"
+        text = text if review.sessions or review.link is Link.UP else "not connected"
         chosen = len(review.listing.selected)
         text += f" · {chosen:,} chosen" if chosen else ""
         text += f" · only: {visible(review.listing.text)}" if review.listing.text else ""

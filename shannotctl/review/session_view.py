@@ -140,7 +140,9 @@ def _all_sections(opened: Opened, width: int) -> Iterator[Section]:
             yield Section("deletes", (title,), _indented(tree, 4), _LONG_TREE, before=(EMPTY,))
         yield from _plan_sections(opened, plan, width)
     if -1 in opened.live.printed:
-        yield Section("live", (_title("Printed so far"),), _printed(opened, -1, inner))
+        yield Section(
+            "live", (_title("Printed since it was opened here"),), _printed(opened, -1, inner)
+        )
     yield from _output_sections(session, inner)
     if session.script or session.arguments:
         script = list(_script(session, width - 2))
