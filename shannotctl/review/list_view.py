@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from shannotctl.render.amounts import moment
-from shannotctl.render.layout import display_width
+from shannotctl.render.layout import display_width, fold
 from shannotctl.render.session import counts_text
 from shannotctl.review.document import Document, Row
-from shannotctl.review.spans import RISK_ROLES, STATE_ROLES, Line, Span, clipped, folded, padded
+from shannotctl.review.spans import RISK_ROLES, STATE_ROLES, Line, Span, clipped, padded
 from shannotctl.review.state import ACTIVE, Listing, Order, Review, Shown
 from shannotd.wire.model import Risk, Session, State, StepCounts
 from shannotd.wire.text import visible
@@ -185,7 +185,7 @@ def strip_lines(session: Session, width: int) -> list[Line]:
         f" {session.submitter_name} (uid {session.submitter}), {moment(session.created_at)[:19]}"
         f" · on {session.target} as {session.identity}, profile {session.profile} · {session.id}"
     )
-    return folded((Span("faint", visible(text)),), width)
+    return [(Span("faint", piece),) for piece in fold(visible(text), width, at_blanks=True)]
 
 
 def highest(sessions: Mapping[str, Session]) -> Risk | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+from shannotctl.render.layout import TAB_ARROW
 from shannotctl.review.diffs import DiffLine, blocks, pairs, parse
-from shannotctl.review.spans import Line, Span, folded, overlaid, padded, window
+from shannotctl.review.spans import Line, Span, folded, padded, part, window
 from shannotctl.review.syntax import coloured, lexer_for
 
 _ROLES = {"+": "added", "-": "removed", "@": "hunk", "h": "faint", "\\": "faint"}
@@ -29,13 +30,35 @@ def styled(diff: str, path: str) -> tuple[Line, ...]:
             for hunk in _hunks(lines):
                 for side in ("-", "+"):
                     indexes = [index for index in hunk if lines[index].kind in (side, " ")]
-                    parts = coloured([lines[index].text for index in indexes], lexer)
-                    for index, line in zip(indexes, parts, strict=True):
-                        texts[index] = line
+                    # To a lexer the arrow of a tab is no blank.
+                    blank = [lines[index].text.replace(TAB_ARROW, " ") for index in indexes]
+                    for index, line in zip(indexes, coloured(blank, lexer), strict=True):
+                        texts[index] = _roles_on(lines[index].text, line)
     return tuple(
-        _of_kind(line.kind, overlaid(text, line.changed, "word") if line.changed else text)
+        _of_kind(line.kind, _with_words(text, line))
         for line, text in zip(lines, texts, strict=True)
     )
+
+
+def _with_words(text: Line, line: DiffLine) -> Line:
+    """The line with what changed in it marked, in the colour of the change alone."""
+    found: list[Span] = []
+    position = 0
+    for begin, end in line.changed:
+        found += [*part(text, position, begin), Span("word", line.text[begin:end])]
+        position = end
+    return (*found, *part(text, position, len(line.text)))
+
+
+def _roles_on(text: str, line: Line) -> Line:
+    """`text` with the roles that `line`, of the same length, has at each place."""
+    found: list[Span] = []
+    position = 0
+    for span in line:
+        end = position + len(span.text)
+        found.append(Span(span.role, text[position:end]))
+        position = end
+    return tuple(found)
 
 
 def _of_kind(kind: str, line: Line) -> Line:

@@ -22,7 +22,6 @@ from shannotctl.review.spans import (
     padded,
     plain,
     width_of,
-    with_role,
 )
 from shannotctl.review.state import Kind, Link, Review, Shown
 from shannotctl.review.step_view import content_document, diff_document, is_side_by_side
@@ -128,7 +127,9 @@ def _body_line(review: Review, shown: Document, index: int, is_cursor: bool) -> 
     if not is_cursor:
         return (Span("", " "), *line)
     if review.place.kind is Kind.LIST:
-        return with_role(padded((Span("", "›"), *line), review.columns), "cursor")
+        # One colour, over which every other would be a patch.
+        whole = padded((Span("", "›"), *line), review.columns)
+        return tuple(Span("cursor", span.text) for span in whole)
     return (Span("here", "›"), *line)
 
 

@@ -147,7 +147,7 @@ def _all_sections(opened: Opened, width: int) -> Iterator[Section]:
     if session.script or session.arguments:
         script = list(_script(session, width - 2))
         title = (*_title("The script"), Span("", f" {number(len(script), 'line')}"))
-        yield Section("script", (title,), script, 0, before=(EMPTY,))
+        yield Section("script", (title,), script, 0)
     if session.programs:
         title, *programs = rendered(program_lines(session.programs, inner, whole=True))
         yield Section("programs", (title,), programs, 0)
@@ -287,12 +287,20 @@ def _step_body(
         lines.append((Span("faint", "     Enter shows its content"),))
     if step.diff is not None:
         found = unified(step.diff, step.path or "", width - 4, numbers=False)
-        lines += [(Span("", "    "), *line) for _, line in found]
+        headers = _header_lines(step)
+        lines += [(Span("", "    "), *line) for number, line in found if number >= headers]
     lines.append(EMPTY)
     if len(_bodies) >= _MOST_BODIES:
         _bodies.clear()
     _bodies[key] = (step, lines)
     return lines
+
+
+def _header_lines(step: Step) -> int:
+    """How many lines of the diff say nothing but what the step's heading says."""
+    old = "/dev/null" if step.change == "create" else f"a{step.path}"
+    new = "/dev/null" if step.change == "delete" else f"b{step.path}"
+    return 2 if (step.diff or "").startswith(f"--- {old}\n+++ {new}\n@@ ") else 0
 
 
 def _printed(opened: Opened, step: int, style: Style) -> list[Line]:

@@ -123,6 +123,9 @@ def _approved(review: Review, message: m.Approved) -> Result:
     review = replace(review, notice="")
     if len(review.queue) > 1:
         return next_of_queue(review, session.id)
+    if review.place.kind is Kind.SESSION:
+        # What becomes of it stands at the top.
+        review = review.at(replace(review.place, item="", offset=0, row=0))
     return review, ()
 
 
