@@ -12,8 +12,8 @@ from shannotctl.render.plan import DANGER_WORDS
 from shannotctl.review import moving
 from shannotctl.review.following import Result
 from shannotctl.review.messages import Amend, Approve, Cancel, Effect, Reject, Rollback
+from shannotctl.review.opening import leave_session, next_of_queue
 from shannotctl.review.panels import FORCE_WORDS
-from shannotctl.review.pressing import leave_session, next_of_queue
 from shannotctl.review.state import Ask, Field, Kind, Panel, Review
 from shannotd.wire.model import State
 from shannotd.wire.text import visible

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from shannotctl.review.document import Document
 from shannotctl.review.screen import body_height, document
-from shannotctl.review.session_view import folded_items, step_of
+from shannotctl.review.session_view import folded_items
 from shannotctl.review.state import Kind, Review
+from shannotctl.review.step_sections import step_of
 
 _MARGIN = 2  # lines that stay in view above and below the cursor
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from shannotctl.render.amounts import size
 from shannotctl.render.command import View
 from shannotctl.render.plan import detail_lines, heading_lines
 from shannotctl.review.document import Document, Row, remembered
 from shannotctl.review.patch import WIDE, fits_side_by_side, side_by_side, unified
-from shannotctl.review.session_view import source_lines
+from shannotctl.review.session_sections import source_lines
 from shannotctl.review.spans import EMPTY, Line, Span, marked, rendered
 from shannotctl.review.state import Content, Opened, Review
 from shannotctl.review.syntax import lexer_for
-from shannotd.wire.model import Step
+from shannotd.wire.model import Plan
 
 MOST_SHOWN_BYTES = 1024 * 1024
 _HEX_COLUMNS = 16
@@ -25,17 +25,22 @@ def is_side_by_side(review: Review, width: int) -> bool:
     return wanted and fits_side_by_side(width)
 
 
-@remembered
 def diff_document(opened: Opened, index: int, width: int, side: bool, left: int | None) -> Document:
     """A step with its diff; the item of a row is the diff's line.
 
     :param left: the first column, where long lines are not folded.
     """
-    plan = opened.plan
-    if plan is None or index >= len(plan.steps):
+    if opened.plan is None or index >= len(opened.plan.steps):
         return Document(())
+    return _diff_document(opened.plan, opened.contents, index, width, side, left)
+
+
+@remembered
+def _diff_document(
+    plan: Plan, contents: Mapping[str, bytes], index: int, width: int, side: bool, left: int | None
+) -> Document:
     step = plan.steps[index]
-    rows = [Row("head", line) for line in _head(step, index, opened, width)]
+    rows = [Row("head", line) for line in _head(plan, index, contents, width)]
     headings = ["head"]
     path = step.path or ""
     if step.diff is not None:
@@ -64,12 +69,11 @@ def _together(rows: list[Row]) -> Iterator[Row]:
         yield row
 
 
-def _head(step: Step, index: int, opened: Opened, width: int) -> Iterator[Line]:
-    assert opened.plan is not None
-    style = marked(width)
+def _head(plan: Plan, index: int, contents: Mapping[str, bytes], width: int) -> Iterator[Line]:
+    step, style = plan.steps[index], marked(width)
     yield from rendered(heading_lines(index + 1, step, style))
-    view = View(diffs=True, whole=True, contents=opened.contents)
-    identity = opened.plan.identity.name
+    view = View(diffs=True, whole=True, contents=contents)
+    identity = plan.identity.name
     yield from rendered(detail_lines((index,), step, identity, style, view))
     if step.kind == "file" and step.diff is None:
         text = "     no diff: `v` shows what is written, `b` what was there before"

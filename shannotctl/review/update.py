@@ -11,7 +11,8 @@ from shannotctl.review.answering import answer, paste
 from shannotctl.review.document import Document
 from shannotctl.review.following import Result, connected, happened, loaded
 from shannotctl.review.moving import moved, scrolled, settled, to_row
-from shannotctl.review.pressing import next_of_queue, open_session, press
+from shannotctl.review.opening import next_of_queue, open_session
+from shannotctl.review.pressing import press
 from shannotctl.review.screen import document, screen
 from shannotctl.review.session_view import steps_read
 from shannotctl.review.state import Ask, Kind, Link, Panel, Place, Review
