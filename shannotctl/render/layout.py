@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
@@ -10,6 +11,12 @@ from shannotd.wire.text import visible
 
 _NARROWEST = 8
 _TAB_COLUMNS = 8
+
+# Wide since Unicode 16, or wide as halves of a flag: Python and terminals do not agree on them
+# all. Where they are narrow a line ends early, which harms nobody.
+_LATER_WIDE = re.compile(
+    "[\u2630-\u2637\u268a-\u268f\u4dc0-\u4dff\U0001d300-\U0001d376\U0001f1e6-\U0001f1ff]"
+)
 
 # A tab in a changed line must not look like blanks: the change may be just that.
 TAB_ARROW = "\u2192"
@@ -137,4 +144,6 @@ def _columns(character: str) -> int:
         return 1
     if unicodedata.category(character) in ("Mn", "Me"):
         return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+    if unicodedata.east_asian_width(character) in "WF":
+        return 2
+    return 2 if _LATER_WIDE.match(character) else 1
