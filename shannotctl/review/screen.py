@@ -115,7 +115,7 @@ def screen(review: Review) -> Screen:
 def _too_small(review: Review) -> Screen:
     text = f"The terminal is too small: {SMALLEST[0]} columns and {SMALLEST[1]} lines are needed."
     pieces = fold(text, review.columns, at_blanks=True)[: review.rows]
-    lines: list[Line] = [(Span("", piece),) for piece in pieces]
+    lines: list[Line] = [clipped((Span("", piece),), review.columns) for piece in pieces]
     lines = lines + [EMPTY] * (review.rows - len(lines))
     return Screen(tuple(lines), (0, 0), 0, (0, 0), ())
 

@@ -81,7 +81,11 @@ class Tmux:
         deadline = time.monotonic() + SECONDS
         while True:
             shown = self.pane()
-            if all(text in shown for text in wanted) and not (without and without in shown):
+            # A line of ours may have been folded between two words.
+            unfolded = " ".join(shown.split())
+            if all(text in shown or text in unfolded for text in wanted) and not (
+                without and without in shown
+            ):
                 return shown
             left = deadline - time.monotonic()
             assert left > 0, f"no {wanted} (or {without!r} still) in\n{shown}"
