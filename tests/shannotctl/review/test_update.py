@@ -222,7 +222,7 @@ def test_the_summary_has_conflicts_first() -> None:
         for name, state in (("a", "done"), ("b", "stale"), ("c", "skipped"), ("d", "undone"))
     ]
     made = session(*steps, state=State.STALE, error=Failure("stale", "/etc/b changed"))
-    review = opened(replace(made, decided_by=(7,), decided_at=1.0))
+    review = opened(replace(made, decided_by=(7,), decided_at=1.0), rows=90)
     shown = text(review)
     assert shown.index("/etc/b changed [stale]") < shown.index("✗ stale")
     assert shown.index("✗ stale    step 2, create /etc/b") < shown.index("Plan 4 steps")
