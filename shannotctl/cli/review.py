@@ -8,7 +8,7 @@ import click
 
 from shannotctl.cli.arguments import complete_session
 from shannotctl.cli.console import Console
-from shannotctl.cli.outcome import DONE
+from shannotctl.cli.outcome import DONE, INTERRUPTED
 from shannotd.wire.errors import UsageError
 
 
@@ -45,4 +45,7 @@ def run(id: str | None, *, plain: bool, mouse: bool = True) -> int:
         connection = Connection()
         return await Reviewer(connection, id=id, mouse=mouse).run()
 
-    return asyncio.run(work()) or DONE
+    try:
+        return asyncio.run(work()) or DONE
+    except EOFError:  # the terminal went away
+        return INTERRUPTED

@@ -61,6 +61,7 @@ _HELP: tuple[tuple[str, Sequence[tuple[str, str]]], ...] = (
     (
         "A diff or a content",
         (
+            ("x r", "approve or reject the session, which is then shown again"),
             ("s", "side by side, or one below the other"),
             ("w", "fold long lines, or scroll them with ← →"),
             ("[ ]", "the step before, after"),
@@ -128,6 +129,8 @@ def hints(review: Review) -> list[Hint]:
         found = _session_hints(review)
     elif kind is Kind.DIFF:
         found = [("s", "s", "side by side"), ("w", "w", "wrap"), ("]", "[ ]", "step")]
+        if review.opened is not None and review.opened.session.state is State.PENDING:
+            found.insert(0, ("x", "x", "approve"))
         found += [("v", "v", "content"), ("p", "p", "pager")]
     elif kind is Kind.CONTENT:
         found = [("h", "h", "hex"), ("p", "p", "pager")]

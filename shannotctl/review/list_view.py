@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from shannotctl.render.amounts import moment
 from shannotctl.render.layout import display_width, fold
 from shannotctl.render.session import counts_text
-from shannotctl.review.document import Document, Row
+from shannotctl.review.document import Document, Row, remembered
 from shannotctl.review.spans import RISK_ROLES, STATE_ROLES, Line, Span, clipped, padded
 from shannotctl.review.state import ACTIVE, Listing, Order, Review, Shown
 from shannotd.wire.model import Risk, Session, State, StepCounts
@@ -59,13 +59,21 @@ def _haystack(session: Session) -> str:
 
 def list_document(review: Review, width: int) -> Document:
     """The list in `width` columns."""
+    # Ages are shown in whole seconds.
+    return _document(review.sessions, review.listing, int(review.now), review.older, width)
+
+
+@remembered
+def _document(
+    sessions: Mapping[str, Session], listing: Listing, now: int, older: bool, width: int
+) -> Document:
     columns = _columns(width)
     rows = [
-        Row(session.id, _line(session, review, columns, width))
-        for session in chosen(review.sessions, review.listing)
+        Row(session.id, _line(session, listing, now, columns, width))
+        for session in chosen(sessions, listing)
     ]
     headings = [row.item for row in rows]
-    if review.older and review.listing.shown in (Shown.OVER, Shown.ALL):
+    if older and listing.shown in (Shown.OVER, Shown.ALL):
         text = "    older ones are not in this list: `shannotctl list` has all"
         rows.append(Row("older~", (Span("mark", text),)))
     return Document(rows, headings=headings)
@@ -110,11 +118,13 @@ def _columns(width: int) -> list[_Column]:
     ]
 
 
-def _line(session: Session, review: Review, columns: list[_Column], width: int) -> Line:
-    is_chosen = session.id in review.listing.selected
+def _line(
+    session: Session, listing: Listing, now: float, columns: list[_Column], width: int
+) -> Line:
+    is_chosen = session.id in listing.selected
     cells: list[Span] = [Span("chosen" if is_chosen else "", "  ● " if is_chosen else "    ")]
     for name, wide, right in columns:
-        role, text = _cell(name, session, review.now)
+        role, text = _cell(name, session, now)
         piece = clipped((Span(role, visible(text)),), wide)
         blank = " " * (wide - sum(display_width(span.text) for span in piece))
         cells += [Span("", blank), *piece] if right else [*piece, Span("", blank)]

@@ -11,7 +11,7 @@ from shannotctl.review.following import Result
 from shannotctl.review.list_keys import LIST
 from shannotctl.review.messages import Quit, Redraw, Suspend
 from shannotctl.review.screen import document
-from shannotctl.review.session_keys import SESSION, back
+from shannotctl.review.session_keys import OF_SESSION, SESSION, back
 from shannotctl.review.state import Ask, Kind, Panel, Place, Review
 from shannotctl.review.step_keys import CONTENT, DIFF
 
@@ -98,7 +98,7 @@ _ALWAYS: Actions = {
 _OF_KIND: Mapping[Kind, Actions] = {
     Kind.LIST: LIST,
     Kind.SESSION: SESSION,
-    Kind.DIFF: DIFF,
+    Kind.DIFF: {**DIFF, **OF_SESSION},
     Kind.CONTENT: CONTENT,
     Kind.HELP: {},
 }

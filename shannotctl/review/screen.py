@@ -215,8 +215,12 @@ def _title_right(review: Review) -> Line:
     found: list[str] = []
     opened = review.opened
     if review.place.kind in (Kind.SESSION, Kind.DIFF) and opened is not None:
+        others = [one for one in review.sessions.values() if one.state is State.PENDING]
+        more = len(others) - (opened.session.state is State.PENDING)
         if len(review.queue) > 1:
             found.append(f"{len(review.queue)} to review")
+        elif more > 0:
+            found.append(f"{more:,} more pending")
         if opened.session.state is State.PENDING and opened.session.expires_at is not None:
             age = list_view.short(review.now - opened.session.created_at)
             found.append(f"{age} old, {list_view.left_text(opened.session, review.now)[1]} left")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from shannotctl.render.amendment import steps_text
 from shannotctl.render.amounts import number
 from shannotctl.review import moving
-from shannotctl.review.action import Actions
+from shannotctl.review.action import Action, Actions
 from shannotctl.review.following import Result
 from shannotctl.review.opening import is_pending, leave_session
 from shannotctl.review.screen import body_height, body_width, document
@@ -22,6 +22,8 @@ STOPPABLE = (State.RUNNING, State.APPROVED, State.EXECUTING)
 
 def _approve(review: Review) -> Result:
     opened = review.opened
+    if review.busy:
+        return review, ()
     # Only what is on the screen can be approved: a key that came earlier was about something else.
     if opened is None or opened.plan is None or not review.place.drawn:
         return replace(review, notice="not yet: the plan is not on the screen"), ()
@@ -119,6 +121,11 @@ def _discard(review: Review) -> Result:
     return replace(review, panel=Panel(Ask.DISCARD, text=(text,))), ()
 
 
+def _from_step(action: Action) -> Action:
+    """What a key of the session's does when one of its steps fills the screen."""
+    return lambda review: action(review.left())
+
+
 def _diff(review: Review) -> Result:
     index = moving.step_here(review)
     if index is None:
@@ -176,3 +183,6 @@ SESSION: Actions = {
     "u": _take_back,
     "c": _stop,
 }
+
+# Where a step fills the screen: these are about the session, which is shown again.
+OF_SESSION: Actions = {"x": _from_step(_approve), "r": _from_step(reject)}

@@ -8,7 +8,10 @@ import os
 from collections.abc import Mapping
 
 from prompt_toolkit.output.color_depth import ColorDepth
-from prompt_toolkit.styles import Style
+from prompt_toolkit.styles import Attrs, Style
+
+# Not the terminal's grey (bright black), which in some palettes is the ground itself.
+_FAINT = "dim" if "dim" in Attrs._fields else ""
 
 STYLE = Style.from_dict(
     {
@@ -18,7 +21,7 @@ STYLE = Style.from_dict(
         "bar key": "bold",
         "bar risk danger": "noreverse bold",
         "key": "bold",
-        "faint": "fg:ansibrightblack",
+        "faint": _FAINT,
         "mark": "bold",
         "cursor": "reverse",
         "here": "bold",

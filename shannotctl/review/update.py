@@ -45,8 +45,7 @@ def _update(review: Review, message: m.Message) -> Result:
         case m.Connected():
             return connected(review, message)
         case m.Lost(reason):
-            busy = "" if review.panel is None else review.busy
-            return replace(review, link=Link.LOST, trouble=reason, busy=busy), ()
+            return replace(review, link=Link.LOST, trouble=reason), ()
         case m.Happened(event):
             return happened(review, event)
         case m.Loaded():
