@@ -10,7 +10,7 @@ from shannotctl.render.session import counts_text
 from shannotctl.review.document import Document, Row, remembered
 from shannotctl.review.spans import RISK_ROLES, STATE_ROLES, Line, Span, clipped, padded
 from shannotctl.review.state import ACTIVE, Listing, Order, Review, Shown
-from shannotd.wire.model import Risk, Session, State, StepCounts
+from shannotd.wire.model import Session, State, StepCounts
 from shannotd.wire.text import visible
 
 _STATES = {
@@ -20,7 +20,6 @@ _STATES = {
     Shown.ALL: tuple(State),
 }
 _WITH_PLACE = 120  # columns from which on target and profile have their own
-_WITH_CHANGES = 160
 
 
 def chosen(sessions: Mapping[str, Session], listing: Listing) -> list[Session]:
@@ -196,9 +195,3 @@ def strip_lines(session: Session, width: int) -> list[Line]:
         f" · on {session.target} as {session.identity}, profile {session.profile} · {session.id}"
     )
     return [(Span("faint", piece),) for piece in fold(visible(text), width, at_blanks=True)]
-
-
-def highest(sessions: Mapping[str, Session]) -> Risk | None:
-    """The highest risk among the pending sessions."""
-    risks = [one.risk for one in sessions.values() if one.state is State.PENDING and one.risk]
-    return max(risks, key=lambda risk: risk.rank, default=None)

@@ -17,7 +17,6 @@ from shannotctl.review.spans import (
     Span,
     folded,
     marked,
-    padded,
     rendered,
     width_of,
 )
@@ -127,8 +126,3 @@ def _approval(opened: Opened, panel: Panel, width: int) -> Iterator[Line]:
     yield from rendered(staying_lines(session, style))
     yield from rendered(missed_lines(session, style))
     yield from rendered(warning_lines(plan, style))
-
-
-def filled(line: Line, width: int) -> Line:
-    """A line to the end of the screen."""
-    return padded(line, width)

@@ -17,7 +17,6 @@ from shannotctl.review.spans import (
     Line,
     Span,
     clipped,
-    folded,
     overlaid,
     padded,
     plain,
@@ -294,8 +293,3 @@ def _fitting(hints: Sequence[keys.Hint], width: int) -> list[keys.Hint]:
     while len(found) > 2 and sum(len(key) + len(text) + 3 for _, key, text in found) > width:
         del found[-3]
     return found
-
-
-def folded_line(text: str, width: int) -> list[Line]:
-    """Plain text of ours in lines."""
-    return folded((Span("", text),), width)

@@ -61,7 +61,6 @@ class Place:
     row: int = 0
     left: int = 0
     step: int = 0
-    which: str = ""
     drawn: bool = False
     read: int = 0
 

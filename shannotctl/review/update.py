@@ -10,7 +10,7 @@ from shannotctl.review import messages as m
 from shannotctl.review.answering import answer, paste
 from shannotctl.review.document import Document
 from shannotctl.review.following import Result, connected, happened, loaded
-from shannotctl.review.moving import moved, scrolled, settled, to_row
+from shannotctl.review.moving import scrolled, settled, to_row
 from shannotctl.review.opening import next_of_queue, open_session
 from shannotctl.review.pressing import press
 from shannotctl.review.screen import document, screen
@@ -208,6 +208,3 @@ def first(columns: int, rows: int, now: float, id: str | None, mouse: bool) -> R
     if id is None:
         return review, ()
     return replace(review.entered(Place(Kind.SESSION)), opening=id), ()
-
-
-__all__ = ["first", "moved", "update"]

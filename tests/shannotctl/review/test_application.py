@@ -597,3 +597,24 @@ async def test_every_view_in_every_size(tmp_path: Path, columns: int, rows: int)
         await look("v")
         await screen.until(lambda review: review.place.kind is Kind.CONTENT)
         await look("h", "G", "q", "q")
+
+
+@pytest.mark.P5
+@in_loop
+async def test_a_service_refuses_ones_own_plan_and_the_screen_says_why(tmp_path: Path) -> None:
+    async with (
+        running_service(tmp_path, embedded=False) as _,
+        await Caller.connect(tmp_path) as caller,
+    ):
+        await caller.submit(*files("a"), name="own")
+        async with reviewing(tmp_path / "run" / "shannotd.sock") as screen:
+            await screen.until("own")
+            await screen.press("enter")
+            await screen.until("create /srv/a")
+            await screen.press("x", "y")
+            await screen.until(lambda review: review.panel is not None)
+            panel = screen.review.panel
+            assert panel is not None and panel.ask is Ask.MESSAGE
+            assert "submit" in " ".join(panel.text)
+            await screen.press("enter")
+            assert "waits for a decision" in screen.text
