@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from shannotctl.render.style import Style
 from shannotd.wire.text import visible
@@ -139,6 +140,7 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
+@lru_cache(maxsize=4096)
 def _columns(character: str) -> int:
     if character.isascii():
         return 1

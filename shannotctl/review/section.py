@@ -16,7 +16,8 @@ class Section:
     """A heading and what is below it, which is made only when it is shown.
 
     Without a heading nothing can be folded, nor without a `note`, which says how much is. `folded`
-    is whether it is so at first; `before` are lines that stand above, whatever is folded.
+    is whether it is so at first; `before` are lines that stand above, whatever is folded. `length`
+    is about how many lines there are below the heading, where these are many.
     """
 
     item: str
@@ -25,6 +26,7 @@ class Section:
     note: str = ""
     folded: bool = False
     before: tuple[Line, ...] = ()
+    length: int = 0
 
     @property
     def foldable(self) -> bool:

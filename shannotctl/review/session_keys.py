@@ -11,7 +11,7 @@ from shannotctl.review.action import Action, Actions
 from shannotctl.review.following import Result
 from shannotctl.review.opening import is_pending, leave_session
 from shannotctl.review.screen import body_height, body_width, document
-from shannotctl.review.session_view import foldable_items, folded_items
+from shannotctl.review.session_view import foldable_items, folded_items, unfolding
 from shannotctl.review.state import Ask, Kind, Panel, Place, Review
 from shannotctl.review.step_keys import STEP
 from shannotd.wire.model import Risk, State
@@ -72,11 +72,15 @@ def _fold_all(review: Review) -> Result:
     if opened is None:
         return review, ()
     width = body_width(review)
-    folded = folded_items(opened, width)
-    every = foldable_items(opened, width)
+    folded, left = unfolding(opened, width)
     # Unfold all if anything is folded, else fold all.
-    change = folded or every
+    change = folded or foldable_items(opened, width) - folded_items(opened, width)
     review = replace(review, opened=replace(opened, toggled=opened.toggled ^ change))
+    if folded and left:
+        text = (
+            f"{number(left, 'long step')} left folded: Enter shows one, `p` has all in your pager"
+        )
+        review = replace(review, notice=text)
     return review.at(replace(review.place, offset=0)), ()
 
 

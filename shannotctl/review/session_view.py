@@ -9,10 +9,13 @@ from typing import NamedTuple
 from shannotctl.review.document import Document, Row, remembered
 from shannotctl.review.section import Section
 from shannotctl.review.session_sections import all_sections
-from shannotctl.review.spans import Line, Span, width_of
+from shannotctl.review.spans import Line, Span, hung, width_of
 from shannotctl.review.state import Live, Opened
 from shannotctl.review.step_sections import step_of
 from shannotd.wire.model import Plan, Session
+
+# Lines of steps that are unfolded together: more would take seconds to lay out.
+_MOST_UNFOLDED = 30_000
 
 
 class _Looks(NamedTuple):
@@ -36,6 +39,23 @@ def folded_items(opened: Opened, width: int) -> frozenset[str]:
     """The items of which only the heading is shown."""
     sections = _sections(opened, width)
     return frozenset(one.item for one in sections if one.is_folded(opened.toggled))
+
+
+def unfolding(opened: Opened, width: int) -> tuple[frozenset[str], int]:
+    """The folded items to be unfolded together, and how many are left since that would be long."""
+    sections = _sections(opened, width)
+    room = _MOST_UNFOLDED
+    room -= sum(one.length for one in sections if not one.is_folded(opened.toggled))
+    found: set[str] = set()
+    left = 0
+    for section in sections:
+        if section.is_folded(opened.toggled):
+            if section.length <= room:
+                room -= section.length
+                found.add(section.item)
+            else:
+                left += 1
+    return frozenset(found), left
 
 
 def foldable_items(opened: Opened, width: int) -> frozenset[str]:
@@ -92,11 +112,13 @@ def _document(sections: tuple[Section, ...], toggled: frozenset[str], width: int
     for section in sections:
         rows += [Row(f"{section.item}~", line) for line in section.before]
         folded = section.is_folded(toggled)
+        lines: list[Line] = []
         if section.heading:
             headings.append(section.item)
-            rows += [Row(section.item, line) for line in _heading(section, folded, width)]
+            lines += _heading(section, folded, width)
         if not folded:
-            rows += [Row(section.item, line) for line in section.lines()]
+            lines += section.lines()
+        rows += [Row(section.item, piece) for line in lines for piece in hung(line, width)]
     return Document(rows, headings=headings, width=width)
 
 

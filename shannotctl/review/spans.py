@@ -28,6 +28,8 @@ Line = tuple[Span, ...]
 
 EMPTY: Line = ()
 
+_HANGING = 4
+
 _MARK = re.compile("\x02([a-z -]*)\x03([^\x02-\x04]*)\x04")
 
 RISK_ROLES = {
@@ -116,6 +118,19 @@ def folded(line: Line, width: int) -> list[Line]:
     position = 0
     for piece in fold(plain(line), width):
         pieces.append(part(line, position, position + len(piece)))
+        position += len(piece)
+    return pieces
+
+
+def hung(line: Line, width: int) -> list[Line]:
+    """A line of ours in pieces that fit; the later ones stand further right."""
+    if width_of(line) <= width:
+        return [line]
+    pieces: list[Line] = []
+    position = 0
+    for piece in fold(plain(line), width - _HANGING, at_blanks=True):
+        rest = part(line, position, position + len(piece))
+        pieces.append((Span("", " " * _HANGING), *rest) if pieces else rest)
         position += len(piece)
     return pieces
 

@@ -66,6 +66,7 @@ def plan_sections(opened: Opened, plan: Plan, width: int) -> Iterator[Section]:
                 partial(_body, opened, plan, step, tuple(indexes), became, width - 2, coloured),
                 _note(step),
                 long or lines > _LONG_PLAN,
+                length=_length(step),
             )
     if any(step.scratch for step in plan.steps):
         head, *places = rendered(scratch_lines(plan, marked(width - 2)))
@@ -74,7 +75,7 @@ def plan_sections(opened: Opened, plan: Plan, width: int) -> Iterator[Section]:
 
 def _length(step: Step) -> int:
     """About how many lines there are below a step's heading, a few apart."""
-    lines = step.diff.count("\n") if step.diff else 0
+    lines = max(step.diff.count("\n"), len(step.diff) // 80) if step.diff else 0
     for part in (step.stdin, step.stdout, step.stderr):
         lines += 0 if part is None else part.size // 40
     if step.result is not None:
