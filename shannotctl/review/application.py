@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from prompt_toolkit.application import Application, run_in_terminal
+from prompt_toolkit.application import Application, in_terminal, run_in_terminal
 from prompt_toolkit.data_structures import Point
 from prompt_toolkit.filters import Condition
 from prompt_toolkit.formatted_text import StyleAndTextTuples
@@ -20,6 +20,7 @@ from prompt_toolkit.layout import Layout, UIContent, UIControl, Window
 from prompt_toolkit.mouse_events import MouseEvent, MouseEventType
 from prompt_toolkit.output import Output
 
+from shannotctl.authentication import terminal_agent
 from shannotctl.review import messages as m
 from shannotctl.review import outside
 from shannotctl.review.connection import Connection
@@ -28,7 +29,7 @@ from shannotctl.review.spans import Line, guarded
 from shannotctl.review.state import Review
 from shannotctl.review.theme import STYLE, colour_depth
 from shannotctl.review.update import first, update
-from shannotd.wire.errors import ShannotError
+from shannotd.wire.errors import AuthenticationNeeded, ShannotError
 
 # How long after Esc the rest of a key's sequence may come: a slow line splits them.
 _ESCAPE_SECONDS = 0.1
@@ -131,7 +132,22 @@ class Reviewer:
                 self._start(self._ask(effect))
 
     async def _ask(self, effect: m.Effect) -> None:
-        self.tell(await self._connection.perform(effect))
+        message = await self._connection.perform(effect)
+        if isinstance(message, m.Failed) and isinstance(message.error, AuthenticationNeeded):
+            message = await self._authenticated(message)
+        self.tell(message)
+
+    async def _authenticated(self, failed: m.Failed) -> m.Message:
+        """What comes of it when polkit may ask on the terminal, which is the shell's meanwhile."""
+        async with in_terminal():
+            agent = terminal_agent()
+            if not await asyncio.to_thread(agent.__enter__):
+                await asyncio.to_thread(agent.__exit__, None, None, None)
+                return failed
+            try:
+                return await self._connection.perform(failed.effect)
+            finally:
+                await asyncio.to_thread(agent.__exit__, None, None, None)
 
     async def _copy(self, effect: m.Effect, text: str) -> None:
         try:

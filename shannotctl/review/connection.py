@@ -22,7 +22,6 @@ class Connection:
     """One daemon: its events, and calls that may run at once."""
 
     def __init__(self, path: str | None = None) -> None:
-        self._path = path
         self._calls = AsyncClient(path)
 
     async def close(self) -> None:
@@ -35,12 +34,11 @@ class Connection:
         pause = _FIRST_PAUSE
         while True:
             try:
-                async with AsyncClient(self._path) as events:
-                    # First that, so that nothing happens unheard between the list and the events.
-                    await events.subscribe()
+                # First that, so that nothing happens unheard between the list and the events.
+                async with self._calls.subscription() as events:
                     await self._tell_all(tell)
                     pause = _FIRST_PAUSE
-                    async for event in events.events():
+                    async for event in events:
                         if not isinstance(event, Output | CommandPrinted):
                             tell(m.Happened(event))
             except ShannotError as error:

@@ -11,7 +11,11 @@ import pytest
 
 from shannotctl.review import messages as m
 from shannotctl.review.state import Ask, Kind, Link
-from shannotd.wire.model import State
+from shannotd.wire.errors import AuthenticationNeeded
+from shannotd.wire.model import SessionPage, State
+from tests.support import samples
+from tests.support.peer import Link as PeerLink
+from tests.support.peer import Peer
 from tests.support.reviewing import Reviewing, reviewing
 from tests.support.service import Caller, in_loop, running_service
 
@@ -38,6 +42,10 @@ async def both(directory: Path, *scripts: Any, **size: int) -> AsyncIterator[Bot
 
 def files(*names: str) -> list[tuple[str, Any]]:
     return [("files", [f"/srv/{name}" for name in names])]
+
+
+def runs(pid: str) -> bool:
+    return Path(f"/proc/{pid}").exists()
 
 
 async def state_of(caller: Caller, id: str) -> str:
@@ -615,6 +623,49 @@ async def test_a_service_refuses_ones_own_plan_and_the_screen_says_why(tmp_path:
             await screen.until(lambda review: review.panel is not None)
             panel = screen.review.panel
             assert panel is not None and panel.ask is Ask.MESSAGE
-            assert "submit" in " ".join(panel.text)
+            assert "may not approve" in " ".join(panel.text)
             await screen.press("enter")
             assert "waits for a decision" in screen.text
+
+
+@pytest.mark.P5
+@pytest.mark.parametrize("agent_starts", [True, False])
+@in_loop
+async def test_polkit_asks_on_the_terminal(
+    peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agent_starts: bool
+) -> None:
+    """Where it wants a proof that one is there: with an agent, while the screen is the shell's."""
+    made = samples.session(samples.file_step("create", "/etc/x"))
+    seen = tmp_path / "asked"
+    agent = tmp_path / "bin" / "pkttyagent"
+    agent.parent.mkdir()
+    if agent_starts:
+        # $2 is the descriptor that it closes when it is ready to ask.
+        agent.write_text(f'#!/bin/sh\necho $$ > {seen}\neval "exec $2>&-"\nexec sleep 60\n')
+        agent.chmod(0o755)
+    monkeypatch.setenv(
+        "PATH", f"{agent.parent}:/usr/bin:/bin" if agent_starts else str(agent.parent)
+    )
+    peer.answers("sessions.list", SessionPage((samples.bare(made),), 1))
+    peer.answers("sessions.watch", {})
+    peer.answers("sessions.get", made)
+    peer.answers("daemon.status", samples.STATUS)
+
+    def approve(link: PeerLink, params: dict[str, Any]) -> Any:
+        if not seen.exists():
+            raise AuthenticationNeeded(action="approve this plan", reason="nobody could ask")
+        return samples.bare(made, state=State.APPROVED)
+
+    peer.handlers["sessions.approve"] = approve
+    async with reviewing(peer.path) as screen:
+        await screen.until("1 pending")
+        await screen.press("enter")
+        await screen.until("create /etc/x")
+        await screen.press("x")
+        await screen.send("y", 1)
+        if not agent_starts:
+            await screen.until("only after you have proved that you are there")
+            return
+        await screen.until(lambda r: any(isinstance(t, m.Approved) for t in screen.reviewer.told))
+        assert len(peer.asked("sessions.approve")) == 2
+        assert not runs(seen.read_text().strip()), "it is gone again"
