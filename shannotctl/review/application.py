@@ -155,6 +155,7 @@ class Reviewer:
             output.write_raw(outside.clipboard_sequence(text))
             output.flush()
             await asyncio.to_thread(outside.copy_in_tmux, text)
+            self.tell(m.Done(f"copied: {text}"))
         except ShannotError as error:
             self.tell(m.Failed(effect, error))
 

@@ -34,7 +34,7 @@ def _copy(review: Review) -> Result:
     if opened is None or opened.plan is None:
         return review, ()
     text = opened.session.id if index is None else command_text(opened.plan.steps[index])
-    return replace(review, notice=f"copied: {text}"), (Copy(text),)
+    return review, (Copy(text),)
 
 
 def _page(review: Review) -> Result:

@@ -289,7 +289,7 @@ def test_a_command_is_copied_to_the_terminals_buffer(home: Home, screen: Tmux) -
 def test_large_contents_in_the_pager(home: Home, screen: Tmux) -> None:
     submit(home, "seq 1500000 > large; head -c 100000 /dev/zero > zeros")
     tmux_start(screen, "PAGER=./pager shannotctl review")
-    (home.work / "pager").write_text("#!/bin/sh\nwc -l > paged\n")
+    (home.work / "pager").write_text("#!/bin/sh\nwc -l > paged\necho PAGED\nread key < /dev/tty\n")
     (home.work / "pager").chmod(0o755)
     screen.until("1 pending")
     screen.keys("Enter")
@@ -304,7 +304,9 @@ def test_large_contents_in_the_pager(home: Home, screen: Tmux) -> None:
     screen.keys("G")
     screen.until("more are not shown here: `p` has all of it")
     screen.keys("p")
-    screen.until("more are not shown here")
+    screen.until("PAGED")
+    screen.keys("Enter")
+    screen.until("more are not shown here", without="PAGED")
     screen.keys("q")
     screen.until("x approve")
     assert (home.work / "paged").read_text().strip() == "1500001"
