@@ -40,14 +40,18 @@ _OF_SCRIPTS = re.compile("[\u0370-\u058f\u13a0-\u13ff]")
 _ALWAYS = re.compile(
     "[\U0001d400-\U0001d7ff\u2102\u210a-\u2113\u2115\u2118-\u211d\u2124\u2128\u212a-\u2134\u2139"
     "\u2145-\u2149\u2160-\u217f\u249c-\u24e9\U0001f110-\U0001f189"
-    "\u2044\u2215\u2216\u2571\u29f5\u29f8\u29f9\u2024\u037e\u0589\u2236\ua789\u2223\u2217\u204e\u223c]"
+    "\u2044\u2215\u2216\u2571\u29f5\u29f8\u29f9\u2024\u037e\u2236\ua789\u2223\u2217\u204e\u223c]"
 )
 # Other signs where they touch an ASCII word: full width ones, and dashes that begin one.
+_SIGNS = (
+    "[\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\u0589\uff5b-\uff5e\u2010-\u2015\u2212\ufe58\ufe63]"
+)
 _SIGN = re.compile(
-    "(?<=[0-9A-Za-z._~-])[\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff5e]"
-    "|[\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff5e](?=[0-9A-Za-z._~-])"
+    "(?<=[0-9A-Za-z._~-])[\u0589\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff5e]"
+    "|[\u0589\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff5e](?=[0-9A-Za-z._~-])"
     "|(?<![^\\s\u2010-\u2015\u2212=-])[\u2010-\u2015\u2212\ufe58\ufe63](?=[\u2010-\u2015\u22120-9A-Za-z-])"
 )
+_ANY = re.compile(f"{_LETTER.pattern}|{_ALWAYS.pattern}|{_SIGNS}")
 _WORD = re.compile(r"\w+")
 _ASCII_LETTER = re.compile("[A-Za-z]")
 
@@ -76,6 +80,11 @@ def suspects(text: str) -> list[int]:
             if mixed or alone:
                 found.update(letters)
     return sorted(found)
+
+
+def candidates(text: str) -> list[int]:
+    """Where a character stands that could be suspect, whatever it stands in."""
+    return [match.start() for match in _ANY.finditer(text)]
 
 
 def _is_full_width(word: str) -> bool:

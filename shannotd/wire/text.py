@@ -28,6 +28,8 @@ _HIDDEN_EXTRA = re.compile(
 
 _HIGHEST_PILE = 4  # combining marks on one letter, as some languages write them
 
+_MOST_LOOKS = 8
+
 # All that is not printable ASCII, which is most of most texts.
 _NOT_PLAIN = re.compile(r"[^ -~]")
 
@@ -68,16 +70,26 @@ def visible(text: str, *, keep: str = "") -> str:
     shown = without_hidden(text, keep=keep)
     if shown.isascii():
         return shown
-    from shannotd.wire.lookalikes import suspects
+    from shannotd.wire.lookalikes import candidates, suspects
 
-    # An escape is a word of ASCII letters itself: what touches it is looked at once more.
-    while found := suspects(shown):
-        parts, position = [], 0
-        for index in found:
-            parts += [shown[position:index], escape_character(shown[index])]
-            position = index + 1
-        shown = "".join([*parts, shown[position:]])
-    return shown
+    # An escape is a word of ASCII letters itself: what touches it is looked at once more. Where
+    # that does not end soon, somebody has made it so, and none of them is let off.
+    for _ in range(_MOST_LOOKS):
+        found = suspects(shown)
+        if not found:
+            return shown
+        # A mark on a letter that is an escape now has no letter any more.
+        shown = without_hidden(_escaped_at(shown, found), keep=keep)
+    return without_hidden(_escaped_at(shown, candidates(shown)), keep=keep)
+
+
+def _escaped_at(text: str, positions: list[int]) -> str:
+    """`text` with the characters at these positions, which are in order, as escapes."""
+    parts, position = [], 0
+    for index in positions:
+        parts += [text[position:index], escape_character(text[index])]
+        position = index + 1
+    return "".join([*parts, text[position:]])
 
 
 def without_hidden(text: str, *, keep: str = "") -> str:
