@@ -28,7 +28,7 @@ def answer(review: Review, name: str) -> Result:
     assert panel is not None
     if name in ("escape", "c-c", "c-g"):
         return _refused(review, panel), ()
-    if not panel.drawn:
+    if not panel.drawn and panel.ask not in (Ask.SEARCH, Ask.FILTER):
         return review, ()
     if name in ("pagedown", "pageup"):
         return replace(review, panel=_scrolled(review, panel, 1 if name == "pagedown" else -1)), ()

@@ -26,7 +26,7 @@ from shannotctl.review import outside
 from shannotctl.review.connection import Connection
 from shannotctl.review.screen import screen
 from shannotctl.review.spans import Line, guarded
-from shannotctl.review.state import Review
+from shannotctl.review.state import Panel, Review
 from shannotctl.review.theme import STYLE, colour_depth
 from shannotctl.review.update import first, update
 from shannotd.wire.errors import AuthenticationNeeded, ShannotError
@@ -34,6 +34,9 @@ from shannotd.wire.errors import AuthenticationNeeded, ShannotError
 # How long after Esc the rest of a key's sequence may come: a slow line splits them.
 _ESCAPE_SECONDS = 0.1
 _WHEEL_LINES = 3
+
+# Less than anybody needs to see a question and answer it, more than pasted pieces are apart.
+SETTLING_SECONDS = 0.25
 
 _NAMES = {
     Keys.ControlM: "enter",
@@ -48,6 +51,7 @@ class Reviewer:
     """One run of the reviewer, on one terminal, with one daemon.
 
     :param id: the session to open at once, or a beginning of its id.
+    :param settling: for how many seconds a question is on the screen before keys answer it.
     """
 
     def __init__(
@@ -56,10 +60,13 @@ class Reviewer:
         *,
         id: str | None = None,
         mouse: bool = True,
+        settling: float = SETTLING_SECONDS,
         input: Input | None = None,
         output: Output | None = None,
     ) -> None:
         self._connection = connection
+        self._settling = settling
+        self._asked: Panel | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._following: asyncio.Task[None] | None = None
         self._watchers: list[asyncio.Future[None]] = []
@@ -203,10 +210,18 @@ class Reviewer:
 
     def _after_render(self, application: Application[int]) -> None:
         self.review, _ = update(self.review, m.Drawn())
+        panel = self.review.panel
+        if panel is not None and not panel.drawn and panel is not self._asked:
+            self._asked = panel
+            asyncio.get_running_loop().call_later(self._settling, self._settled, panel)
         waiting, self._watchers = self._watchers, []
         for future in waiting:
             if not future.done():
                 future.set_result(None)
+
+    def _settled(self, panel: Panel) -> None:
+        if self.review.panel is panel:
+            self.tell(m.Settled())
 
     async def drawn(self) -> None:
         """Wait until the screen was drawn once more."""

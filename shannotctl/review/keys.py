@@ -8,7 +8,7 @@ from shannotctl.render.layout import hanging
 from shannotctl.render.style import Style
 from shannotctl.review.document import Document, Row
 from shannotctl.review.spans import EMPTY, Line, Span
-from shannotctl.review.state import Ask, Kind, Review
+from shannotctl.review.state import SETTLING, Ask, Kind, Review
 from shannotd.wire.model import State
 
 _MOVING = (
@@ -157,6 +157,8 @@ def _session_hints(review: Review) -> list[Hint]:
 def _panel_hints(review: Review) -> list[Hint]:
     assert review.panel is not None
     ask = review.panel.ask
+    if ask in SETTLING and not review.panel.drawn:
+        return [("escape", "Esc", "no")]
     if ask is Ask.APPROVE:
         return [("y", "y", "yes, apply it"), ("escape", "Esc", "no")]
     if ask in (Ask.AMEND, Ask.DEPENDENTS, Ask.DISCARD, Ask.ROLLBACK, Ask.CANCEL):

@@ -47,6 +47,11 @@ class Drawn:
 
 
 @dataclass(frozen=True)
+class Settled:
+    """The question was on the screen for as long as it takes to see it."""
+
+
+@dataclass(frozen=True)
 class Resized:
     """The terminal has another size."""
 
@@ -156,6 +161,7 @@ Message = (
     | Clicked
     | Scrolled
     | Drawn
+    | Settled
     | Resized
     | Ticked
     | Connected

@@ -149,7 +149,8 @@ class Panel:
     """A question or a message below the view.
 
     `ids` are the sessions and `digest` the plan that the answer is about: those that were shown
-    when it was asked. Keys count only once it was `drawn`.
+    when it was asked. Keys count only once it was `drawn`; what has a plan applied, only once it
+    was there long enough to be seen.
     """
 
     ask: Ask
@@ -159,6 +160,11 @@ class Panel:
     text: tuple[str, ...] = ()
     drawn: bool = False
     top: int = 0
+
+
+# What nobody answers by accident: not by keys that were typed ahead, nor by text that was pasted
+# into a terminal which does not tell that it is pasted, and comes in pieces.
+SETTLING = (Ask.APPROVE, Ask.DANGER, Ask.FORCE)
 
 
 @dataclass(frozen=True)

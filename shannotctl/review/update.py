@@ -15,7 +15,7 @@ from shannotctl.review.opening import next_of_queue, open_session
 from shannotctl.review.pressing import press
 from shannotctl.review.screen import document, screen
 from shannotctl.review.session_view import steps_read
-from shannotctl.review.state import Ask, Kind, Link, Panel, Place, Review
+from shannotctl.review.state import SETTLING, Ask, Kind, Link, Panel, Place, Review
 from shannotd.wire.errors import RollbackConflict, RollbackPending, ShannotError, StepNeeded
 from shannotd.wire.model import Conflict, State
 
@@ -38,6 +38,8 @@ def _update(review: Review, message: m.Message) -> Result:
             return (review if review.panel is not None else scrolled(review, lines)), ()
         case m.Drawn():
             return _drawn(review), ()
+        case m.Settled():
+            return _settled(review), ()
         case m.Resized(columns, rows):
             return replace(review, columns=columns, rows=rows), ()
         case m.Ticked(now):
@@ -93,8 +95,8 @@ def _drawn(review: Review) -> Review:
     place = review.place
     if not place.drawn:
         review = review.at(replace(place, drawn=True))
-    if review.panel is not None and not review.panel.drawn:
-        review = replace(review, panel=replace(review.panel, drawn=True))
+    if review.panel is not None and review.panel.ask not in SETTLING:
+        review = _settled(review)
     opened = review.opened
     if opened is None or opened.plan is None or place.kind not in (Kind.SESSION, Kind.DIFF):
         return review
@@ -110,6 +112,13 @@ def _drawn(review: Review) -> Review:
     if read >= len(found.rows):
         review = replace(review, opened=replace(opened, seen=opened.seen | {place.step}))
     return review
+
+
+def _settled(review: Review) -> Review:
+    panel = review.panel
+    if panel is None or panel.drawn:
+        return review
+    return replace(review, panel=replace(panel, drawn=True))
 
 
 def _approved(review: Review, message: m.Approved) -> Result:

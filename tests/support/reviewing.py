@@ -88,7 +88,10 @@ class Watched(Reviewer):
 class Reviewing:
     """A running reviewer, its keyboard and its screen."""
 
-    def __init__(self, reviewer: Watched, pipe: Any, running: asyncio.Task[int]) -> None:
+    def __init__(
+        self, reviewer: Watched, pipe: Any, running: asyncio.Task[int], settles: bool
+    ) -> None:
+        self.settles = settles
         self.reviewer = reviewer
         self.running = running
         self._pipe = pipe
@@ -151,6 +154,8 @@ class Reviewing:
         await asyncio.wait_for(heard(), SECONDS)
         if not self.running.done():
             await self.redrawn()
+            if self.settles:
+                await self.until(lambda review: review.panel is None or review.panel.drawn)
 
     async def _news(self) -> None:
         """Wait until the reviewer is told something, or ends."""
@@ -173,15 +178,23 @@ class Reviewing:
 
 @asynccontextmanager
 async def reviewing(
-    path: Path | str, *, id: str | None = None, columns: int = 100, rows: int = 40
+    path: Path | str,
+    *,
+    id: str | None = None,
+    columns: int = 100,
+    rows: int = 40,
+    settles: bool = True,
 ) -> AsyncIterator[Reviewing]:
     """A reviewer of the daemon at the socket `path`; ended at the end, if it runs still."""
     with create_pipe_input() as pipe:
         output = Terminal(columns, rows)
         with create_app_session(input=pipe, output=output):
-            reviewer = Watched(Connection(str(path)), id=id, input=pipe, output=output)
+            connection = Connection(str(path))
+            # Without settling, questions are asked for ever.
+            seconds = 0.0 if settles else 3600.0
+            reviewer = Watched(connection, id=id, input=pipe, output=output, settling=seconds)
             running = asyncio.ensure_future(reviewer.run())
-            made = Reviewing(reviewer, pipe, running)
+            made = Reviewing(reviewer, pipe, running, settles)
             try:
                 await asyncio.wait_for(reviewer.drawn(), SECONDS)
                 yield made

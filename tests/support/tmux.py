@@ -7,7 +7,7 @@ import select
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,17 +78,24 @@ class Tmux:
 
     def until(self, *wanted: str, without: str = "") -> str:
         """What it shows as soon as all of that is there, and `without` is not."""
+
+        def there(shown: str) -> bool:
+            # A line of ours may have been folded between two words.
+            unfolded = " ".join(shown.split())
+            found = all(text in shown or text in unfolded for text in wanted)
+            return found and not (without and without in shown)
+
+        return self.until_it(there)
+
+    def until_it(self, condition: Callable[[str], bool]) -> str:
+        """What it shows as soon as that is as wanted."""
         deadline = time.monotonic() + SECONDS
         while True:
             shown = self.pane()
-            # A line of ours may have been folded between two words.
-            unfolded = " ".join(shown.split())
-            if all(text in shown or text in unfolded for text in wanted) and not (
-                without and without in shown
-            ):
+            if condition(shown):
                 return shown
             left = deadline - time.monotonic()
-            assert left > 0, f"no {wanted} (or {without!r} still) in\n{shown}"
+            assert left > 0, f"still\n{shown}"
             # tmux writes to the pipe a little before it draws: so look again soon, too.
             ready, _, _ = select.select([self._activity], [], [], min(left, 0.2))
             if ready:

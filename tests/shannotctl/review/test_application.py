@@ -31,7 +31,7 @@ class Both(NamedTuple):
 
 
 @asynccontextmanager
-async def both(directory: Path, *scripts: Any, **size: int) -> AsyncIterator[Both]:
+async def both(directory: Path, *scripts: Any, **size: Any) -> AsyncIterator[Both]:
     """A daemon with these sessions, and a reviewer of it."""
     async with running_service(directory) as _, await Caller.connect(directory) as caller:
         for script in scripts:
@@ -106,6 +106,20 @@ async def test_what_was_typed_before_the_question_was_drawn_does_not_count(tmp_p
         await screen.send("xyyyy", 5)
         assert screen.wanted(m.Approve) == []
         assert screen.review.panel is not None and screen.review.panel.ask is Ask.APPROVE
+
+
+@pytest.mark.P1
+@in_loop
+async def test_a_question_is_not_answered_before_it_could_be_seen(tmp_path: Path) -> None:
+    """Text that is pasted without saying so comes in pieces, between which the screen is drawn."""
+    async with both(tmp_path, files("a"), settles=False) as (screen, _):
+        await screen.press("enter")
+        await screen.until("create /srv/a")
+        await screen.press("x", "y", "y", "y")
+        assert "Apply this plan" in screen.text and screen.wanted(m.Approve) == []
+        screen.reviewer.tell(m.Settled())
+        await screen.press("y")
+        assert len(screen.wanted(m.Approve)) == 1
 
 
 @pytest.mark.P1

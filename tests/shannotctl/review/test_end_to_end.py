@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,7 +66,7 @@ def test_a_plan_is_read_approved_and_applied(home: Home, screen: Tmux) -> None:
     screen.keys("Enter")
     screen.until("Because it is wanted.", "4 steps", "x approve")
     screen.keys("x")
-    shown = screen.until("Apply this plan")
+    shown = screen.until("Apply this plan", "yes, apply it")
     digest = home.json("show", "--json", id)["digest"]
     assert digest in shown
     assert (home.work / "a").read_text() == "one\n"
@@ -82,7 +82,7 @@ def test_a_plan_is_read_approved_and_applied(home: Home, screen: Tmux) -> None:
     screen.keys("y")
     screen.until("waits for a decision", "pending")
     screen.keys("x")
-    screen.until("Apply this plan")
+    screen.until("Apply this plan", "yes, apply it")
     screen.keys("y")
     screen.until("4 done")
     assert (home.work / "a").read_text() == "one\n" and (home.work / "c").exists()
@@ -118,13 +118,13 @@ def test_danger_by_key_and_by_paste(home: Home, screen: Tmux) -> None:
     screen.keys("Enter")
     screen.until("DANGER", "x approve")
     screen.keys("x")
-    screen.until("yes, danger")
+    screen.until("Type `yes, danger`", "Enter apply it")
     screen.paste("yes, danger\n")
     screen.keys("Enter")
     screen.until("nothing is done")
     assert state_of(home, id) == "pending" and not key.exists()
     screen.keys("x")
-    screen.until("Type `yes, danger`")
+    screen.until("Type `yes, danger`", "Enter apply it")
     screen.text("yes, danger")
     screen.keys("Enter")
     screen.until("executed")
@@ -150,7 +150,7 @@ def test_an_edited_and_shortened_plan(home: Home, screen: Tmux) -> None:
     screen.keys("y")
     screen.until("Changed by a reviewer")
     screen.keys("x")
-    screen.until("Apply this plan")
+    screen.until("Apply this plan", "yes, apply it")
     screen.keys("y")
     screen.until("executed")
     assert (home.work / "b").read_text() == "newer\n"
@@ -168,7 +168,7 @@ def test_a_killed_daemon_is_told_and_another_found(home: Home, screen: Tmux) -> 
     # One's own daemon is started again: the plan is where it was.
     screen.until("embedded", "x approve", without="No daemon")
     screen.keys("x")
-    screen.until("Apply this plan")
+    screen.until("Apply this plan", "yes, apply it")
     screen.keys("y")
     screen.until("executed")
     assert state_of(home, id) == "executed"
@@ -209,6 +209,16 @@ def test_the_shell_in_between(home: Home, screen: Tmux) -> None:
     screen.until("ready$", without="Nothing waits")
 
 
+def footer_at(rows: int) -> Callable[[str], bool]:
+    """Whether the footer is on the last of so many lines."""
+
+    def there(shown: str) -> bool:
+        lines = shown.removesuffix("\n").split("\n")
+        return len(lines) == rows and "q back" in lines[-1]
+
+    return there
+
+
 def test_sizes(home: Home, screen: Tmux) -> None:
     submit(home, "for i in $(seq 40); do echo $i > new$i; done; echo " + "x" * 150 + " > long")
     tmux_start(screen, "shannotctl review")
@@ -217,12 +227,10 @@ def test_sizes(home: Home, screen: Tmux) -> None:
     screen.until("41 steps")
     for columns, rows in ((200, 60), (40, 10), (30, 8), (80, 24)):
         screen.resize(columns, rows)
-        wanted = "too small" if columns < 40 else "q back"
-        shown = screen.until(wanted)
-        lines = shown.split("\n")
-        assert len(lines) == rows + 1
-        if columns >= 40:
-            assert "q back" in lines[rows - 1]
+        if columns < 40:
+            screen.until("too small")
+            continue
+        screen.until_it(footer_at(rows))
     screen.until("41 steps")
 
 

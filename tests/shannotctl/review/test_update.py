@@ -58,13 +58,17 @@ def text(review: Review) -> str:
     return "\n".join(plain(line) for line in screen(review).lines)
 
 
+# A question that was there long enough.
+SEEN = (m.Drawn(), m.Settled())
+
+
 def approvals(effects: list[m.Effect]) -> list[m.Approve]:
     return [effect for effect in effects if isinstance(effect, m.Approve)]
 
 
 @pytest.mark.P2
 def test_the_digest_that_is_shown_is_sent() -> None:
-    review, effects = after(opened(), "x", DRAWN, "y")
+    review, effects = after(opened(), "x", *SEEN, "y")
     plan = PENDING.plan
     assert plan is not None
     assert approvals(effects) == [m.Approve(ID, plan.digest)]
@@ -74,7 +78,7 @@ def test_the_digest_that_is_shown_is_sent() -> None:
 @pytest.mark.P2
 def test_the_digest_is_computed_and_not_believed() -> None:
     lying = replace(PENDING, digest="f" * 64)
-    _, effects = after(opened(lying), "x", DRAWN, "y")
+    _, effects = after(opened(lying), "x", *SEEN, "y")
     assert approvals(effects)[0].digest == (PENDING.plan.digest if PENDING.plan else "")
 
 
@@ -83,7 +87,7 @@ def test_the_digest_is_computed_and_not_believed() -> None:
 def test_without_y_nothing_is_approved(keys: list[str]) -> None:
     review = opened()
     for key in keys:
-        review, effects = after(review, key, DRAWN)
+        review, effects = after(review, key, *SEEN)
         assert not approvals(effects)
 
 
@@ -92,7 +96,7 @@ def test_without_y_nothing_is_approved(keys: list[str]) -> None:
 def test_danger_is_never_approved_by_single_keys(keys: list[str]) -> None:
     review = opened(DANGEROUS)
     for key in keys:
-        review, effects = after(review, key, DRAWN)
+        review, effects = after(review, key, *SEEN)
         assert not approvals(effects)
 
 
@@ -106,25 +110,27 @@ def test_keys_before_the_plan_or_the_question_was_drawn_do_not_count() -> None:
     review, effects = after(review, DRAWN, "x", "y", "y")
     assert review.panel is not None and not approvals(effects)
     _, effects = after(review, DRAWN, "y")
+    assert not approvals(effects), "it was drawn, but could not be seen yet"
+    _, effects = after(review, *SEEN, "y")
     assert len(approvals(effects)) == 1
 
 
 @pytest.mark.P2
 def test_a_plan_that_became_another_is_not_approved() -> None:
-    review, _ = after(opened(), "x", DRAWN)
+    review, _ = after(opened(), "x", *SEEN)
     other = session(file_step("delete", "/etc/passwd"))
     review, _ = after(review, m.Loaded(other, other.plan, {}))
     assert review.panel is None, "the question was about what is not there any more"
     review, effects = after(review, "x")
     assert review.panel is None, "it was not drawn yet"
-    _, effects = after(review, DRAWN, "x", DRAWN, "y")
+    _, effects = after(review, DRAWN, "x", *SEEN, "y")
     assert [effect.digest for effect in approvals(effects)] == [other.plan and other.plan.digest]
 
 
 @pytest.mark.P2
 @pytest.mark.parametrize("state", [state for state in State if state is not State.PENDING])
 def test_only_what_is_pending_can_be_approved(state: State) -> None:
-    review, _ = after(opened(), "x", DRAWN)
+    review, _ = after(opened(), "x", *SEEN)
     review, _ = after(review, m.Happened(Changed(bare(PENDING, state=state))))
     review, effects = after(review, "y", "x")
     assert not approvals(effects)
@@ -401,7 +407,7 @@ def test_any_keys_in_any_size(keys: list[str], size: tuple[int, int]) -> None:
     """Nothing breaks the screen: it has its size whatever happens."""
     review = opened(DANGEROUS, columns=size[0], rows=size[1])
     for key in keys:
-        review, effects = after(review, key, DRAWN)
+        review, effects = after(review, key, *SEEN)
         assert not approvals(effects)
         shown = screen(review)
         assert len(shown.lines) == size[1]
