@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 
 from shannotctl.render.style import Style
-from shannotd.wire.text import visible
+from shannotd.wire.text import escape_character, visible
 
 _NARROWEST = 8
 _TAB_COLUMNS = 8
@@ -140,10 +141,29 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(padded).rstrip()
 
 
+@contextmanager
+def ascii_only(glyphs: str) -> Iterator[None]:
+    """Meanwhile every character counts with the width of its escape, but for these `glyphs`: for
+    terminals that show nothing but ASCII."""
+    global _glyphs
+    before, _glyphs = _glyphs, glyphs
+    _columns.cache_clear()
+    try:
+        yield
+    finally:
+        _glyphs = before
+        _columns.cache_clear()
+
+
+_glyphs: str | None = None
+
+
 @lru_cache(maxsize=4096)
 def _columns(character: str) -> int:
     if character.isascii():
         return 1
+    if _glyphs is not None:
+        return 1 if character in _glyphs else len(escape_character(character))
     if unicodedata.category(character) in ("Mn", "Me"):
         return 0
     if unicodedata.east_asian_width(character) in "WF":

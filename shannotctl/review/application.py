@@ -21,11 +21,12 @@ from prompt_toolkit.mouse_events import MouseEvent, MouseEventType
 from prompt_toolkit.output import Output
 
 from shannotctl.authentication import terminal_agent
+from shannotctl.render import layout
 from shannotctl.review import messages as m
 from shannotctl.review import outside
 from shannotctl.review.connection import Connection
 from shannotctl.review.screen import screen
-from shannotctl.review.spans import Line, guarded
+from shannotctl.review.spans import GLYPHS, Line, guarded
 from shannotctl.review.state import Panel, Review
 from shannotctl.review.theme import STYLE, colour_depth
 from shannotctl.review.update import first, update
@@ -96,8 +97,11 @@ class Reviewer:
                 loop.add_signal_handler(number, self._end, 128 + number)
         self._start(self._connection.follow(self.tell))
         self._start(self._tick())
+        glyphs = "".join(map(chr, GLYPHS))
+        widths = layout.ascii_only(glyphs) if self.ascii_only else contextlib.nullcontext()
         try:
-            return await self.application.run_async()
+            with widths:
+                return await self.application.run_async()
         finally:
             for number in (signal.SIGTERM, signal.SIGHUP):
                 with contextlib.suppress(ValueError, RuntimeError):

@@ -206,12 +206,12 @@ def guarded(line: Line, *, ascii_only: bool) -> Line:
 
 
 def _in_ascii(text: str) -> str:
-    shown = without_hidden(text).translate(_GLYPHS)
+    shown = without_hidden(text).translate(GLYPHS)
     return "".join(one if one.isascii() else escape_character(one) for one in shown)
 
 
 # What the reviewer itself draws, one column for one.
-_GLYPHS = str.maketrans(
+GLYPHS = str.maketrans(
     {
         "…": "~",
         "›": ">",

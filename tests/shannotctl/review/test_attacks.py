@@ -15,15 +15,15 @@ import pytest
 from prompt_toolkit.data_structures import Size
 from prompt_toolkit.output.vt100 import Vt100_Output
 
-from shannotctl.render.layout import display_width
+from shannotctl.render.layout import ascii_only, display_width
 from shannotctl.review import messages as m
 from shannotctl.review.screen import document, screen
 from shannotctl.review.session_view import foldable_items, folded_items
-from shannotctl.review.spans import guarded, plain
+from shannotctl.review.spans import GLYPHS, guarded, plain
 from shannotctl.review.state import Kind, Link, Review
 from shannotctl.review.update import first, update
 from shannotd.wire.model import CommandResult, Plan, Risk, Session, Step
-from shannotd.wire.text import visible, without_hidden
+from shannotd.wire.text import escape_character, visible, without_hidden
 from tests.support.samples import ABSENT, file_step, session
 
 pytestmark = pytest.mark.P7
@@ -242,13 +242,19 @@ def test_honest_text_is_shown_as_it_is(text: str) -> None:
     assert written(review).count(text) >= 2
 
 
-def test_the_screen_of_a_terminal_without_unicode_is_ascii() -> None:
-    for name, (text, _) in ATTACKS.items():
-        for review in every_screen(spoofed(text), 80):
-            for line in screen(review).lines:
-                shown = plain(guarded(line, ascii_only=True))
-                assert shown.isascii() and shown.isprintable(), name
-            break
+def test_a_terminal_without_unicode_gets_all_of_it_in_ascii() -> None:
+    with ascii_only("".join(map(chr, GLYPHS))):
+        for text in (*(attack for attack, _ in ATTACKS.values()), *HONEST, "é漢" * 200):
+            everything = ""
+            for review in every_screen(spoofed(text), 80):
+                for line in screen(review).lines:
+                    shown = plain(guarded(line, ascii_only=True))
+                    assert shown.isascii() and shown.isprintable() and len(shown) <= 80, text
+                    everything += shown.strip()
+            if text in HONEST:
+                word = next((one for one in text.split() if not one.isascii()), "")
+                escaped = "".join(c if c.isascii() else escape_character(c) for c in word)
+                assert escaped.replace(":", "") in everything.replace(":", ""), text
 
 
 def test_an_attack_in_what_the_daemon_says_itself() -> None:
