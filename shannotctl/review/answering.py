@@ -13,7 +13,7 @@ from shannotctl.review import moving
 from shannotctl.review.following import Result
 from shannotctl.review.messages import Amend, Approve, Cancel, Effect, Reject, Rollback
 from shannotctl.review.opening import leave_session, next_of_queue
-from shannotctl.review.panels import FORCE_WORDS
+from shannotctl.review.panels import FORCE_WORDS, scrollable
 from shannotctl.review.state import Ask, Field, Kind, Panel, Review
 from shannotd.wire.model import State
 from shannotd.wire.text import visible
@@ -101,8 +101,6 @@ def _at_once(review: Review, before: Panel) -> Review:
 
 
 def _scrolled(review: Review, panel: Panel, lines: int) -> Panel:
-    from shannotctl.review.panels import scrollable
-
     most = max(0, scrollable(review, review.columns) - 3)
     return replace(panel, top=max(0, min(panel.top + lines, most)))
 

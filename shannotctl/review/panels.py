@@ -8,9 +8,10 @@ from shannotctl.render.amendment import missed_lines
 from shannotctl.render.amendment import steps_text as steps_named
 from shannotctl.render.amounts import number
 from shannotctl.render.command import warning_lines
-from shannotctl.render.layout import fold, labelled
+from shannotctl.render.layout import fold, hanging, labelled
 from shannotctl.render.plan import DANGER_WORDS, summary
 from shannotctl.render.rollback import staying_lines
+from shannotctl.render.style import Style
 from shannotctl.review.spans import (
     RISK_ROLES,
     Line,
@@ -93,7 +94,7 @@ def _text(review: Review, panel: Panel, width: int) -> Iterator[Line]:
         return
     role = "notice" if panel.ask is Ask.MESSAGE else ""
     for text in panel.text:
-        for piece in fold(visible(text), width, at_blanks=True):
+        for piece in hanging(visible(text), Style(width=width)):
             yield (Span(role, piece),)
 
 

@@ -15,7 +15,7 @@ from shannotctl.review.opening import next_of_queue, open_session
 from shannotctl.review.pressing import press
 from shannotctl.review.screen import document, screen
 from shannotctl.review.session_view import steps_read
-from shannotctl.review.state import SETTLING, Ask, Kind, Link, Panel, Place, Review
+from shannotctl.review.state import SETTLING, Ask, Content, Kind, Link, Panel, Place, Review
 from shannotd.wire.errors import RollbackConflict, RollbackPending, ShannotError, StepNeeded
 from shannotd.wire.model import Conflict, State
 
@@ -173,8 +173,6 @@ def _edited(review: Review, message: m.Edited) -> Review:
 
 
 def _fetched(review: Review, message: m.Fetched) -> Review:
-    from shannotctl.review.state import Content
-
     opened = review.opened
     if opened is None or opened.session.id != message.id or opened.plan is None:
         return replace(review, busy="")
