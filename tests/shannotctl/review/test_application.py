@@ -686,3 +686,40 @@ async def test_polkit_asks_on_the_terminal(
         await screen.until(lambda r: any(isinstance(t, m.Approved) for t in screen.reviewer.told))
         assert len(peer.asked("sessions.approve")) == 2
         assert not runs(seen.read_text().strip()), "it is gone again"
+
+
+@pytest.mark.P10
+@in_loop
+async def test_a_plan_that_is_none_is_told_and_nothing_opened(peer: Peer) -> None:
+    made = samples.session(samples.file_step("create", "/etc/x"))
+    peer.answers("sessions.list", SessionPage((samples.bare(made),), 1))
+    peer.answers("sessions.watch", {})
+    peer.answers("daemon.status", samples.STATUS)
+    peer.answers("sessions.get", samples.session(plan_canonical=b"{}", state=State.PENDING))
+    async with reviewing(peer.path) as screen:
+        await screen.until("1 pending")
+        await screen.press("enter")
+        await screen.until(lambda review: review.panel is not None)
+        assert screen.review.place.kind is Kind.LIST and "the plan of session" in screen.text
+        await screen.press("escape")
+        assert "1 pending" in screen.lines[0]
+
+
+@pytest.mark.P10
+@in_loop
+async def test_a_content_that_is_not_what_the_plan_names_is_not_shown(peer: Peer) -> None:
+    made = samples.session(samples.file_step("create", "/etc/x"))
+    peer.answers("sessions.list", SessionPage((samples.bare(made),), 1))
+    peer.answers("sessions.watch", {})
+    peer.answers("daemon.status", samples.STATUS)
+    peer.answers("sessions.get", made)
+    peer.answers("blobs.get", {"data": b"forged", "size": 6})
+    async with reviewing(peer.path) as screen:
+        await screen.until("1 pending")
+        await screen.press("enter")
+        await screen.until("create /etc/x")
+        while screen.review.place.item != "step:0":
+            await screen.press("J")
+        await screen.press("v")
+        await screen.until("is not what the plan of")
+        assert "forged" not in screen.text
