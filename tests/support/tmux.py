@@ -6,7 +6,6 @@ import os
 import select
 import subprocess
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ class Tmux:
     """One pane of a tmux server of its own."""
 
     def __init__(self, directory: Path, columns: int, rows: int, environment: Mapping[str, str]):
-        self._socket = f"shannot-{uuid.uuid4().hex[:12]}"
+        self._socket = str(directory / "tmux")
         self._environment = {
             name: value for name, value in environment.items() if not name.startswith("TMUX")
         }
@@ -34,7 +33,7 @@ class Tmux:
 
     def _run(self, *words: str) -> str:
         done = subprocess.run(
-            ["tmux", "-u", "-L", self._socket, *words],
+            ["tmux", "-u", "-S", self._socket, *words],
             env=self._environment,
             capture_output=True,
             timeout=SECONDS,
