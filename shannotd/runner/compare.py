@@ -61,6 +61,9 @@ class Content:
             os.close(descriptor)
 
 
+_CHANGED = "it was changed on the host while the script ran"
+
+
 @dataclass
 class Change:
     """A step that is found but not yet in its place among the others.
@@ -145,6 +148,13 @@ class Comparer:
             kept = self._keep(read.data)
         else:
             size, read, kept = len(restored), _split(restored, old_size), restored
+            is_untouched = known is None and self._shown.is_untouched(
+                path, descriptor, status.st_size
+            )
+            if is_untouched and (was.type != "file" or read.sha256 != was.sha256):
+                # The host has another by now: that is not the script's doing.
+                self._require_as_was(path, status, xattrs, was)
+                return None
         after = FileState(
             "file",
             status.st_mode & 0o7777,
@@ -170,17 +180,28 @@ class Comparer:
             times = self.times(path, before, known, status.st_mtime_ns)
             found = _metadata(path, was, after, times)
             return None if found is None else Change(found, StepNote(), mount, data=kept)
-        if kept_prefix and old_size > 0 and read.suffix is not None:
-            return self._append(path, was, after, read, content, mount)
         if before.status is not None and before.status.ctime_ns > self._started_ns:
             # The script saw another content than the one that it would be compared with.
-            raise failed(path, "it was changed on the host while the script ran")
+            raise failed(path, _CHANGED)
+        if kept_prefix and old_size > 0 and read.suffix is not None:
+            return self._append(path, was, after, read, content, mount)
         if before.data is None:
             note = self._note(path, path, None, None, descriptor)
         else:
             note = self._note(path, path, before.data, read.data, descriptor)
         step = FileStep("modify", path, was, after)
         return Change(step, note, mount, content, data=kept)
+
+    def _require_as_was(
+        self, path: str, status: os.stat_result, xattrs: Dict[str, str], was: FileState
+    ) -> None:
+        """See that the script gave the file no other mode, owner or attributes either.
+
+        :raises RunnerError: `capture_failed`: it did, to a file that is not there any more.
+        """
+        now = (status.st_mode & 0o7777, status.st_uid, status.st_gid, xattrs)
+        if was.type == "file" and now != (was.mode, was.uid, was.gid, was.xattrs):
+            raise failed(path, _CHANGED)
 
     def _keep(self, data: Optional[bytes]) -> Optional[bytes]:
         if data is None or len(data) > KEPT_BYTES or self._kept + len(data) > KEPT_TOTAL_BYTES:

@@ -47,6 +47,7 @@ class Shown:
     def __init__(self, passwords: Passwords, ignored: Sequence[str]) -> None:
         """What matches the patterns `ignored` is in no plan, whatever is in it."""
         self._words = passwords.passwords
+        self._views = passwords.views
         self._has_marks = bool(self._words) or passwords.keys
         self._tokens = {word: token for token, word in self._words.items()}
         self._is_ignored = scratch.matcher(ignored)
@@ -67,6 +68,11 @@ class Shown:
         if _MARK in data:
             raise failed(path, "it holds what only stands for a password, and not as one")
         return data
+
+    def is_untouched(self, path: str, descriptor: int, size: int) -> bool:
+        """Whether what a script left at `path` is just what it was shown there."""
+        view = self._views.get(path)
+        return view is not None and size == len(view) and os.pread(descriptor, size, 0) == view
 
     def concealed(self, path: str, data: bytes) -> bytes:
         """What is at `path`, as it may be shown."""

@@ -209,6 +209,31 @@ def test_accounts_are_made_changed_and_removed(client: Client, system: PrivateSy
 
 
 @needs_root
+@pytest.mark.P2
+@pytest.mark.parametrize("more", ["one:*:1::::::\n", None], ids=["longer", "shorter"])
+def test_what_happens_to_accounts_meanwhile_is_not_the_scripts(
+    client: Client, system: PrivateSystem, more: str | None
+) -> None:
+    shadow, marker = system.path("/etc/shadow"), system.path("/etc/marker")
+    lines = shadow.read_text().splitlines(keepends=True)
+    marker.write_text("wait\n")
+
+    def change(_: object) -> None:
+        shadow.write_text("".join(lines[:-1] if more is None else [*lines, more]))
+        marker.write_text("go\n")
+
+    script = "echo begun; until grep -q go /etc/marker; do :; done; echo x > /etc/mine"
+    submission = Submission(ScriptKind.SHELL, script.encode(), cwd="/root")
+    try:
+        session = client.submit(submission, on_output=change)
+        assert session.plan is not None, session.error
+        assert [step.path for step in session.plan.steps] == ["/etc/mine"]
+    finally:
+        shadow.write_text("".join(lines))
+        marker.unlink()
+
+
+@needs_root
 @pytest.mark.P3
 def test_passwords_are_kept_around_a_command(client: Client, system: PrivateSystem) -> None:
     command = "logger --no-act --udp --server 127.0.0.1 --port 9 x"
