@@ -242,7 +242,9 @@ class Comparer:
         if last is not None and last.mtime_ns == mtime_ns:
             return None, None
         if known is not None:
-            told = known.mtime_ns is not None or self._promised(mtime_ns)
+            # A file that only got another name has its old time until it is written.
+            had_own = last is not None and self._promised(last.mtime_ns)
+            told = known.mtime_ns is not None or had_own or self._promised(mtime_ns)
             return None, mtime_ns if told and mtime_ns != known.mtime_ns else None
         assert before.status is not None
         if mtime_ns == before.status.mtime_ns:

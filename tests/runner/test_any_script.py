@@ -225,3 +225,9 @@ def test_any_script(bench: Bench, share: int, tree: Any, phases: Any, fails: boo
 @given(tree=trees, phases=scripts, fails=st.booleans())
 def test_any_script_for_long(bench: Bench, tree: Any, phases: Any, fails: bool) -> None:
     check(bench, tree, phases, fails=fails)
+
+
+@pytest.mark.P2
+def test_a_renamed_file_that_is_written_again_alike_has_another_time(bench: Bench) -> None:
+    phases = [[("rename-file", "b", ".dot")], [("write", ".dot", "two\n")]]
+    check(bench, [], phases, fails=False)
