@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +53,8 @@ def test_it_runs_where_nothing_else_is(wheel: Path, home: Home, tmp_path: Path) 
     subprocess.run([*install, "--no-deps", "--no-index", str(wheel)], check=True)
     asked = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     packages = Path(subprocess.run(asked, check=True, capture_output=True, text=True).stdout[:-1])
-    (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    others = [path for path in sys.path if path.endswith("-packages")]
+    (packages / "others.pth").write_text("\n".join(others) + "\n")
 
     program = str(tmp_path / "venv" / "bin" / "shannotctl")
     command = [program, "submit", "-c", "import sys; print(1 + 1, sys.executable)"]
