@@ -17,7 +17,10 @@ LEAST_OF = {
 SANDBOX = "shannotd/runner, within sandboxes (not measured)"
 IN_SANDBOX = {
     f"shannotd/runner/{name}.py"
-    for name in ("init layout mounts observe_process observe_view python sandbox script").split()
+    for name in (
+        "init layout masks mounts observe_mounts observe_process observe_run observe_view python "
+        "sandbox script shim_program"
+    ).split()
 }
 
 

@@ -29,7 +29,6 @@ MAX_WORD_BYTES = 256 * 1024
 MAX_HEADER_BYTES = 6 * MAX_WORD_BYTES + 64 * 1024
 # What is kept for a shim that does not read; beyond it, who produces it waits.
 MAX_UNSENT_BYTES = 256 * 1024
-_BACKLOG = 128
 _CREDENTIALS = struct.Struct("=iII")
 
 
@@ -44,22 +43,6 @@ class Claim:
 
     environment: Dict[str, str]
     standard: Tuple[int, int, int]
-
-
-def listen() -> socket.socket:
-    """The socket that every identity within the sandbox may connect to; to be made inside.
-
-    :raises OSError: it could not be made.
-    """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.bind(ADDRESS)
-        os.chmod(ADDRESS, 0o666)
-        listener.listen(_BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def accept(listener: socket.socket, namespace: int) -> Optional[Caller]:

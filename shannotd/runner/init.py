@@ -15,6 +15,8 @@ from typing import List, NoReturn, Tuple
 from shannotd.runner import caller, kernel, masks, sandbox, script
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 
+_BACKLOG = 128  # shims that wait to be accepted
+
 
 def main(channel: Channel, wanted: sandbox.Wanted, program: bytes) -> NoReturn:
     """Live as process 1 until the script has ended or the supervisor is gone; never returns."""
@@ -45,7 +47,7 @@ def _serve(channel: Channel, wanted: sandbox.Wanted, program: bytes) -> None:
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     child, report, listener = _prepare_child(program, wanted.builder == sandbox.PRIVILEGED)
     sandbox.seal_proc()
-    with caller.listen() as calls:
+    with _listen() as calls:
         ready = (stage, processes, listener, calls.fileno(), report.fileno())
         channel.send({"event": "ready", "script": child}, plan.encode(), ready)
     os.close(processes)
@@ -149,3 +151,19 @@ def _wait_for(child: int) -> int:
 
 def _reap() -> Tuple[int, int]:
     return os.waitpid(-1, 0)
+
+
+def _listen() -> socket.socket:
+    """The socket that every identity within the sandbox may connect to.
+
+    :raises OSError: it could not be made.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(caller.ADDRESS)
+        os.chmod(caller.ADDRESS, 0o666)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -9,12 +9,11 @@ import os
 from dataclasses import dataclass
 from typing import Container, Dict, List, Optional, Tuple
 
-from shannotd.runner import kernel, layout
+from shannotd.runner import layout
 from shannotd.runner.mounts import ROOT
-from shannotd.runner.observe_run import TEMPORARY, write
 
 # Of /proc/PID: each with the column of the mount point (proc_pid_mountinfo(5), fstab(5)).
-_FILES = (("mountinfo", 4), ("mounts", 1))
+FILES = (("mountinfo", 4), ("mounts", 1))
 _FRESH = ("/run", "/dev")
 
 Size = Tuple[int, int, int]
@@ -38,7 +37,7 @@ class Tables:
         `unlike`, and in /run and /dev where the view's is of another size."""
         wrong = {path for path, size in self.sizes.items() if size != _size(ROOT + path)}
         lines = {}
-        for name, column in _FILES:
+        for name, column in FILES:
             points = ((line, _point(line, column)) for line in self.lines[name])
             lines[name] = [
                 line for line, point in points if point not in unlike and point not in wrong
@@ -61,7 +60,7 @@ class Tables:
 def read() -> Tables:
     """Those of this process, in the host's mount namespace."""
     lines = {}
-    for name, _ in _FILES:
+    for name, _ in FILES:
         with open(f"/proc/self/{name}", "rb") as file:
             lines[name] = file.readlines()
     points = [_point(line, 4) for line in lines["mountinfo"]]
@@ -70,17 +69,6 @@ def read() -> Tables:
 
 
 _PREFIXES = tuple(path + "/" for path in _FRESH)
-
-
-def show(process: int, tables: Tables) -> None:
-    """Let the process that the host's /proc calls `process` see these.
-
-    :raises OSError: they cannot be mounted.
-    """
-    for name, _ in _FILES:
-        place = f"{TEMPORARY}/{name}"
-        write(place, b"".join(tables.lines[name]), 0o444)
-        kernel.mount(place, f"/proc/{process}/{name}", None, kernel.MS_BIND)
 
 
 def _is_nearer(line: bytes, other: bytes) -> bool:

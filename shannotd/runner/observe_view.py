@@ -99,7 +99,7 @@ def enter(
         kernel.unmount(".")
         os.chdir("/")
         step = "what the program is shown"
-        observe_shown.lay(shown, TEMPORARY)
+        _lay(shown)
         observe_run.write(_HIDDEN_FILE, b"", 0o000)
     except OSError as error:
         raise sandbox.unavailable(step, error) from error
@@ -108,6 +108,46 @@ def enter(
     if caller is not None:
         _leave_out(caller)
     return tables
+
+
+def _lay(shown: observe_shown.Shown) -> None:
+    """Put links and copies into the view; they are made in a filesystem of their own.
+
+    :raises OSError: it cannot be made or mounted.
+    """
+    links = dict(shown.links)
+    if links:
+        # This process, an init, was not there when they were read.
+        links[f"/proc/{os.readlink('/proc/self')}/fd"] = {}
+    if not (links or shown.copies):
+        return
+    flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+    kernel.mount("shannot", TEMPORARY, "tmpfs", flags, "mode=755,size=64m")
+    try:
+        os.mkdir(f"{TEMPORARY}/none")
+        for number, (path, targets) in enumerate(links.items()):
+            place = f"{TEMPORARY}/{number}" if targets else f"{TEMPORARY}/none"
+            if targets:
+                os.mkdir(place)
+            for name, target in targets.items():
+                os.symlink(target, f"{place}/{name}")
+            _cover(path, place)
+        for path, contents in shown.copies.items():
+            place = f"{TEMPORARY}/{os.path.basename(path)}"
+            os.mkdir(place)
+            for name, content in contents.items():
+                with open(f"{place}/{name}", "wb") as file:
+                    file.write(content)
+            _cover(path, place)
+    finally:
+        kernel.unmount(TEMPORARY)  # what covers something stays
+
+
+def _cover(path: str, copy: str) -> None:
+    try:
+        kernel.mount(copy, path, None, kernel.MS_BIND)
+    except FileNotFoundError:
+        pass  # the process is gone
 
 
 def _leave_out(process: int) -> None:
@@ -130,7 +170,10 @@ def show_mounts(process: int, tables: observe_tables.Tables) -> None:
     :raises RunnerError: `sandbox_unavailable`.
     """
     try:
-        observe_tables.show(process, tables)
+        for name, _ in observe_tables.FILES:
+            place = f"{TEMPORARY}/{name}"
+            observe_run.write(place, b"".join(tables.lines[name]), 0o444)
+            kernel.mount(place, f"/proc/{process}/{name}", None, kernel.MS_BIND)
     except OSError as error:
         raise sandbox.unavailable("the host's mount table", error) from error
 

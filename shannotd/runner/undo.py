@@ -83,9 +83,21 @@ class _Undo:
                 self._step(intent, step)
             except OSError as error:
                 self._undone.kept.append(told(intent.path, error))
-                if intent.temporary is not None:
-                    self._undone.held.add((intent.parent, intent.temporary))
+                self._hold(intent)
         return self._undone
+
+    def _hold(self, intent: Intent) -> None:
+        """Note where what was there before waits: it stays there, and in its directory it is also
+        where somebody has moved that."""
+        if intent.temporary is None:
+            return
+        where = intent.parent
+        try:
+            if intent.place is not None and self._status(intent.place, intent.temporary):
+                where = intent.place
+        except OSError:
+            pass  # whether it is there is not known
+        self._undone.held.add((where, intent.temporary))
 
     def _note_new(self, intent: Intent, step: FileStep) -> None:
         """Remember what the batch may have made in a new directory."""
@@ -302,12 +314,8 @@ class _Undo:
         self._here(intent)
         for waiting in (intent.place, intent.parent):
             if waiting is not None and self._status(waiting, intent.temporary) is not None:
-                try:
-                    old = waiting, intent.temporary
-                    self._move(old, (intent.parent, intent.name), RENAME_NOREPLACE)
-                except OSError:
-                    self._undone.held.add((waiting, intent.temporary))
-                    raise
+                old = waiting, intent.temporary
+                self._move(old, (intent.parent, intent.name), RENAME_NOREPLACE)
                 return
 
     def _metadata(self, intent: Intent, step: FileStep) -> None:

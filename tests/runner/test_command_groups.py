@@ -186,6 +186,18 @@ def test_without_a_base_there_is_none(tmp_path: Path) -> None:
     assert CommandGroup.make(Base(str(tmp_path / "none"), frozenset())) is None
 
 
+def test_where_none_can_be_made_nothing_is_left(base: Base) -> None:
+    """It cannot limit what the kernel has no files for, and then it is none."""
+    missing = {"memory", "pids"} - base.controllers
+    if not missing:
+        pytest.skip("every controller is there")
+    before = len(os.listdir("/proc/self/fd"))
+    for controller in missing:
+        assert CommandGroup.make(Base(base.path, frozenset({controller}))) is None
+        assert groups(base) == []
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_without_a_group_memory_is_limited_for_each_process(who: Identity) -> None:
     code = "x = bytearray(400 << 20)"
     step = command("/usr/bin/python3", "-c", code, memory_bytes=200 << 20)
