@@ -10,12 +10,14 @@ import ctypes
 import fcntl
 import os
 import pty
+import pwd
 import select
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +39,10 @@ def _for_all(path: str, flags: int) -> int:
 @pytest.fixture
 def victim(observer: ObserverProcess, shelf: Path) -> Iterator[int]:
     """A process of the host's with the observed uid, with a secret and an open file."""
-    owner = {"user": observer.uid, "group": observer.uid, "extra_groups": []} if is_root() else {}
+    owner: dict[str, Any] = {}
+    if is_root():
+        group = pwd.getpwuid(observer.uid).pw_gid
+        owner = {"user": observer.uid, "group": group, "extra_groups": []}
     with (
         open(shelf / "open", "w", opener=_for_all) as file,
         subprocess.Popen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import pwd
 import select
 import shutil
 import signal
@@ -125,7 +126,9 @@ sys.stdin.read()
 @contextmanager
 def listening(uid: int) -> Iterator[tuple[int, int]]:
     """A process of this uid that listens: its number and the port."""
-    owner = {"user": uid, "group": uid, "extra_groups": []} if is_root() else {}
+    owner: dict[str, Any] = {}
+    if is_root():
+        owner = {"user": uid, "group": pwd.getpwuid(uid).pw_gid, "extra_groups": []}
     with subprocess.Popen(
         ["/usr/bin/python3", "-I", "-c", LISTEN],
         stdin=subprocess.PIPE,

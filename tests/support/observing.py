@@ -128,7 +128,11 @@ class ObserverProcess:
         """The same program as the same uid, only on the host as it is."""
         identity: dict[str, Any] = {}
         if os.geteuid() == 0 and self.uid != 0:
-            identity = {"user": self.uid, "group": self.uid, "extra_groups": []}
+            identity = {
+                "user": self.uid,
+                "group": pwd.getpwuid(self.uid).pw_gid,
+                "extra_groups": [],
+            }
         return subprocess.run(
             argv,
             env={"PATH": "/usr/bin:/bin", **(environment or {})},
