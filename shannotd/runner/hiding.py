@@ -178,8 +178,8 @@ def _hide(path: str, found: Found, owners: Owners) -> None:
     Otherwise any account could hide what is not its own from everybody's scripts.
     """
     try:
-        if owners and owners != {os.stat(path).st_uid}:
-            return
+        owner = os.stat(path).st_uid
     except OSError:
-        return
-    found.add(path)
+        return  # Nothing is there.
+    if not owners or owners == {owner}:
+        found.add(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shannotd.runner.hiding import hidden_paths
+from shannotd.runner.hiding import hidden_paths, search
 
 pytestmark = pytest.mark.P1
 
@@ -81,6 +81,14 @@ def test_links_to_directories_lead_to_what_is_their_owners(home: Path) -> None:
         os.chown(home / link, 65534, 65534, follow_symlinks=False)
     assert hidden_paths([pattern], []) == [str(places[1])]
     assert hidden_paths([f"{home}/a/**/keyrings"], []) == []
+
+
+def test_what_is_not_there_leads_nowhere(home: Path) -> None:
+    """Only where links were followed must the search be repeated for each script."""
+    patterns = [f"{home}/a/.m2/settings.xml", f"{home}/*/.local/share/keyrings", f"{home}/none"]
+    assert not search(patterns, []).followed
+    (home / "none").symlink_to("a")
+    assert search(patterns, []).followed
 
 
 def test_masses_in_a_directory_hide_all_of_it(home: Path) -> None:
