@@ -54,7 +54,7 @@ def found_with(place: Path, files: Mapping[str, str], become: Identity | None = 
 def test_this_machine_has_what_it_needs() -> None:
     checks = overlays.in_child(found)
     assert checks["builder"][1] == "privileged"
-    assert checks["sandbox"] == ("ok", "was built", None)
+    assert checks["sandbox"] == ("ok", "was built", None), checks["sandbox"]
     assert "limit" not in checks
     assert not [name for name, check in checks.items() if check[0] == "error"]
 
@@ -67,7 +67,7 @@ def test_an_ordinary_account_reads_of_its_limits(ordinary: Identity) -> None:
 
     checks, limits = overlays.in_child(work, ordinary)
     assert checks["builder"][1] == "one-uid"
-    assert checks["sandbox"] == ("ok", "was built", None)
+    assert checks["sandbox"] == ("ok", "was built", None), checks["sandbox"]
     assert checks["limit"][0] == "warning"
     assert any("EXDEV" in limit for limit in limits)
 
