@@ -13,7 +13,7 @@ pytestmark = pytest.mark.P7
 
 # ASCII, what looks like it, what does not, signs and dashes: to be mixed.
 mixed = st.text("ab1 /-.\\s\u0441\u043e\u0440\u0431\u0438\u03bf\u03c9\u0585\uff0f\uff1a\uff41\u2212"
-                "\u2013\u2044\u0301\U0001d42b\u4e2d", max_size=30)  # fmt: skip
+                "\u2013\u2044\u0301\U0001d42b\u4e2d\ua4d0\ua4d8\u0966", max_size=30)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,14 @@ mixed = st.text("ab1 /-.\\s\u0441\u043e\u0440\u0431\u0438\u03bf\u03c9\u0585\uff0
         ("\u2013force", "\\u2013force"),
         ("--x=\u2014y", "--x=\\u2014y"),
         ("\uff52m", "\\uff52m"),
+        ("/\ua4d0\ua4f2\ua4e0", "/\\ua4d0\\ua4f2\\ua4e0"),
+        ("etc\ua4f8d", "etc\\ua4f8d"),
+        ("r\u2c9fot", "r\\u2c9fot"),
+        ("/r\U0001042cot", "/r\\U0001042cot"),
+        ("\uab75nit", "\\uab75nit"),
+        ("pa\ua731swd", "pa\\ua731swd"),
+        ("r\u0966ot", "r\\u0966ot"),
+        ("/srv/\u03c9/\u0440\u043e\u0440", "/srv/\u03c9/\\u0440\\u043e\\u0440"),
     ],
 )
 def test_escaped(raw: str, shown: str) -> None:
@@ -53,6 +61,8 @@ def test_escaped(raw: str, shown: str) -> None:
         "a – b — c, 10–20 pages",
         "it’s “fine” … naïve café Łódź Kırmızı",
         "10×10 ± 2 °C €5",
+        "१०० रुपये, ০১২",
+        "שלום, סוס",
         "ок, файл /etc/passwd изменён",
     ],
 )
