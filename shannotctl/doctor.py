@@ -48,7 +48,8 @@ def all_checks() -> list[Check]:
 
 def runner_checks() -> list[Check]:
     """What the runner says of kernel, sandbox and limits."""
-    command = [sys.executable, "-m", "shannotd.runner", "doctor"]
+    # -P: nothing is imported from the working directory.
+    command = [sys.executable, "-P", "-m", "shannotd.runner", "doctor"]
     try:
         completed = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS

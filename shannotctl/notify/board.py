@@ -45,6 +45,11 @@ class Board:
             self._shown[key] = notice
             await self._shower.show(notice)
 
+    def offers(self, key: str, action: str) -> bool:
+        """Whether the notice of that key is shown and has that action."""
+        notice = self._shown.get(key)
+        return notice is not None and action in dict(notice.actions)
+
     def put_away(self, key: str) -> None:
         """Somebody has closed the notice, or it went by itself."""
         notice = self._shown.pop(key, None)

@@ -94,6 +94,8 @@ class Desk:
 
     def invoked(self, key: str, action: str) -> None:
         """Somebody chose `action` in the notice of that key."""
+        if action != "default" and not self._board.offers(key, action):
+            return  # what a notice does not offer, nobody has chosen in it
         if action == REVIEW or action == "default":
             self._begin(self._review(None if key == TOGETHER else key))
         elif action == APPROVE and key in self._waiting:
@@ -134,7 +136,8 @@ class Desk:
         if not self._terminal:
             self._fail(id or TOGETHER, "There is no terminal to review in: --terminal names one.")
             return
-        command = [*self._terminal, sys.executable, "-m", "shannotctl", "review"]
+        # -P: nothing is imported from the working directory.
+        command = [*self._terminal, sys.executable, "-P", "-m", "shannotctl", "review"]
         try:
             process = await asyncio.create_subprocess_exec(
                 *command, *([] if id is None else [id]), stdin=asyncio.subprocess.DEVNULL

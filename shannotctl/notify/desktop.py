@@ -21,6 +21,7 @@ from shannotd.wire.errors import NotificationsUnavailable
 
 _NAME = "org.freedesktop.Notifications"
 _PATH = "/org/freedesktop/Notifications"
+_BUS, _BUS_PATH = "org.freedesktop.DBus", "/org/freedesktop/DBus"
 _MILLISECONDS = 10_000  # a desktop may have to start its service first
 _NEVER = 0  # of expiry: until it is closed
 _ICONS = {0: "dialog-information", 1: "dialog-question", 2: "dialog-warning"}
@@ -64,6 +65,7 @@ class Desktop:
         self._glib: Any = None
         self._bus: Any = None
         self._main: Any = None
+        self._owner = ""
 
     async def start(self, person: Person, lost: Callable[[], object]) -> None:
         """Find the desktop's notification service, and tell `person` from now on.
@@ -113,28 +115,31 @@ class Desktop:
             {"urgency": self._glib.Variant("y", notice.urgency)},
             _NEVER if notice.seconds is None else int(notice.seconds * 1000),
         )
-        answer = self._ask("Notify", self._glib.Variant("(susssasa{sv}i)", arguments))
+        parameters = self._glib.Variant("(susssasa{sv}i)", arguments)
+        answer = self._ask("Notify", parameters, "(u)")
         if answer is not None:
             self._numbers[notice.key] = answer[0]
 
     def _withdraw(self, key: str) -> None:
         number = self._numbers.pop(key, None)
         if number is not None:
-            self._ask("CloseNotification", self._glib.Variant("(u)", (number,)))
+            self._ask("CloseNotification", self._glib.Variant("(u)", (number,)), "()")
 
     def _withdraw_all(self) -> None:
         for key in tuple(self._numbers):
             self._withdraw(key)
 
-    def _ask(self, method: str, parameters: Any) -> Any:
-        """What the service answers; None where it does not: then there is nothing to see."""
+    def _ask(self, method: str, parameters: Any, answer: str) -> Any:
+        """What the service answers; None where it does not, or something that is no `answer`: then
+        there is nothing to see."""
         with contextlib.suppress(self._glib.Error):
-            return self._ask_now(method, parameters)
+            return self._ask_now(method, parameters, answer)
         return None
 
-    def _ask_now(self, method: str, parameters: Any) -> Any:
+    def _ask_now(self, method: str, parameters: Any, answer: str) -> Any:
+        wanted = self._glib.VariantType(answer)
         return self._bus.con.call_sync(
-            *(_NAME, _PATH, _NAME, method, parameters, None, 0, _MILLISECONDS, None)
+            *(_NAME, _PATH, _NAME, method, parameters, wanted, 0, _MILLISECONDS, None)
         ).unpack()
 
     # In the thread of GLib
@@ -177,29 +182,43 @@ class Desktop:
                 self._bus.subscribe(
                     sender=_NAME, iface=_NAME, signal=signal, object=_PATH, signal_fired=heard
                 )
-            (capabilities,) = self._ask_now("GetCapabilities", None)
+            (capabilities,) = self._ask_now("GetCapabilities", None, "(as)")
             self._capabilities = frozenset(capabilities)
             self._bus.subscribe(
-                sender="org.freedesktop.DBus",
-                iface="org.freedesktop.DBus",
+                sender=_BUS,
+                iface=_BUS,
                 signal="NameOwnerChanged",
                 arg0=_NAME,
                 signal_fired=self._owner_changed,
             )
+            self._owner = self._owner_now()
         except GLib.Error as error:
             raise NotificationsUnavailable(reason=error.message) from None
 
+    def _owner_now(self) -> str:
+        """The unique name of the service: any program on the bus can send a signal like its own,
+        and not every GLib looks at who did."""
+        parameters, wanted = self._glib.Variant("(s)", (_NAME,)), self._glib.VariantType("(s)")
+        (owner,) = self._bus.con.call_sync(
+            *(_BUS, _BUS_PATH, _BUS, "GetNameOwner", parameters, wanted, 0, _MILLISECONDS, None)
+        ).unpack()
+        return str(owner)
+
     def _action_invoked(self, sender: object, path: object, interface: object, *more: Any) -> None:
+        if sender != self._owner:
+            return
         number, action = more[1]
         self._tell(self._was_invoked, number, action)
 
     def _notification_closed(
         self, sender: object, path: object, interface: object, *more: Any
     ) -> None:
-        self._tell(self._was_closed, more[1][0])
+        if sender == self._owner:
+            self._tell(self._was_closed, more[1][0])
 
     def _owner_changed(self, sender: object, path: object, interface: object, *more: Any) -> None:
-        if more[1][2]:
+        self._owner = more[1][2]
+        if self._owner:
             self._tell(self._was_restarted)
 
     # In the asyncio loop

@@ -12,14 +12,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pexpect
 import pytest
 
+from shannotctl.async_client import AsyncClient
 from shannotctl.notify.board import Board
-from shannotctl.notify.desk import terminal_command
-from shannotctl.notify.notices import APART, TOGETHER, Notice, Reader, notices
+from shannotctl.notify.desk import Desk, terminal_command
+from shannotctl.notify.notices import (
+    APART,
+    APPROVE,
+    CONFIRM,
+    TOGETHER,
+    Notice,
+    Reader,
+    notices,
+)
 from shannotd.wire.model import Risk, Session, State, StepCounts
 from tests.support.accounts import is_root, temporary_account
 from tests.support.service import SECONDS, Caller, in_loop, public_directory, running_service
@@ -216,6 +225,50 @@ def test_who_may_approve_from_a_notification() -> None:
     assert READER.is_asked(WAITING)
     assert not READER.is_asked(replace(WAITING, decided_by=(READER.uid,)))
     assert not READER.is_asked(replace(WAITING, state=State.APPROVED))
+
+
+@pytest.mark.P5
+def test_only_what_a_notice_offers_can_be_chosen_in_it() -> None:
+    class Shower:
+        async def show(self, notice: Notice) -> None:
+            pass
+
+        async def withdraw(self, key: str) -> None:
+            pass
+
+    class Daemon:
+        approved: list[tuple[str, str]] = []
+
+        async def approve(self, id: str, digest: str) -> Session:
+            self.approved.append((id, digest))
+            return WAITING
+
+    @in_loop
+    async def scenario() -> None:
+        daemon = Daemon()
+        desk = Desk(cast(AsyncClient, daemon), Shower(), lambda: None, ())
+
+        async def choose(session: Session, *choices: tuple[str, str]) -> None:
+            await desk.update([session], READER)
+            for key, action in choices:
+                desk.invoked(key, action)
+                await desk.update([session], READER)
+                await asyncio.sleep(0)
+
+        question = f"{CONFIRM} {WAITING.id}"
+        for other in (
+            replace(WAITING, risk=Risk.DANGER),
+            replace(WAITING, submitter=READER.uid),
+        ):
+            await choose(other, (WAITING.id, APPROVE), (question, CONFIRM), (WAITING.id, CONFIRM))
+            assert daemon.approved == []
+        # Who has chosen `Approve` has not yet seen the question.
+        await choose(WAITING, (WAITING.id, APPROVE), (WAITING.id, CONFIRM))
+        assert daemon.approved == []
+        await choose(WAITING, (question, CONFIRM))
+        assert daemon.approved == [(WAITING.id, WAITING.digest)]
+
+    scenario()
 
 
 @pytest.mark.P7

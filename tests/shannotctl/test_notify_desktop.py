@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.bus import Account, Bus, message_bus
 from tests.support.desktop import Desktop, desktop
 from tests.support.service import SECONDS, Caller, in_loop, running_service
 
@@ -194,7 +196,7 @@ def test_reviewing_opens_a_terminal(screen: Desktop, tmp_path: Path) -> None:
             await screen.choose("Review")
             line = await asyncio.wait_for(reading, SECONDS)
             assert line.startswith("-e ") and line.endswith(
-                f"-m shannotctl review {pending['id']}\n"
+                f" -P -m shannotctl review {pending['id']}\n"
             )
 
     scenario()
@@ -255,6 +257,102 @@ def test_a_service_that_starts_again_shows_all_again(screen: Desktop, tmp_path: 
             assert "again" in (await traffic.next("Notify"))[4]
 
     scenario()
+
+
+@pytest.mark.P5
+def test_who_is_not_the_service_chooses_nothing(screen: Desktop, tmp_path: Path) -> None:
+    directory = tmp_path / "daemon"
+
+    @in_loop
+    async def scenario() -> None:
+        async with (
+            running_service(directory),
+            await Caller.connect(directory) as caller,
+            screen.traffic() as traffic,
+            screen.notifier(socket_of(directory)),
+        ):
+            pending = await caller.submit(CAUTION)
+            await traffic.next("Notify")
+            bus, say = Account(screen.bus.address), ("busctl", f"--address={screen.bus.address}")
+            daemon = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+            named = await bus.run(*say, "--json=short", "call", *daemon, "ListNames")
+            place = ("/org/freedesktop/Notifications", "org.freedesktop.Notifications")
+            for name in json.loads(named)["data"][0]:
+                if name.startswith(":"):
+                    # To one client only: a bus does not filter these.
+                    emit = (*say, "emit", f"--destination={name}", *place, "ActionInvoked", "us")
+                    for number in range(1, 4):
+                        await bus.run(*emit, str(number), "reject")
+            await screen.choose("Approve")
+            while (await traffic.next("Notify"))[3] != "Apply this plan?":
+                pass
+            got = await caller.call("sessions.get", id=pending["id"])
+            assert got["state"] == "pending"
+
+    scenario()
+
+
+_ODD_SERVICE = """
+import sys
+from gi.repository import Gio, GLib
+
+flags = Gio.DBusConnectionFlags
+connection = Gio.DBusConnection.new_for_address_sync(
+    sys.argv[1], flags.AUTHENTICATION_CLIENT | flags.MESSAGE_BUS_CONNECTION, None, None
+)
+words = "".join(f'<arg type="{kind}" direction="in"/>' for kind in "s u s s s as a{sv} i".split())
+(interface,) = Gio.DBusNodeInfo.new_for_xml(
+    '<node><interface name="org.freedesktop.Notifications"><method name="GetCapabilities">'
+    f'<arg type="as" direction="out"/></method><method name="Notify">{words}</method>'
+    "</interface></node>"
+).interfaces
+
+def called(connection, sender, path, interface, member, parameters, invocation):
+    capable = member == "GetCapabilities"
+    invocation.return_value(GLib.Variant("(as)", (["actions"],)) if capable else None)
+    print(member, flush=True)
+
+connection.register_object("/org/freedesktop/Notifications", interface, called, None, None)
+Gio.bus_own_name_on_connection(
+    connection, "org.freedesktop.Notifications", 0, lambda *_: print("here", flush=True), None
+)
+GLib.MainLoop().run()
+"""
+
+
+@pytest.mark.P10
+def test_a_service_that_answers_otherwise(tmp_path: Path) -> None:
+    directory = tmp_path / "daemon"
+
+    @in_loop
+    async def scenario(bus: Bus) -> None:
+        service = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _ODD_SERVICE, bus.address), stdout=asyncio.subprocess.PIPE
+        )
+        assert service.stdout is not None
+
+        async def said(word: str) -> None:
+            assert service.stdout is not None
+            line = await asyncio.wait_for(service.stdout.readline(), SECONDS)
+            assert line.decode().strip() == word
+
+        try:
+            await said("here")
+            async with (
+                running_service(directory),
+                await Caller.connect(directory) as caller,
+                Desktop(tmp_path, bus, "").notifier(socket_of(directory)),
+            ):
+                await said("GetCapabilities")
+                for _ in range(3):
+                    await caller.submit(CAUTION)
+                    await said("Notify")
+        finally:
+            service.terminate()
+            await service.wait()
+
+    with message_bus(system=False) as bus:
+        scenario(bus)
 
 
 def test_a_daemon_that_goes_takes_its_notices_along(screen: Desktop, tmp_path: Path) -> None:
