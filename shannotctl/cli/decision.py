@@ -18,11 +18,13 @@ from shannotd.wire.model import Risk
 def confirmed(console: Console, session: Session, plan: Plan) -> bool:
     """Whether somebody at the terminal says yes to the plan that was displayed."""
     # Said once more: of a long plan its beginning has left the screen.
-    console.note([f"{steps_text(session)}; risk {highest_risk(plan).value}"])
+    # The highest of what is displayed, whatever the daemon says of the whole.
+    risk = max(highest_risk(plan), session.risk or Risk.SAFE, key=lambda risk: risk.rank)
+    console.note([f"{steps_text(session)}; risk {risk.value}"])
     console.note(missed_lines(session, console.error_style))
     console.note(staying_lines(session, console.error_style))
     console.note(warning_lines(plan, console.error_style))
-    if highest_risk(plan) is Risk.DANGER:
+    if risk is Risk.DANGER:
         answer = console.ask(f"This plan is dangerous. Type `{DANGER_WORDS}` to apply it: ")
         return answer == DANGER_WORDS
     return console.ask("Apply this plan? [yes/no] ").lower() in ("y", "yes")

@@ -10,7 +10,7 @@ import pexpect
 import pytest
 
 from shannotd.wire.errors import DigestMismatch
-from shannotd.wire.model import Failure, Plan, Risk, State, Step
+from shannotd.wire.model import Failure, Plan, Risk, Session, State, Step
 from tests.support.peer import Link, Peer
 from tests.support.samples import ABSENT, ID, bare, file_step, session
 
@@ -141,9 +141,12 @@ def test_anything_else_approves_nothing(applying: Peer, answer: str) -> None:
     assert applying.asked("sessions.approve") == []
 
 
+@pytest.mark.parametrize("made", [DANGEROUS, session(STEP, risk=Risk.DANGER)])
 @pytest.mark.parametrize(("answer", "status"), [("yes", 3), ("y", 3), ("yes, danger", 0)])
-def test_danger_wants_its_own_words(applying: Peer, answer: str, status: int) -> None:
-    applying.answers("sessions.get", DANGEROUS)
+def test_danger_wants_its_own_words(
+    applying: Peer, made: Session, answer: str, status: int
+) -> None:
+    applying.answers("sessions.get", made)
     child = approve(applying, ID)
     child.expect("Type `yes, danger` to apply it: ")
     child.sendline(answer)
