@@ -222,7 +222,7 @@ def changes(before: FileState, after: FileState) -> Iterator[tuple[str, str]]:
     """Everything by which `after` differs from `before`, content apart, in words."""
     if after.type == "absent":
         if before.target is not None:
-            yield _target_label(before), before.target
+            yield _target_label(before), _name(before.target)
         if before.type == "file" and before.size is not None:
             yield "size", size(before.size)
         return
@@ -235,7 +235,7 @@ def changes(before: FileState, after: FileState) -> Iterator[tuple[str, str]]:
     yield from _difference("mode", _mode(before), _mode(after), created)
     yield from _difference("owner", _owner(before), _owner(after), created)
     yield from _difference("size", _size(before), _size(after), created)
-    yield from _difference(_target_label(after), before.target, after.target, created)
+    yield from _difference(_target_label(after), _target(before), _target(after), created)
     # Without a time before, the file's own is not known to matter: it is set all the same.
     timeless = before.mtime_ns is None
     yield from _difference("modified", _modified(before), _modified(after), timeless)
@@ -254,6 +254,10 @@ def _difference(
 
 def _target_label(state: FileState) -> str:
     return "device" if state.type in ("character", "block") else "target"
+
+
+def _target(state: FileState) -> str | None:
+    return None if state.target is None else _name(state.target)
 
 
 def _mode(state: FileState) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from shannotctl.render.amounts import number, size
+from shannotctl.render.command import quoted
 from shannotctl.review.spans import Line, Span, folded
 from shannotd.wire.model import Step
 from shannotd.wire.text import visible
@@ -69,14 +70,19 @@ def _amount(step: Step) -> tuple[int, int]:
     return 1, before.size or 0
 
 
+def _shown(name: str) -> str:
+    """In quotes where a blank in it would hide where it ends."""
+    return quoted(name) if " " in name else visible(name)
+
+
 def _line(node: _Node, name: str, depth: int) -> Line:
     indent = Span("faint", "  " * min(depth, _DEEPEST_INDENT))
     amount = f"{number(node.entries, 'entry', 'entries')}, {size(node.size)}"
     if node.index is None:
-        directory = "/" if name == "/" else f"{visible(name)}/"
+        directory = "/" if name == "/" else _shown(f"{name}/")
         return (indent, Span("", directory), Span("faint", f"  {amount}"))
     return (
         indent,
-        Span("removed", visible(name)),
+        Span("removed", _shown(name)),
         Span("faint", f"  step {node.index + 1}, {amount}"),
     )

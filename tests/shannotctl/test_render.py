@@ -291,6 +291,14 @@ def test_every_difference_of_metadata_is_told() -> None:
     assert ("target", "none to /etc/shadow") in list(changes(before, link))
 
 
+def test_no_target_passes_for_two() -> None:
+    before = FileState("symlink", target="/a")
+    after = FileState("symlink", target="/evil to /a")
+    assert list(changes(before, after)) == [("target", "/a to '/evil to /a'")]
+    gone = FileState("absent")
+    assert list(changes(after, gone)) == [("target", "'/evil to /a'")]
+
+
 def test_moments_are_exact() -> None:
     second = moment(1_700_000_000)
     assert exact_moment(1_700_000_000_000_000_005) == second[:19] + ".000000005" + second[19:]

@@ -59,6 +59,15 @@ def test_names_are_escaped_and_none_is_cut() -> None:
     assert all(len(line) <= 60 for line in lines)
 
 
+def test_no_name_passes_for_what_stands_after_it() -> None:
+    lines = drawn(gone("/srv/a  step 2, 1 entry, 0 bytes"), gone("/srv/b  9 entries, 1 byte/c"))
+    assert lines == [
+        "/srv/  2 entries, 20 bytes",
+        "  'a  step 2, 1 entry, 0 bytes'  step 1, 1 entry, 10 bytes",
+        "  'b  9 entries, 1 byte/c'  step 2, 1 entry, 10 bytes",
+    ]
+
+
 def test_paths_may_be_thousands_deep() -> None:
     deep = "/d" * 3000
     steps = [gone(deep[: 2 * depth]) for depth in range(1, 3001)]
