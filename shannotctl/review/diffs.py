@@ -16,8 +16,10 @@ _HUNK = re.compile(r"@@ -(\d+)(?:,\d+)? \+(\d+)(?:,\d+)? @@")
 _WORDS = re.compile(r"\w+|\s+|.", re.DOTALL)
 
 # Pairs are compared word by word only where it costs little; else the whole line is the change.
-_LONGEST_COMPARED = 1000
-_MOST_COMPARED = 4000
+# What is made to take long has no words to be told.
+_LONGEST_COMPARED = 1000  # characters
+_MOST_COMPARED = 60_000  # the words of one line times those of the other
+_MOST_TOGETHER = 2_000_000  # the same of all pairs
 _LEAST_ALIKE = 0.4
 
 Range = tuple[int, int]
@@ -91,14 +93,14 @@ def pairs(lines: Sequence[DiffLine], run: Sequence[int]) -> Iterator[tuple[int |
 
 
 def _with_changes(lines: list[DiffLine]) -> list[DiffLine]:
-    compared = 0
+    left_over = _MOST_TOGETHER
     for changes, run in list(blocks(lines)):
         if not changes:
             continue
         for left, right in pairs(lines, run):
-            if left is None or right is None or compared >= _MOST_COMPARED:
+            if left is None or right is None or left_over <= 0:
                 continue
-            compared += 1
+            left_over -= _cost(lines[left].text, lines[right].text)
             old, new = word_changes(lines[left].text, lines[right].text)
             lines[left] = lines[left]._replace(changed=old)
             lines[right] = lines[right]._replace(changed=new)
@@ -107,7 +109,7 @@ def _with_changes(lines: list[DiffLine]) -> list[DiffLine]:
 
 def word_changes(old: str, new: str) -> tuple[tuple[Range, ...], tuple[Range, ...]]:
     """The ranges of characters by which two lines differ; none where they have little in common."""
-    if max(len(old), len(new)) > _LONGEST_COMPARED:
+    if max(len(old), len(new)) > _LONGEST_COMPARED or _cost(old, new) > _MOST_COMPARED:
         return (), ()
     before, after = _WORDS.findall(old), _WORDS.findall(new)
     matcher = SequenceMatcher(None, before, after, autojunk=False)
@@ -120,6 +122,12 @@ def word_changes(old: str, new: str) -> tuple[tuple[Range, ...], tuple[Range, ..
             _extend(removed, before, a, b)
             _extend(added, after, c, d)
     return tuple(removed), tuple(added)
+
+
+def _cost(old: str, new: str) -> int:
+    if max(len(old), len(new)) > _LONGEST_COMPARED:
+        return 1
+    return len(_WORDS.findall(old)) * len(_WORDS.findall(new))
 
 
 def _extend(ranges: list[Range], words: Sequence[str], first: int, last: int) -> None:

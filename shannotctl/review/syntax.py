@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,11 @@ from shannotd.wire.model import ScriptKind
 if TYPE_CHECKING:
     from pygments.token import _TokenType
 
-_LARGEST = 128 * 1024  # of one text; a larger one has no colours
+# Who hands a text in chooses the lexer as well, by the name, and to many lexers something takes
+# the square of its length: what is larger, has longer lines or takes longer has no colours.
+_LARGEST = 128 * 1024
+_LONGEST_LINE = 1000
+_MOST_SECONDS = 0.5
 
 
 @lru_cache(maxsize=64)
@@ -55,11 +60,17 @@ def script_lexer(kind: ScriptKind, name: str, first_line: str) -> Any:
 
 def coloured(texts: Sequence[str], lexer: Any) -> list[Line]:
     """The lines `texts`, safe already, that stand below one another, with syntax roles."""
+    uncoloured: list[Line] = [(Span("", text),) if text else () for text in texts]
     if lexer is None or sum(map(len, texts)) > _LARGEST:
-        return [(Span("", text),) if text else () for text in texts]
+        return uncoloured
+    if any(len(text) > _LONGEST_LINE for text in texts):
+        return uncoloured
+    end = time.thread_time() + _MOST_SECONDS
     lines: list[Line] = []
     current: list[Span] = []
     for kind, value in lexer.get_tokens("\n".join(texts) + "\n"):
+        if time.thread_time() > end:
+            return uncoloured
         role = _role(kind)
         first, *rest = value.split("\n")
         if first:
@@ -70,7 +81,7 @@ def coloured(texts: Sequence[str], lexer: Any) -> list[Line]:
     lines.append(tuple(current))
     # A lexer may take blank lines away, or blanks: what is shown is the text, whatever it says.
     if [("".join(span.text for span in line)) for line in lines[: len(texts)]] != list(texts):
-        return [(Span("", text),) if text else () for text in texts]
+        return uncoloured
     return lines[: len(texts)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -140,6 +141,22 @@ def test_syntax_has_roles_and_changes_no_text() -> None:
     roles = {role for line in lines for span in line for role in span.role.split()}
     assert {"keyword", "comment", "added", "removed", "word"} <= roles
     assert plain(lines[4]) == "    return one + 1"
+
+
+@pytest.mark.P10
+def test_what_is_made_to_take_long_does_not() -> None:
+    old = "".join(f"-{'x a' * 250}{n}\n" for n in range(300))
+    new = "".join(f"+{'x b' * 250}{n}\n" for n in range(300))
+    slow = {
+        "/etc/x.txt": f"--- a\n+++ b\n@@ -1,300 +1,300 @@\n{old}{new}",
+        "/etc/x.service": f"--- a\n+++ b\n@@ -0,0 +1 @@\n+{' ' * 20_000}x\n",
+        "/etc/y.service": f"--- a\n+++ b\n@@ -0,0 +1,99 @@\n{('+' + ' ' * 990 + chr(10)) * 99}",
+    }
+    for path, diff in slow.items():
+        begin = time.thread_time()
+        shown = unified(diff, path, 100, numbers=True)
+        assert time.thread_time() - begin < 5, path
+        assert len(shown) >= diff.count("\n")
 
 
 def test_a_language_that_nobody_knows_is_plain() -> None:
