@@ -44,16 +44,20 @@ class Drafts:
     def edit(self, content: bytes, number: int, path: str) -> bytes:
         """Let a person edit `content`, of step `number`, which is for the file at `path`.
 
-        :raises EditorFailed: there is no editor, or it did not end well.
+        :raises EditorFailed: there is no editor, no room for a copy, or it did not end well.
         :raises EditTooLarge: what it left is too large.
         """
-        if self.directory is None:
-            self.directory = Path(tempfile.mkdtemp(prefix="shannot-amend-"))
         # The name's end tells an editor what it is; all else of it is no editor's business.
         plain = re.sub("[^A-Za-z0-9._-]", "_", path.rpartition("/")[2])[-_NAME_CHARACTERS:]
-        draft = self.directory / f"step-{number}-{plain}"
-        draft.touch(mode=0o600, exist_ok=False)
-        draft.write_bytes(content)
+        try:
+            if self.directory is None:
+                self.directory = Path(tempfile.mkdtemp(prefix="shannot-amend-"))
+            draft = self.directory / f"step-{number}-{plain}"
+            draft.touch(mode=0o600, exist_ok=False)
+            draft.write_bytes(content)
+        except OSError as error:
+            reason = f"cannot be given a copy: {error.strerror or error}"
+            raise EditorFailed(editor=_editor()[0], reason=reason) from None
         _run_editor(draft)
         return _read(draft)
 

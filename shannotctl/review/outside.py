@@ -76,7 +76,13 @@ def clipboard_sequence(text: str) -> str:
 
 
 def copy_in_tmux(text: str) -> None:
-    """Put `text` in tmux's buffer, and by it in the terminal's clipboard; it takes no OSC 52."""
+    """Put `text` in tmux's buffer, and by it in the terminal's clipboard; it takes no OSC 52.
+
+    :raises UsageError: it does not answer.
+    """
     if os.environ.get("TMUX") and shutil.which("tmux") is not None:
         data = text.encode("utf-8", "surrogateescape")
-        subprocess.run(["tmux", "load-buffer", "-w", "-"], input=data, check=False, timeout=5)
+        try:
+            subprocess.run(["tmux", "load-buffer", "-w", "-"], input=data, check=False, timeout=5)
+        except (OSError, subprocess.TimeoutExpired):
+            raise UsageError(reason="tmux does not take what is to be copied") from None
