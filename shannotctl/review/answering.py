@@ -15,7 +15,7 @@ from shannotctl.review.messages import Amend, Approve, Cancel, Effect, Reject, R
 from shannotctl.review.opening import leave_session, next_of_queue
 from shannotctl.review.panels import FORCE_WORDS, scrollable
 from shannotctl.review.state import Ask, Field, Kind, Panel, Review
-from shannotd.wire.model import State
+from shannotd.wire.model import Risk, State
 from shannotd.wire.text import visible
 
 _TYPED = (Ask.DANGER, Ask.FORCE, Ask.REJECT, Ask.SEARCH, Ask.FILTER)
@@ -174,6 +174,7 @@ def _approved(review: Review, panel: Panel) -> Result:
         or opened.plan.digest != panel.digest
         or opened.session.state is not State.PENDING
         or opened.changed
+        or (panel.ask is Ask.APPROVE and opened.risk is Risk.DANGER)
     ):
         return replace(review, notice="not approved: that plan is not what is shown now"), ()
     review = replace(review, busy="approving ...")

@@ -25,7 +25,7 @@ from shannotctl.render import layout
 from shannotctl.review import messages as m
 from shannotctl.review import outside
 from shannotctl.review.connection import Connection
-from shannotctl.review.screen import screen
+from shannotctl.review.screen import is_too_small, screen
 from shannotctl.review.spans import GLYPHS, Line, guarded
 from shannotctl.review.state import Panel, Review
 from shannotctl.review.theme import STYLE, colour_depth
@@ -215,7 +215,8 @@ class Reviewer:
     def _after_render(self, application: Application[int]) -> None:
         self.review, _ = update(self.review, m.Drawn())
         panel = self.review.panel
-        if panel is not None and not panel.drawn and panel is not self._asked:
+        visible = not is_too_small(self.review)
+        if panel is not None and not panel.drawn and panel is not self._asked and visible:
             self._asked = panel
             asyncio.get_running_loop().call_later(self._settling, self._settled, panel)
         waiting, self._watchers = self._watchers, []
@@ -226,6 +227,7 @@ class Reviewer:
     def _settled(self, panel: Panel) -> None:
         if self.review.panel is panel:
             self.tell(m.Settled())
+            self._asked = None  # if it could not be seen, it is asked anew
 
     async def drawn(self) -> None:
         """Wait until the screen was drawn once more."""

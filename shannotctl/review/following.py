@@ -122,6 +122,7 @@ def loaded(review: Review, message: Loaded) -> Result:
                 plan=message.plan,
                 contents=message.contents,
                 seen=frozenset(),
+                read={},
                 dropped=frozenset(),
                 edits={},
             )
@@ -147,7 +148,7 @@ def _digest(opened: Opened) -> str | None:
 
 
 def _undrawn(review: Review) -> Review:
-    places = tuple(replace(place, drawn=False) for place in review.places)
+    places = tuple(replace(place, drawn=False, read=0) for place in review.places)
     return replace(review, places=places, panel=None)
 
 

@@ -46,7 +46,7 @@ def panel_lines(review: Review, width: int, most: int) -> list[tuple[Line, int |
     room = width - 2
     text = list(_text(review, panel, room))
     prompt = _prompt(panel, room)
-    fits = most - len(prompt) - 1
+    fits = max(1, most - len(prompt) - 1)
     shown, left = text[panel.top : panel.top + fits], len(text) - fits
     if left > 0:
         shown = text[panel.top : panel.top + fits - 1]

@@ -29,6 +29,7 @@ from shannotd.wire.text import visible
 
 SMALLEST = (40, 10)
 _MOST_NOTICE_LINES = 4
+_RISK_COLUMNS = 13  # of the title, whatever else is in it
 
 
 class Hit(NamedTuple):
@@ -82,9 +83,14 @@ def body_height(review: Review) -> int:
     return max(1, review.rows - len(above) - len(below))
 
 
+def is_too_small(review: Review) -> bool:
+    """Whether the terminal has no room for any view: it says only that."""
+    return review.columns < SMALLEST[0] or review.rows < SMALLEST[1]
+
+
 def screen(review: Review) -> Screen:
     """What the terminal shows."""
-    if review.columns < SMALLEST[0] or review.rows < SMALLEST[1]:
+    if is_too_small(review):
         return _too_small(review)
     above, below = _above(review), _below(review)
     height = max(1, review.rows - len(above) - len(below))
@@ -172,7 +178,7 @@ def _above(review: Review) -> list[Line]:
 
 def _title(review: Review) -> Line:
     left = _title_text(review)
-    right = _title_right(review)
+    right = clipped(_title_right(review), review.columns - _RISK_COLUMNS)
     room = review.columns - width_of(right) - 1
     line = padded(clipped(left, room), review.columns - width_of(right), "")
     return tuple(Span(f"bar {span.role}".strip(), span.text) for span in (*line, *right))
@@ -271,6 +277,10 @@ def _strip(review: Review, width: int) -> Below:
     if not found:
         return []
     lines = list_view.strip_lines(found[0], width - 2)
+    most = max(2, review.rows // 3)  # the list is not to be pushed away
+    if len(lines) > most:
+        left = number(len(lines) - most + 1, "more line")
+        lines = [*lines[: most - 1], (Span("mark", f"({left}: Enter has all)"),)]
     return [((Span("faint", " "), *line), None) for line in lines]
 
 

@@ -233,3 +233,13 @@ class Review:
     def left(self) -> Review:
         """Back to the view before."""
         return replace(self, places=self.places[:-1] or self.places, notice="")
+
+
+def unread(review: Review) -> Review:
+    """The same where lines are laid out anew: how many were read says nothing of the new ones.
+
+    What was seen as a whole stays seen.
+    """
+    places = tuple(replace(place, read=0) for place in review.places)
+    opened = None if review.opened is None else replace(review.opened, read={})
+    return replace(review, places=places, opened=opened)

@@ -12,7 +12,7 @@ from shannotctl.review.messages import Copy, Edit, Fetch, Page
 from shannotctl.review.paging import page_lines
 from shannotctl.review.patch import fits_side_by_side
 from shannotctl.review.screen import body_width
-from shannotctl.review.state import Kind, Place, Review
+from shannotctl.review.state import Kind, Place, Review, unread
 from shannotctl.review.step_view import is_side_by_side
 from shannotd.wire.model import FileState, State, Step
 
@@ -72,11 +72,12 @@ def _side(review: Review) -> Result:
     width = body_width(review)
     if not fits_side_by_side(width):
         return replace(review, notice="the terminal is too narrow for two columns"), ()
-    return replace(review, side=not is_side_by_side(review, width)), ()
+    return replace(unread(review), side=not is_side_by_side(review, width)), ()
 
 
 def _wrap(review: Review) -> Result:
-    review = replace(review, wrap=not review.wrap).at(replace(review.place, left=0))
+    review = replace(unread(review), wrap=not review.wrap)
+    review = review.at(replace(review.place, left=0))
     text = "long lines are folded" if review.wrap else "long lines are scrolled with ← →"
     return replace(review, notice=text), ()
 

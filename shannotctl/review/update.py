@@ -13,11 +13,24 @@ from shannotctl.review.following import Result, connected, happened, loaded
 from shannotctl.review.moving import scrolled, settled, to_row
 from shannotctl.review.opening import next_of_queue, open_session
 from shannotctl.review.pressing import press
-from shannotctl.review.screen import document, screen
+from shannotctl.review.screen import document, is_too_small, screen
 from shannotctl.review.session_view import steps_read
-from shannotctl.review.state import SETTLING, Ask, Content, Kind, Link, Panel, Place, Review
+from shannotctl.review.state import (
+    SETTLING,
+    Ask,
+    Content,
+    Kind,
+    Link,
+    Panel,
+    Place,
+    Review,
+    unread,
+)
 from shannotd.wire.errors import RollbackConflict, RollbackPending, ShannotError, StepNeeded
 from shannotd.wire.model import Conflict, State
+
+# What keys do although the view has no room: they are about nothing that is in it.
+_ANYWHERE = ("c-c", "c-l", "c-z")
 
 
 def update(review: Review, message: m.Message) -> Result:
@@ -28,6 +41,8 @@ def update(review: Review, message: m.Message) -> Result:
 
 def _update(review: Review, message: m.Message) -> Result:
     match message:
+        case m.Key(name) if is_too_small(review) and name not in _ANYWHERE:
+            return review, ()
         case m.Key(name):
             return answer(review, name) if review.panel is not None else press(review, name)
         case m.Pasted(text):
@@ -41,6 +56,7 @@ def _update(review: Review, message: m.Message) -> Result:
         case m.Settled():
             return _settled(review), ()
         case m.Resized(columns, rows):
+            review = unread(review) if columns != review.columns else review
             return replace(review, columns=columns, rows=rows), ()
         case m.Ticked(now):
             return replace(review, now=now), ()
@@ -75,7 +91,7 @@ def _clicked(review: Review, message: m.Clicked) -> Result:
     shown = screen(review)
     if message.row == review.rows - 1:
         for hit in shown.hits:
-            if hit.begin <= message.column < hit.end:
+            if hit.begin <= message.column < hit.end and not _is_assent(review, hit.key):
                 return _update(review, m.Key(hit.key))
         return review, ()
     begin, height = shown.body
@@ -90,8 +106,16 @@ def _clicked(review: Review, message: m.Clicked) -> Result:
     return press(review, "tab" if review.place.kind is Kind.SESSION else "enter")
 
 
+def _is_assent(review: Review, key: str) -> bool:
+    """Whether the key has something applied: that takes the key itself, since a click that asks
+    may be one of two."""
+    return review.panel is not None and review.panel.ask in SETTLING and key == "y"
+
+
 def _drawn(review: Review) -> Review:
     """What was on the screen was seen; from now on keys may be about it."""
+    if is_too_small(review):
+        return review
     place = review.place
     if not place.drawn:
         review = review.at(replace(place, drawn=True))
@@ -104,7 +128,10 @@ def _drawn(review: Review) -> Review:
     last = shown.first + shown.body[1] - 1
     if place.kind is Kind.SESSION:
         return replace(review, opened=steps_read(opened, found, shown.first, last))
-    # The diff of a step on the whole screen, from its beginning on.
+    # The diff of a step on the whole screen, from its beginning on; where lines are not folded,
+    # nobody knows how much of them was seen.
+    if not review.wrap:
+        return review
     read = place.read
     if shown.first <= read:
         read = max(read, min(last, len(found.rows) - 1) + 1)
@@ -116,7 +143,7 @@ def _drawn(review: Review) -> Review:
 
 def _settled(review: Review) -> Review:
     panel = review.panel
-    if panel is None or panel.drawn:
+    if panel is None or panel.drawn or is_too_small(review):
         return review
     return replace(review, panel=replace(panel, drawn=True))
 

@@ -190,6 +190,100 @@ def test_a_folded_step_was_not_seen_until_its_diff_was() -> None:
     assert "not all of it" not in text(review)
 
 
+@pytest.mark.P7
+@pytest.mark.parametrize("size", [(39, 24), (80, 9), (1, 1)])
+def test_a_terminal_without_room_shows_nothing_and_approves_nothing(size: tuple[int, int]) -> None:
+    review = opened(columns=size[0], rows=size[1])
+    assert "Apply this plan" not in text(review)
+    review, effects = after(review, "x", *SEEN, "y")
+    assert review.panel is None and not approvals(effects)
+    # A question that cannot be seen any more is not answered either.
+    review, _ = after(opened(), "x", DRAWN)
+    review, effects = after(review, m.Resized(*size), *SEEN, "y")
+    assert review.panel is not None and not review.panel.drawn and not approvals(effects)
+    review, effects = after(review, m.Resized(100, 40), *SEEN, "y")
+    assert len(approvals(effects)) == 1
+
+
+@pytest.mark.P1
+def test_a_click_that_merely_repeats_approves_nothing() -> None:
+    review = opened()
+    for _ in range(4):
+        for column in range(review.columns):
+            clicked = m.Clicked(review.rows - 1, column)
+            asked, effects = after(review, clicked, *SEEN, clicked, *SEEN, clicked)
+            assert not approvals(effects), column
+        review, _ = after(review, m.Clicked(review.rows - 1, 1), *SEEN)
+    asked, _ = after(opened(), m.Clicked(39, 1), *SEEN)
+    assert asked.panel is not None and asked.panel.ask is Ask.APPROVE
+    assert len(approvals(after(asked, "y")[1])) == 1
+
+
+@pytest.mark.P7
+def test_what_was_read_in_another_layout_does_not_count() -> None:
+    diff = "--- a\n+++ b\n@@ -0,0 +1,90 @@\n" + "".join(f"+{'word ' * 60}{n}\n" for n in range(90))
+    made = session(file_step("create", "/etc/x", before=ABSENT, diff=diff))
+    unseen = "step 1: not all of it has been on your screen"
+    narrow = at_step(opened(made, columns=60), 0)
+    for _ in range(8):
+        narrow, _ = after(narrow, "pagedown", DRAWN)
+    wide, _ = after(narrow, m.Resized(400, 40), DRAWN, "x")
+    assert unseen in text(wide)
+    inside, _ = after(at_step(opened(made, columns=100), 0), "enter", DRAWN)
+    for _ in range(6):
+        inside, _ = after(inside, "pagedown", DRAWN)
+    scrolled, _ = after(inside, "w", DRAWN, "q", DRAWN, "x")
+    assert unseen in text(scrolled), "fewer lines, of which only the beginnings are shown"
+    scrolled, _ = after(inside, "w", *(("pagedown", DRAWN) * 9), "q", DRAWN, "x")
+    assert unseen in text(scrolled)
+
+
+@pytest.mark.P7
+def test_what_was_read_of_another_plan_does_not_count() -> None:
+    def made(word: str) -> Session:
+        diff = "--- a\n+++ b\n@@ -0,0 +1,90 @@\n" + f"+{word}\n" * 90
+        return session(file_step("create", f"/etc/{word}", before=ABSENT, diff=diff))
+
+    review = opened(made("one"), rows=24)
+    for _ in range(9):
+        review, _ = after(review, "pagedown", DRAWN)
+    other = made("two")
+    review, _ = after(review, "g", DRAWN, m.Loaded(other, other.plan, {}), DRAWN, "x")
+    assert "step 1: not all of it has been on your screen" in text(review)
+
+
+@pytest.mark.P2
+def test_a_plan_that_became_dangerous_takes_the_words() -> None:
+    review, _ = after(opened(), "x", *SEEN)
+    worse = replace(PENDING, risk=Risk.DANGER)
+    review, effects = after(review, m.Loaded(worse, worse.plan, {}), *SEEN, "y")
+    assert not approvals(effects)
+    review, _ = after(review, DRAWN, "x")
+    assert review.panel is not None and review.panel.ask is Ask.DANGER
+
+
+@pytest.mark.P7
+def test_what_is_typed_stays_on_the_screen() -> None:
+    review, _ = after(opened(DANGEROUS, columns=40, rows=10), "x", *SEEN, *("b" * 70))
+    assert text(review).count("b" * 15) == 4 and "Esc" in text(review)
+
+
+@pytest.mark.P7
+def test_no_name_pushes_the_list_or_the_risk_away() -> None:
+    hostile = replace(DANGEROUS, name="\u202e" * 256)
+    others = [replace(PENDING, id=f"{n:032x}", name=f"other {n}") for n in range(5)]
+    review, _ = first(80, 24, PENDING.created_at, None, True)
+    review, _ = after(review, m.Connected("embedded", (hostile, *map(bare, others))), DRAWN)
+    shown = text(review)
+    assert all(f"other {n}" in shown for n in range(5)) and "more line" in shown
+    assert "q quit" in shown and "danger" in shown
+    pending = replace(hostile, expires_at=hostile.created_at + 3600)
+    narrow, _ = first(40, 24, PENDING.created_at, hostile.id, True)
+    told = m.Connected("a daemon with a long name", (bare(pending), *map(bare, others)))
+    narrow, _ = after(narrow, told, m.Loaded(pending, pending.plan, {}), DRAWN)
+    assert "danger" in text(narrow).splitlines()[0]
+
+
 def test_refusals_are_told_and_the_session_loaded_again() -> None:
     for error in (
         NotAllowed(action="approve", reason="you submitted it"),
