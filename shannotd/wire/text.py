@@ -20,11 +20,16 @@ _HIDDEN_CATEGORIES = frozenset({"Cc", "Me", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 # Not in those categories, yet blank or combining without a visible base:
 # Hangul fillers, the combining grapheme joiner, variation selectors, Khmer inherent vowels,
-# Braille blank, non-ASCII spaces.
+# Braille blank, non-ASCII spaces, full and half blank hieroglyphs, a note without a head.
 _HIDDEN_EXTRA = re.compile(
     "[\u00a0\u034f\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200a\u202f\u205f"
-    "\u2800\u3000\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+    "\u2800\u3000\u3164\ufe00-\ufe0f\uffa0\U00013441\U00013442\U0001d159\U000e0100-\U000e01ef]"
 )
+
+# Combining marks that letters of every script may have. Those of one script show nothing on the
+# letters of another, or what nobody expects.
+_COMMON_MARK = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]")
+_FIRST_OTHER = 0x300  # letters before that are Latin ones
 
 _HIGHEST_PILE = 4  # combining marks on one letter, as some languages write them
 
@@ -115,11 +120,12 @@ def has_hidden(text: str, *, keep: str = "\n\t") -> bool:
 
 
 def _is_loose_mark(text: str, position: int) -> bool:
-    """Whether a combining mark is there that no letter carries."""
+    """Whether a combining mark is there that no letter carries, or one that it cannot have."""
     if unicodedata.category(text[position]) != "Mn":
         return False
     for before in reversed(text[max(0, position - _HIGHEST_PILE) : position]):
         category = unicodedata.category(before)
         if category[0] != "M":
-            return category[0] != "L"
+            is_latin = ord(before) < _FIRST_OTHER
+            return category[0] != "L" or (is_latin and _COMMON_MARK.match(text[position]) is None)
     return True

@@ -79,6 +79,9 @@ ATTACKS = {
     "enclosing mark": ("a\u20ddb", "a\\u20ddb"),
     "pile of marks": ("Z" + "\u0335" * 40, "\\u0335\\u0335"),
     "mark without a letter": ("\u0338=", "\\u0338="),
+    "mark of another script that shows nothing": ("pass\u17d2word", "pass\\u17d2word"),
+    "joiner of another script": ("rm\u2d7f", "rm\\u2d7f"),
+    "note without a head": ("rm\U0001d159", "rm\\U0001d159"),
     "private use": ("\ue0b0ok", "\\ue0b0ok"),
     "unassigned": ("a\U000effffb", "a\\U000effffb"),
     "bytes that are no UTF-8": ("a\udcff\udc1bb".replace("\udc1b", "\udc9b"), "a\\xff\\x9bb"),
@@ -103,6 +106,7 @@ HONEST = [
     "中文，说明：好！",
     "日本語のＡＢＣテキスト",
     "e\u0301 combining",
+    "ភាសាខ្មែរ, हिन्दी, ไทย ที่นี่",
     "a – dash — and “quotes” it’s",
     "😀 emoji",
 ]
