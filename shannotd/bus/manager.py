@@ -29,6 +29,7 @@ from shannotd.wire.model import State
 # A system bus throws out who sends it more than 32 MiB.
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_CALLS = 16  # of one client at once
+MAX_CALLS_OF_ACCOUNT = 64  # of all its clients
 MAX_SUBSCRIBERS = 64  # of one account
 
 
@@ -78,7 +79,7 @@ class Manager:
         self._events = events
         self._emit = emit
         self._watch = watch
-        self._calls: Counter[str] = Counter()
+        self._calls: Counter[str | int] = Counter()  # by client, and by account
         self._large_answer = asyncio.Lock()
         self._subscribers: dict[str, Caller] = {}
         self._end_listening: Callable[[], None] | None = None  # there are subscribers
@@ -88,15 +89,19 @@ class Manager:
 
         :raises ShannotError: what went wrong.
         """
-        if self._calls[incoming.sender] >= MAX_CALLS:
-            raise TooManySessions(count=MAX_CALLS, kind="calls")
-        self._calls[incoming.sender] += 1
+        both = ((incoming.sender, MAX_CALLS), (incoming.uid, MAX_CALLS_OF_ACCOUNT))
+        for who, most in both:
+            if self._calls[who] >= most:
+                raise TooManySessions(count=most, kind="calls")
+        for who, _ in both:
+            self._calls[who] += 1
         try:
             return await self._answer(incoming)
         finally:
-            self._calls[incoming.sender] -= 1
-            if not self._calls[incoming.sender]:
-                del self._calls[incoming.sender]
+            for who, _ in both:
+                self._calls[who] -= 1
+                if not self._calls[who]:
+                    del self._calls[who]
 
     async def _answer(self, incoming: Incoming) -> Sequence[Value]:
         caller = await self._caller(incoming)
