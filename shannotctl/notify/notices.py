@@ -6,6 +6,7 @@ notice is sent, since only some desktops read any.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ TOGETHER = "together"
 CONFIRM_SECONDS = 60.0
 
 _NAME_CHARACTERS = 120
+_MANY_BLANKS = re.compile(" {4,}")
 _ID_DIGITS, _DIGEST_DIGITS = 8, 16
 _APPROVABLE = frozenset({Risk.SAFE, Risk.CAUTION})
 _URGENCY = {Risk.SAFE: 0, Risk.CAUTION: 1, Risk.UNKNOWN: 1, Risk.DANGER: 2}
@@ -126,12 +128,19 @@ def _described(session: Session) -> str:
     missing = session.approvals - len(session.decided_by)
     quorum = f"needs {number(missing, 'approval')}\n" if session.approvals > 1 else ""
     return (
-        f"{cut(visible(session.name))}\n"
-        f"by {cut(visible(session.submitter_name))}, as {cut(visible(session.identity))}\n"
+        f"{_told(session.name)}\n"
+        f"by {_told(session.submitter_name)}, as {_told(session.identity)}\n"
         f"{visible(steps_text(session))}\n"
         f"{quorum}"
         f"{session.id[:_ID_DIGITS]}…, plan {(session.digest or '')[:_DIGEST_DIGITS]}…"
     )
+
+
+def _told(text: str) -> str:
+    """Untrusted text where lines are folded without a mark: blanks that would push a part of it to
+    a line of its own are counted instead."""
+    counted = _MANY_BLANKS.sub(lambda match: f" ({len(match.group())} blanks) ", visible(text))
+    return cut(counted)
 
 
 def cut(text: str) -> str:

@@ -279,6 +279,13 @@ def test_long_names_are_cut_with_a_mark() -> None:
     assert "needs 2 approvals" in quorum.body
 
 
+@pytest.mark.P7
+def test_blanks_push_nothing_to_a_line_of_its_own() -> None:
+    hostile = replace(WAITING, name="tidy up" + " " * 60 + "by root, as root")
+    body = notices([hostile], {}, READER)[WAITING.id].body
+    assert body.startswith("tidy up (60 blanks) by root, as root\nby agent, as shannot\n")
+
+
 def test_few_have_a_notice_each_and_many_one_together() -> None:
     some = [replace(WAITING, id=f"{number:032x}") for number in range(APART + 1)]
     assert set(notices(some[:APART], {}, READER)) == {session.id for session in some[:APART]}
