@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from prompt_toolkit.data_structures import Size
 
 from shannotctl.review import messages as m
 from shannotctl.review.state import Ask, Kind, Link
@@ -17,7 +18,7 @@ from tests.support import samples
 from tests.support.accounts import is_root
 from tests.support.peer import Link as PeerLink
 from tests.support.peer import Peer
-from tests.support.reviewing import Reviewing, reviewing
+from tests.support.reviewing import Reviewing, Terminal, reviewing
 from tests.support.service import Caller, in_loop, running_service
 
 pytestmark = pytest.mark.P7
@@ -518,6 +519,27 @@ async def test_the_mouse(tmp_path: Path) -> None:
         footer = screen.lines[-1].index("reject")
         await screen.send(f"\x1b[<0;{footer + 1};20M\x1b[<0;{footer + 1};20m", 1)
         assert screen.review.panel is not None and screen.review.panel.ask is Ask.REJECT
+
+
+@pytest.mark.P1
+@in_loop
+async def test_a_question_that_cannot_be_seen_waits_until_it_can(tmp_path: Path) -> None:
+    async with both(tmp_path, files("a")) as (screen, _):
+        await screen.press("enter")
+        await screen.until("create /srv/a")
+        output = screen.reviewer.application.output
+        assert isinstance(output, Terminal)
+        large, output.size = output.size, Size(rows=8, columns=30)
+        screen.reviewer.tell(m.Key("x"))
+        for _ in range(3):
+            await screen.redrawn()
+        screen.reviewer.tell(m.Key("y"))
+        panel = screen.review.panel
+        assert panel is not None and not panel.drawn and not screen.wanted(m.Approve)
+        output.size = large
+        await screen.until(lambda review: review.panel is not None and review.panel.drawn)
+        await screen.press("y")
+        assert len(screen.wanted(m.Approve)) == 1
 
 
 @in_loop
