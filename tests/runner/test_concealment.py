@@ -127,12 +127,18 @@ def test_what_masks_hold_on_to_is_as_it_was(
     assert differs(hidden, patterns(home)) == ([] if change is remove else one, one)
 
 
-def test_other_patterns_hide_something_else(home: Path, hidden: Concealment) -> None:
+def test_other_patterns_hide_something_else(home: Path) -> None:
     one, other = str(home / "keys/one"), str(home / "other")
-    assert differs(hidden, [other]) == ([other], [one])
-    assert differs(hidden, [one, other]) == ([other], [])
-    assert differs(hidden, [one]) == SAME  # by another pattern
-    assert differs(hidden, patterns(home)) == SAME
+    found = []
+    for _ in range(20):
+        hidden = Concealment(patterns(home), [])
+        # Of the third the pattern is another.
+        wanted = ([other], [one, other], [one], patterns(home))
+        found = [differs(hidden, each) for each in wanted]
+        hidden.close()
+        if found[1] == ([other], []):
+            break  # else the directory above was changed by others meanwhile
+    assert found == [([other], [one]), ([other], []), SAME, SAME]
 
 
 def test_where_a_link_leads_may_change_unheard(home: Path) -> None:

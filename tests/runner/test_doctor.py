@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 # What doctor loads late is loaded now: another account may not be able to read the checkout.
-from shannotd.runner import doctor, kernel, seccomp, warm  # noqa: F401
+from shannotd.runner import doctor, kernel, seccomp, shims, warm  # noqa: F401
 from shannotd.runner.plan import Identity
 from tests.runner import overlays
 from tests.support.accounts import is_root
@@ -60,6 +60,8 @@ def test_this_machine_has_what_it_needs() -> None:
 
 
 def test_an_ordinary_account_reads_of_its_limits(ordinary: Identity) -> None:
+    shims.library()  # read while we may: the account may not look into the checkout
+
     def work() -> tuple[Found, list[str]]:
         # Who changed its uid is not dumpable, and then /proc/self is root's.
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)
