@@ -15,6 +15,7 @@ from shannotctl.client import State
 
 _RECOVERY_SECONDS = 1.0
 _POLL_SECONDS = 0.002
+_APPLY_SECONDS = 120.0
 _ATTEMPTS = 5
 
 
@@ -81,7 +82,11 @@ def _cut_short(bench: Bench, directory: Path, steps: int) -> float | None:
     bench.settle()
     bench.client.approve(session.id, session.digest)
     half = directory / f"{steps // 2}.txt"
+    deadline = time.monotonic() + _APPLY_SECONDS
+    # Nothing tells of a single file: the session's steps are told when all are done.
     while not half.read_text().startswith("changed"):
+        if time.monotonic() > deadline:
+            raise RuntimeError("the plan is not being applied")
         time.sleep(_POLL_SECONDS)
     process = _who_applies(bench.state)
     if process is not None:

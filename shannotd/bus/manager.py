@@ -47,12 +47,18 @@ class BusClient:
         yield BusName(self._name)
 
     def listen(self, wanted: Callable[[Event], bool]) -> Callable[[], None]:
-        """No method that D-Bus has sends events."""
-        raise NotImplementedError
+        """Refused: no method that D-Bus has sends events.
+
+        :raises UnknownMethod: always.
+        """
+        raise UnknownMethod(method="sessions.watch")
 
     def tell(self, event: Event) -> None:
-        """No method that D-Bus has sends events."""
-        raise NotImplementedError
+        """Refused like `listen`.
+
+        :raises UnknownMethod: always.
+        """
+        raise UnknownMethod(method="sessions.watch")
 
 
 class Manager:
