@@ -15,15 +15,15 @@ import stat
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, FrozenSet, Mapping, Optional, Tuple
 
-from shannotd.runner import identity, observe_environment
+from shannotd.runner import observe_environment
 from shannotd.runner.caller import MAX_UNSENT_BYTES, Caller, Claim, Refused
 from shannotd.runner.decisions import Decisions, Recording, Verdict
-from shannotd.runner.frames import Closed, Header, RunnerError
+from shannotd.runner.frames import Closed, Header
 from shannotd.runner.interpreters import interpreters
 from shannotd.runner.libraries import loaded
 from shannotd.runner.loop import Loop
-from shannotd.runner.observation import Observer
-from shannotd.runner.plan import CommandStep, Identity, Input, Interpreter
+from shannotd.runner.observation import Observer, Observers
+from shannotd.runner.plan import CommandStep, Input, Interpreter
 from shannotd.runner.record import Record
 from shannotd.runner.resolution import (
     MAX_INPUT_BYTES,
@@ -34,7 +34,6 @@ from shannotd.runner.resolution import (
 )
 from shannotd.runner.starts import DENIED, Turned
 from shannotd.runner.view import View
-from shannotd.runner.warm import Settings
 
 TIMED_OUT = 124  # what timeout(1) answers for what took too long
 _CHUNK = 65536
@@ -47,8 +46,8 @@ class Desk:
     """What all calls of a session have in common.
 
     `tree` is its sandbox's, `environment` what its script started with, `outputs` the device and
-    inode of the pipes that it prints to, `proc_device` that of its /proc, `hide` the patterns of
-    what nobody may see, `limits` those of the job.
+    inode of the pipes that it prints to, `proc_device` that of its /proc, `limits` those of the
+    job.
     """
 
     loop: Loop
@@ -56,12 +55,10 @@ class Desk:
     record: Record
     programs: Programs
     tree: View
-    settings: Settings
-    identity: Identity
+    observers: Observers
     environment: Dict[str, str]
     outputs: FrozenSet[Tuple[int, int]]
     proc_device: int
-    hide: Tuple[str, ...]
     limits: Mapping[str, Any]
 
 
@@ -277,17 +274,14 @@ class Call:
         assert self._claim is not None and self._stdin is not None
         os.close(self._stdin)
         self._stdin = None
-        desk = self._desk
-        request = verdict.observation(desk.identity, desk.hide, self._claim.environment)
-        request = replace(request, caller=self._caller.process, merged=self._merged)
-        if request.as_root and not _may_be_root():
-            request = replace(request, as_root=False)
         try:
-            self._observer = Observer(request, desk.settings)
+            self._observer = self._desk.observers.begin(
+                self._caller.process, verdict, self._claim.environment, merged=self._merged
+            )
         except OSError as error:
             self._fail_observation(f"no process could be had: {error.strerror}")
             return
-        desk.loop.add(self._observer.fileno(), self._on_observer)
+        self._desk.loop.add(self._observer.fileno(), self._on_observer)
 
     def _on_observer(self, _: int) -> None:
         """What the observed program printed, or how it ended."""
@@ -373,15 +367,6 @@ class Call:
             risk=turned.verdict.risk,
             link=None if turned.path == turned.program else turned.path,
         )
-
-
-def _may_be_root() -> bool:
-    """Whether this runner may take the identity of root for what a rule says needs it."""
-    try:
-        identity.resolve("0", identity.read_floor())
-    except RunnerError:
-        return False
-    return True
 
 
 def _is_read(stdout: int, outputs: FrozenSet[Tuple[int, int]]) -> bool:

@@ -32,10 +32,8 @@ class Verdict:
     risk: str
     details: Dict[str, Any] = field(default_factory=dict)
 
-    def observation(
-        self, identity: Identity, hide: Tuple[str, ...], claimed: Dict[str, str]
-    ) -> Observation:
-        """How it is observed, where that is the decision."""
+    def observation(self, identity: Identity, hide: Tuple[str, ...]) -> Observation:
+        """How it is observed, where that is the decision, but for what its shim tells."""
         how = self.details["observation"]
         return Observation(
             program=how["program"],
@@ -48,7 +46,6 @@ class Verdict:
             groups=tuple(how["groups"]),
             shows=tuple(how["shows"]),
             owners=how["owners"],
-            claimed=claimed,
             seconds=how["seconds"],
             output_bytes=how["output_bytes"],
         )

@@ -1,17 +1,95 @@
-"""One observation in a process of its own, while the loop that serves its caller goes on."""
+"""Observations, each in a process of its own, while the loop that serves their callers goes on.
+
+The program's view is made while the shim of its call starts, which takes as long: an `Observer` is
+forked when the call is turned into that of a shim, and begins when the shim has told the rest.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import socket
-from typing import NoReturn, Tuple
+import time
+from dataclasses import replace
+from typing import Dict, Mapping, NoReturn, Tuple
 
-from shannotd.runner import kernel
+from shannotd.runner import identity, kernel, observe_environment
+from shannotd.runner.decisions import Verdict
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.loop import Loop
-from shannotd.runner.observe import Observation, Output, observe
+from shannotd.runner.observe import Complete, Observation, Output, observe
+from shannotd.runner.plan import Identity
 from shannotd.runner.warm import Settings
+
+# How many views wait for their shims at most, and how long: what is hidden is looked for when a
+# view is made, and a script may have its shim stopped.
+MAX_AHEAD = 4
+AHEAD_SECONDS = 1.0
+
+
+class Observers:
+    """Makes the observers of one session; owns those whose shims have not called yet."""
+
+    def __init__(
+        self, loop: Loop, settings: Settings, who: Identity, hide: Tuple[str, ...]
+    ) -> None:
+        """`who` runs the script, `hide` are patterns of what nobody may see."""
+        self._loop = loop
+        self._settings = settings
+        self._identity = who
+        self._hide = hide
+        self._ahead: Dict[int, Observer] = {}  # by the process of the call
+
+    def close(self) -> None:
+        """End those that nobody took."""
+        for process in tuple(self._ahead):
+            self._drop(process)
+
+    def prepare(self, process: int, verdict: Verdict) -> None:
+        """A shim begins to run for a call of `process`: if it is to be observed, make ready."""
+        for other, observer in tuple(self._ahead.items()):
+            if other == process or observer.is_outdated:
+                self._drop(other)
+        if verdict.decision != "observe" or len(self._ahead) >= MAX_AHEAD:
+            return
+        try:
+            self._ahead[process] = self._make(process, verdict)
+        except OSError:
+            pass  # Maybe there can be a process when the shim calls.
+
+    def begin(
+        self, process: int, verdict: Verdict, claimed: Mapping[str, str], *, merged: bool
+    ) -> Observer:
+        """The observer of a call, whose program starts now.
+
+        :raises OSError: no process can be had.
+        """
+        observer = self._ahead.pop(process, None)
+        environment = observe_environment.environment(claimed)
+        if observer is not None:
+            if not observer.is_outdated:
+                try:
+                    observer.begin(environment, merged=merged)
+                    return observer
+                except Closed:
+                    pass  # It has failed, or was killed.
+            observer.close(self._loop)
+        observer = self._make(process, verdict)
+        try:
+            observer.begin(environment, merged=merged)
+        except Closed:
+            pass  # It is seen when its channel is read.
+        return observer
+
+    def _make(self, process: int, verdict: Verdict) -> Observer:
+        request = verdict.observation(self._identity, self._hide)
+        request = replace(request, caller=process)
+        if request.as_root and not _may_be_root():
+            request = replace(request, as_root=False)
+        return Observer(request, self._settings)
+
+    def _drop(self, process: int) -> None:
+        self._ahead.pop(process).close(self._loop)
 
 
 class Observer:
@@ -31,12 +109,25 @@ class Observer:
         if self._pid == 0:
             _main(theirs, request, settings)
         theirs.close()
+        self._outdated_at = time.monotonic() + AHEAD_SECONDS
         # A program that prints without end keeps nobody waiting: poll tells of each frame.
         self._channel = Channel(ours, ahead=False)
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether it has been ready for too long to begin."""
+        return time.monotonic() > self._outdated_at
 
     def fileno(self) -> int:
         """The channel, for poll."""
         return self._channel.fileno()
+
+    def begin(self, environment: Mapping[str, str], *, merged: bool) -> None:
+        """Let the program start; see `Observation`.
+
+        :raises Closed: it is gone.
+        """
+        self._channel.send({"environment": environment, "merged": merged})
 
     def receive(self) -> Tuple[Header, bytes]:
         """{event: "output", stream} with bytes, and at the end {event: "observed", ...} (see
@@ -77,6 +168,7 @@ def _main(theirs: socket.socket, request: Observation, settings: Settings) -> No
                     settings,
                     answers.fileno(),
                     ended=lambda observed: answers.send(observed.header()),
+                    complete=_complete(answers),
                 )
             except RunnerError as error:
                 answers.send(error.header())
@@ -87,6 +179,14 @@ def _main(theirs: socket.socket, request: Observation, settings: Settings) -> No
         os._exit(status)
 
 
+def _complete(answers: Channel) -> Complete:
+    def complete(request: Observation) -> Observation:
+        told, _, _ = answers.receive()
+        return replace(request, claimed=told["environment"], merged=told["merged"])
+
+    return complete
+
+
 def _output(answers: Channel) -> Output:
     def tell(stream: str, data: bytes) -> None:
         try:
@@ -95,3 +195,12 @@ def _output(answers: Channel) -> Output:
             raise TimeoutError from error
 
     return tell
+
+
+def _may_be_root() -> bool:
+    """Whether this runner may take the identity of root for what a rule says needs it."""
+    try:
+        identity.resolve("0", identity.read_floor())
+    except RunnerError:
+        return False
+    return True

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import grp
+import math
 import os
 import select
 import signal
@@ -43,6 +44,9 @@ from shannotd.runner.warm import ATTEMPTS, Settings, kill, write_own_map
 # Takes what the program prints: the stream ("stdout" or "stderr") and the bytes. It raises
 # BrokenPipeError when nobody reads that stream any more, TimeoutError when nobody does in time.
 Output = Callable[[str, bytes], None]
+
+# Reads what a request lacks until its caller says it, and says how the request is then.
+Complete = Callable[["Observation"], "Observation"]
 
 # Not those of IPC, names and control groups: without a capability and through the filter there
 # they can only be looked at, and what is looked at is the host.
@@ -127,6 +131,7 @@ def observe(
     cancel: Optional[int] = None,
     floor: Optional[identity.Floor] = None,
     ended: Callable[[Observed], None] = lambda observed: None,
+    complete: Optional[Complete] = None,
 ) -> Observed:
     """Run a program of the host's over the host's own tree, read-only; how it ended.
 
@@ -135,35 +140,59 @@ def observe(
     cannot be built is tried again: directories of the host may have changed meanwhile. `ended` is
     told how it ended as soon as it has: to take its namespaces apart takes longer.
 
+    With `complete`, the request has no `claimed` and `merged` yet. Everything is made ready, and
+    the program starts when `cancel` can be read for the first time: then `complete` is called.
+
     :raises RunnerError: nothing ran: `sandbox_unavailable`, `identity_refused`, `invalid_request`.
     """
     floor = floor or identity.read_floor()
+    awaited = _Awaited(request, complete)
     for _ in range(ATTEMPTS - 1):
         try:
-            return _observe(request, output, settings, cancel, floor, ended)
+            return _observe(awaited, output, settings, cancel, floor, ended)
         except RunnerError as error:
             if error.code != "sandbox_unavailable":
                 raise
-    return _observe(request, output, settings, cancel, floor, ended)
+    return _observe(awaited, output, settings, cancel, floor, ended)
+
+
+class _Awaited:
+    """A request that may not be whole yet."""
+
+    def __init__(self, request: Observation, complete: Optional[Complete]) -> None:
+        self.request = request
+        self._complete = complete
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the program may start."""
+        return self._complete is None
+
+    def finish(self) -> None:
+        """Have it completed."""
+        assert self._complete is not None
+        self.request = self._complete(self.request)
+        self._complete = None
 
 
 def _observe(
-    request: Observation,
+    awaited: _Awaited,
     output: Output,
     settings: Settings,
     cancel: Optional[int],
     floor: identity.Floor,
     ended: Callable[[Observed], None],
 ) -> Observed:
+    request = awaited.request
     order = _order(request, settings, floor)
     flags = _NAMESPACES if request.net != "none" else _NAMESPACES | kernel.CLONE_NEWNET
     if settings.builder == sandbox.ONE_UID:
         flags |= kernel.CLONE_NEWUSER
     noting = _Noting(output, request.owners)
-    with _Running(request, order, flags) as running:
+    with _Running(awaited, order, flags) as running:
         observed = running.follow(noting, cancel)
         if settings.builder == sandbox.ONE_UID and noting.is_needed:
-            noting.tell("stdout" if request.merged else "stderr")
+            noting.tell("stdout" if awaited.request.merged else "stderr")
         ended(observed)
         return observed
 
@@ -196,8 +225,7 @@ def _order(
     :raises RunnerError: the request is none that can be served.
     """
     reason = None
-    environ = observe_environment.environment(request.claimed)
-    words = [request.program, *request.argv, *environ.values(), *request.sockets]
+    words = [request.program, *request.argv, *request.sockets]
     if not request.program.startswith("/") or not request.argv:
         reason = "an observed program needs an absolute path and its own name"
     elif any("\0" in word for word in words) or not all(map(_encodable, words)):
@@ -214,7 +242,6 @@ def _order(
     return observe_process.Order(
         program=request.program,
         argv=(_own_name(request), *request.argv[1:]),
-        environment=environ,
         identity=_identity(request, floor),
         sockets=request.sockets,
         hide=request.hide,
@@ -224,7 +251,6 @@ def _order(
         shown=observe_shown.read(request.shows, request.identity.uid),
         tables=observe_tables.read(),
         filter=_filter(_reach(request)),
-        merged=request.merged,
     )
 
 
@@ -270,9 +296,9 @@ def _numbers(groups: Sequence[str]) -> Iterator[int]:
 class _Running:
     """One running program, seen from outside; owns its init and its pipes."""
 
-    def __init__(self, request: Observation, order: observe_process.Order, flags: int) -> None:
-        self._request = request
-        self._started = time.monotonic()
+    def __init__(self, awaited: _Awaited, order: observe_process.Order, flags: int) -> None:
+        self._awaited = awaited
+        self._started = self._deadline = math.inf
         pipes = os.pipe(), os.pipe()
         ours, theirs = socket.socketpair()
         try:
@@ -284,7 +310,7 @@ class _Running:
             theirs.close()
             raise sandbox.unavailable("namespaces", error) from error
         if self._init == 0:
-            _leave_for(theirs.detach(), pipes[0][1], pipes[0 if order.merged else 1][1])
+            _leave_for(theirs.detach(), pipes[0][1], pipes[1][1])
             observe_process.main(Channel(socket.socket(fileno=3)), (4, 5), order)
         theirs.close()
         self._running = True
@@ -315,24 +341,30 @@ class _Running:
             os.close(descriptor)
 
     def follow(self, output: Output, cancel: Optional[int]) -> Observed:
-        """Copy what it prints until it has ended and nobody can print any more; how it ended.
+        """Start it when its request is whole, and copy what it prints until it has ended and nobody
+        can print any more; how it ended.
 
         :raises RunnerError: it could not be started.
         """
-        self._begin()
+        self._map()
+        if self._awaited.is_whole:
+            self._begin()
         for descriptor in (*self._streams, self._channel.fileno()):
             self._poll.register(descriptor, select.POLLIN)
         if cancel is not None:
             self._poll.register(cancel, select.POLLIN)
-        deadline = self._started + self._request.seconds
-        limit = self._request.output_bytes
+        limit = self._awaited.request.output_bytes
         stopped: Optional[str] = None
         while self._running or self._streams:
-            wait = 0.0 if stopped else deadline - time.monotonic()
+            wait = self._deadline - time.monotonic()
             reason = "wall_seconds" if wait <= 0 else None
-            for descriptor, _ in self._poll.poll(None if stopped else max(0.0, wait * 1000)):
+            endless = stopped or math.isinf(wait)
+            for descriptor, _ in self._poll.poll(None if endless else max(0.0, wait * 1000)):
                 if descriptor == self._channel.fileno():
                     self._read_init()
+                elif descriptor == cancel and not self._awaited.is_whole:
+                    self._awaited.finish()
+                    self._begin()
                 elif descriptor == cancel:
                     reason = "cancelled"
                     self._poll.unregister(descriptor)
@@ -342,10 +374,10 @@ class _Running:
                 stopped = reason
                 kill(self._init)
         exit_code, number = (None, None) if stopped else self._ending
-        duration = time.monotonic() - self._started
+        duration = max(0.0, time.monotonic() - self._started)
         return Observed(exit_code, number, stopped, tuple(sorted(self._truncated)), duration)
 
-    def _begin(self) -> None:
+    def _map(self) -> None:
         try:
             if self._builder == sandbox.ONE_UID:
                 write_own_map(self._init)
@@ -355,6 +387,19 @@ class _Running:
             raise sandbox.unavailable("mapping the own uid", error) from error
         except Closed:
             pass  # What it said before is read in the loop.
+
+    def _begin(self) -> None:
+        """Let the program start: from now on its time runs."""
+        request = self._awaited.request
+        self._started = time.monotonic()
+        self._deadline = self._started + request.seconds
+        environment = observe_environment.environment(request.claimed)
+        try:
+            self._channel.send(
+                {"op": "begin", "environment": environment, "merged": request.merged}
+            )
+        except Closed:
+            pass  # as above
 
     def _read_init(self) -> None:
         """One message of the init, or its end.

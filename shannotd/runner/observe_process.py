@@ -12,7 +12,7 @@ import resource
 import signal
 import socket
 from dataclasses import dataclass
-from typing import Dict, NoReturn, Optional, Tuple
+from typing import NoReturn, Optional, Tuple
 
 from shannotd.runner import (
     kernel,
@@ -48,7 +48,6 @@ class Order:
 
     program: str
     argv: Tuple[str, ...]
-    environment: Dict[str, str]
     identity: Identity
     sockets: Tuple[str, ...]
     hide: Tuple[str, ...]
@@ -58,7 +57,6 @@ class Order:
     shown: observe_shown.Shown
     tables: observe_tables.Tables
     filter: bytes
-    merged: bool
 
 
 def main(channel: Channel, outputs: Tuple[int, int], order: Order) -> NoReturn:
@@ -68,7 +66,7 @@ def main(channel: Channel, outputs: Tuple[int, int], order: Order) -> NoReturn:
         # Asked only now: if the runner died before, there is no answer.
         channel.send({"event": "waiting"})
         channel.receive()  # the identity maps are written
-        channel.send(_run(outputs, order))
+        channel.send(_run(channel, outputs, order))
     except Closed:
         pass
     except RunnerError as error:
@@ -86,8 +84,12 @@ def _tell(channel: Channel, error: RunnerError) -> None:
         pass
 
 
-def _run(outputs: Tuple[int, int], order: Order) -> Header:
-    """Build the view, start the program in it, wait for it: how it ended."""
+def _run(channel: Channel, outputs: Tuple[int, int], order: Order) -> Header:
+    """Build the view, start the program in it when told so, wait for it: how it ended.
+
+    :raises Closed: it is not to start any more.
+    :raises RunnerError: it cannot be started.
+    """
     os.umask(0o022)
     tables = observe_view.enter(
         order.builder,
@@ -108,7 +110,8 @@ def _run(outputs: Tuple[int, int], order: Order) -> Header:
             _write_maps(child)
         observe_view.show_mounts(child, tables)
         observe_view.seal()
-        report.send({"op": "go"})
+        begin, _, _ = channel.receive()
+        report.send(begin)
         try:
             failed, _, _ = report.receive()
             raise RunnerError(failed["code"], **failed["details"])
@@ -218,9 +221,10 @@ def _become(report: Channel, outputs: Tuple[int, int], order: Order) -> NoReturn
         if order.builder == sandbox.PRIVILEGED:
             kernel.unshare(kernel.CLONE_NEWUSER)
         report.send({"event": "waiting"})
-        report.receive()  # the view is sealed
+        begin, _, _ = report.receive()  # the view is sealed, and the call is whole
         stdin = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-        for descriptor, standard in ((stdin, 0), (outputs[0], 1), (outputs[1], 2)):
+        stdout, stderr = outputs[0], outputs[0 if begin["merged"] else 1]
+        for descriptor, standard in ((stdin, 0), (stdout, 1), (stderr, 2)):
             os.dup2(descriptor, standard, inheritable=True)
         os.setsid()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -242,7 +246,7 @@ def _become(report: Channel, outputs: Tuple[int, int], order: Order) -> NoReturn
     except BaseException:
         # Never up the stack: that is the init's.
         os._exit(_NOT_STARTED)
-    script.execute(order.program, list(order.argv), order.environment)
+    script.execute(order.program, list(order.argv), begin["environment"])
 
 
 def _drop(order: Order) -> None:

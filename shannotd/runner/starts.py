@@ -92,13 +92,15 @@ class Starts:
         programs: Programs,
         decisions: Decisions,
         record: Callable[[CommandStep], None],
+        prepare: Callable[[int, Verdict], None],
         *,
         asked: Asked,
         denied: Denied,
     ) -> None:
         """`tree` is the sandbox's, `shim` reads its shim, and is its own from now on.
 
-        `record` takes denied commands. `asked` are the programs on PATH that policy decides about,
+        `record` takes denied commands, `prepare` is told that a process begins to run a shim, and
+        of what policy said. `asked` are the programs on PATH that policy decides about,
         `denied` those that it may deny wherever they are.
         """
         self._notifier = notifier
@@ -107,6 +109,7 @@ class Starts:
         self._programs = programs
         self._decisions = decisions
         self._record = record
+        self._prepare = prepare
         self._asked = asked
         self._denied = denied
         self._executions = Executions()
@@ -305,6 +308,7 @@ class Starts:
             self._turned[process] = Turned(
                 start.path, start.program, question.argv, question.execution.cwd, verdict
             )
+            self._prepare(process, verdict)
 
     def _refuse_size(self, start: Start, execution: Execution, waiting: Waiting) -> None:
         """A call with more words than a plan can have."""

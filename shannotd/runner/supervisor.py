@@ -19,6 +19,7 @@ from shannotd.runner.call import Desk
 from shannotd.runner.decisions import Decisions
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.loop import Loop
+from shannotd.runner.observation import Observers
 from shannotd.runner.order import order_of
 from shannotd.runner.record import Record
 from shannotd.runner.rehearsal import build_rehearsed
@@ -129,18 +130,17 @@ def _run(
     warm.begin(order, payload, (out_write, err_write), request["hide"])
     os.close(out_write)
     os.close(err_write)
+    loop = Loop()
     desk = Desk(
-        loop=Loop(),
+        loop=loop,
         decisions=Decisions(job, as_root=who.uid == 0),
         record=record,
         programs=Programs(order["environment"]["PATH"], who),
         tree=View(warm.processes),
-        settings=settings,
-        identity=who,
+        observers=Observers(loop, settings, who, tuple(request["hide"])),
         environment=order["environment"],
         outputs=frozenset(map(_inode, (out_read, err_read))),
         proc_device=os.fstat(warm.processes).st_dev,
-        hide=tuple(request["hide"]),
         limits=request["limits"],
     )
     names = settings.usual.of(request)

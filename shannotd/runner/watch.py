@@ -59,6 +59,7 @@ class Watch:
             desk.programs,
             desk.decisions,
             desk.record.add,
+            desk.observers.prepare,
             asked=names.asked,
             denied=names.denied,
         )
@@ -79,6 +80,7 @@ class Watch:
     def close(self) -> None:
         """Close what is still open."""
         self._calls.close()
+        self._desk.observers.close()
         self._starts.close()
         for descriptor in self._streams:
             os.close(descriptor)

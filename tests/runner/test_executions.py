@@ -90,6 +90,7 @@ class Filtered:
             Programs("", Identity("test", os.geteuid(), os.getegid(), (), 0o022)),
             self.policy,
             self.denied.append,
+            lambda *_: None,
             asked=Asked(Names("*")),
             denied=Denied([(name, "") for name in deny]),
         )
