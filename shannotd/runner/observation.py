@@ -47,13 +47,13 @@ class Observers:
 
     def prepare(self, process: int, verdict: Verdict) -> None:
         """A shim begins to run for a call of `process`: if it is to be observed, make ready."""
-        for other, observer in tuple(self._ahead.items()):
-            if other == process or observer.is_outdated:
-                self._drop(other)
+        self.drop_outdated()
+        if process in self._ahead:
+            self._drop(process)
         if verdict.decision != "observe" or len(self._ahead) >= MAX_AHEAD:
             return
         try:
-            self._ahead[process] = self._make(process, verdict)
+            self._ahead[process] = Observer(self._request(process, verdict), self._settings)
         except OSError:
             pass  # Maybe there can be a process when the shim calls.
 
@@ -64,9 +64,12 @@ class Observers:
 
         :raises OSError: no process can be had.
         """
-        observer = self._ahead.pop(process, None)
+        request = self._request(process, verdict)
+        observer = self._ahead.get(process)
         environment = observe_environment.environment(claimed)
-        if observer is not None:
+        # That of another call of the process, whose shim did not start, is not this one's.
+        if observer is not None and observer.request == request:
+            del self._ahead[process]
             if not observer.is_outdated:
                 try:
                     observer.begin(environment, merged=merged)
@@ -74,31 +77,38 @@ class Observers:
                 except Closed:
                     pass  # It has failed, or was killed.
             observer.close(self._loop)
-        observer = self._make(process, verdict)
+        observer = Observer(request, self._settings)
         try:
             observer.begin(environment, merged=merged)
         except Closed:
             pass  # It is seen when its channel is read.
         return observer
 
-    def _make(self, process: int, verdict: Verdict) -> Observer:
+    def drop_outdated(self) -> None:
+        """End those that have waited for too long; to be called often."""
+        for process, observer in tuple(self._ahead.items()):
+            if observer.is_outdated:
+                self._drop(process)
+
+    def _request(self, process: int, verdict: Verdict) -> Observation:
         request = verdict.observation(self._identity, self._hide)
         request = replace(request, caller=process)
         if request.as_root and not _may_be_root():
             request = replace(request, as_root=False)
-        return Observer(request, self._settings)
+        return request
 
     def _drop(self, process: int) -> None:
         self._ahead.pop(process).close(self._loop)
 
 
 class Observer:
-    """A process that observes one program; owns it and the channel on which it tells of it.
+    """A process that observes `request`; owns it and the channel on which it tells of it.
 
     :raises OSError: no process can be had.
     """
 
     def __init__(self, request: Observation, settings: Settings) -> None:
+        self.request = request
         ours, theirs = socket.socketpair()
         try:
             self._pid = os.fork()

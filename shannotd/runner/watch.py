@@ -113,6 +113,7 @@ class Watch:
             if time.monotonic() >= tick_at:
                 if self._alive:
                     self._count_processes()
+                self._desk.observers.drop_outdated()
                 self._flush_output()
                 tick_at = time.monotonic() + TICK_SECONDS
         duration = time.monotonic() - started

@@ -15,6 +15,7 @@ import pytest
 from tests.runner.conftest import Bench
 from tests.runner.test_calls import decided
 from tests.support.observing import ObserverProcess
+from tests.support.processes import descendants, inner_pid, wait_until_gone
 from tests.support.runner import observe, verdict
 
 pytestmark = pytest.mark.P1
@@ -181,6 +182,64 @@ def test_a_script_ends_only_what_it_could_end_anyway(bench: Bench) -> None:
     outcome = bench.run("shell", script, shims=SHIMS, decide=answers)
     assert outcome.error is None
     assert outcome.stdout.splitlines()[:2] == [b"Linux", b"137"]
+
+
+# A process whose shim does not start, since it has no environment (EFAULT), and which calls itself.
+_CALLER = """
+import array, ctypes, json, os, signal, socket, sys, time
+libc = ctypes.CDLL(None)
+
+def turn(*words):
+    argv = (ctypes.c_char_p * (len(words) + 1))(*map(os.fsencode, words), None)
+    libc.execve(b"/usr/bin/" + os.fsencode(words[0]), argv, ctypes.c_void_p(8))
+
+def connect():
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect("/run/shannot/calls")
+    return connection
+
+def call(connection):
+    text = json.dumps({"op": "call", "fds": 3, "environment": {}}).encode()
+    rights = array.array("i", [0, 1, 2])
+    frame = len(text).to_bytes(4, "big") + bytes(4) + text
+    connection.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    while connection.recv(65536):
+        pass
+"""
+
+
+@pytest.mark.P2
+def test_what_is_observed_is_what_is_recorded(bench: Bench) -> None:
+    """A process calls for another program between a call and what it says of that."""
+    script = """
+turn("uname", "-s")
+first = connect()
+turn("seq", "1")  # policy is asked: whoever called before is accepted
+turn("seq", "7", "7")
+call(first)
+call(connect())
+"""
+    outcome = bench.run("python", _CALLER + script, shims=SHIMS, decide=observe)
+    assert (outcome.error, outcome.stderr) == (None, b"")
+    found = [(step["argv"], outcome.blobs[step["stdout"]["sha256"]]) for step in outcome.commands()]
+    assert found == [(["uname", "-s"], b"Linux\n"), (["seq", "7", "7"], b"7\n")]
+
+
+@pytest.mark.P10
+def test_a_view_waits_for_no_shim_for_long(bench: Bench) -> None:
+    """A script whose shims never call keeps none of the host's mounts while it runs."""
+    script = _CALLER + 'turn("uname", "-s")\nsignal.pause()\n'
+    _, job = bench.runner.start("python", script, shims=SHIMS, limits={"wall_seconds": 1000.0})
+    with job:
+        asked, _, _ = job.receive()
+        job.send({"op": "verdict", "call": asked["call"], **observe(asked)})
+        views: list[int] = []
+        while not views:  # an observed program's process has one number inside and on the host
+            views = [pid for pid in descendants(bench.runner.process.pid) if inner_pid(pid) == pid]
+        wait_until_gone(views)
+        job.send({"op": "cancel"})
+        while job.receive()[0]["event"] != "end":
+            pass
 
 
 def test_what_was_not_to_be_observed_is_not(bench: Bench) -> None:
