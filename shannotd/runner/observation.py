@@ -46,11 +46,14 @@ class Observers:
             self._drop(process)
 
     def prepare(self, process: int, verdict: Verdict) -> None:
-        """A shim begins to run for a call of `process`: if it is to be observed, make ready."""
+        """A shim begins to run for a call of `process`: if it is to be observed, make ready.
+
+        What was made ready for an earlier call stays until it is outdated: a process whose shim
+        cannot start may call as fast as it likes.
+        """
         self.drop_outdated()
-        if process in self._ahead:
-            self._drop(process)
-        if verdict.decision != "observe" or len(self._ahead) >= MAX_AHEAD:
+        is_full = process in self._ahead or len(self._ahead) >= MAX_AHEAD
+        if is_full or verdict.decision != "observe":
             return
         try:
             self._ahead[process] = Observer(self._request(process, verdict), self._settings)
@@ -67,7 +70,7 @@ class Observers:
         request = self._request(process, verdict)
         observer = self._ahead.get(process)
         environment = observe_environment.environment(claimed)
-        # That of another call of the process, whose shim did not start, is not this one's.
+        # One for another call of the same process is not this one's.
         if observer is not None and observer.request == request:
             del self._ahead[process]
             if not observer.is_outdated:

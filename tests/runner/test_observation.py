@@ -163,7 +163,6 @@ def test_what_came_to_be_hidden_while_a_shim_was_stopped_is_hidden(
     secret = secrets / "new.secret"
     argv = [*_READ, str(secret)]
     session.ask("prepare", 1, argv)
-    session.ask("prepare", 2, argv)
     session.ask("built")
     secret.write_text("of the host's")
     secret.chmod(0o644)
@@ -185,9 +184,20 @@ def test_shims_that_never_call_keep_only_a_few_views(session: Session) -> None:
     assert len(session.ask("children")) == MAX_AHEAD
     # A call whose view was not prepared is served the same, and so is one of an unlike kind.
     assert session.begin(4 * MAX_AHEAD - 1, ["/usr/bin/echo", "served"])["stdout"] == "served\n"
-    session.ask("prepare", 1, _READ, "review")  # another call of the same process
-    assert len(session.ask("reap", MAX_AHEAD - 1)) == MAX_AHEAD - 1
+    session.ask("prepare", 4 * MAX_AHEAD, _READ, "review")
     session.ask("close")
+
+
+@pytest.mark.P10
+def test_a_process_that_calls_over_and_over_has_one_view_made(session: Session) -> None:
+    """Its shims do not start, which costs it nothing; what it calls at last is what runs."""
+    first, last = (["/usr/bin/echo", word] for word in ("first", "last"))
+    session.ask("prepare", 1, first)
+    (observer,) = session.ask("children")
+    session.ask("prepare", 1, last)
+    assert session.ask("children") == [observer]
+    assert session.begin(1, last)["stdout"] == "last\n"
+    assert session.begin(1, first)["stdout"] == "first\n"
 
 
 def test_old_views_make_room_for_new_ones(session: Session) -> None:
