@@ -80,7 +80,6 @@ class Watch:
     def close(self) -> None:
         """Close what is still open."""
         self._calls.close()
-        self._desk.observers.close()
         self._starts.close()
         for descriptor in self._streams:
             os.close(descriptor)
@@ -195,6 +194,7 @@ class Watch:
     def _leave_init(self) -> None:
         self._alive = False
         self._desk.loop.remove(self._warm.channel.fileno())
+        self._desk.observers.close()
         # They hold what the script printed to.
         self._calls.end()
 

@@ -225,6 +225,14 @@ call(connect())
     assert found == [(["uname", "-s"], b"Linux\n"), (["seq", "7", "7"], b"7\n")]
 
 
+def _views(bench: Bench) -> list[int]:
+    """The processes that are to become observed programs: one number inside and on the host."""
+    found: list[int] = []
+    while not found:
+        found = [pid for pid in descendants(bench.runner.process.pid) if inner_pid(pid) == pid]
+    return found
+
+
 @pytest.mark.P10
 def test_a_view_waits_for_no_shim_for_long(bench: Bench) -> None:
     """A script whose shims never call keeps none of the host's mounts while it runs."""
@@ -233,11 +241,31 @@ def test_a_view_waits_for_no_shim_for_long(bench: Bench) -> None:
     with job:
         asked, _, _ = job.receive()
         job.send({"op": "verdict", "call": asked["call"], **observe(asked)})
-        views: list[int] = []
-        while not views:  # an observed program's process has one number inside and on the host
-            views = [pid for pid in descendants(bench.runner.process.pid) if inner_pid(pid) == pid]
-        wait_until_gone(views)
+        wait_until_gone(_views(bench))
         job.send({"op": "cancel"})
+        while job.receive()[0]["event"] != "end":
+            pass
+
+
+@pytest.mark.P10
+def test_a_view_waits_for_no_shim_of_a_script_that_has_ended(bench: Bench, place: Path) -> None:
+    """What a script has left to be captured may be much."""
+    script = """
+turn("uname", "-s")
+for number in range(64):
+    open(str(number), "wb").write(os.urandom(60_000))
+turn("seq", "1")
+"""
+    _, job = bench.runner.start("python", _CALLER + script, cwd=str(place), shims=SHIMS)
+    with job:
+        asked, _, _ = job.receive()
+        job.send({"op": "verdict", "call": asked["call"], **observe(asked)})
+        views = _views(bench)
+        asked, _, _ = job.receive()
+        job.send({"op": "verdict", "call": asked["call"], **verdict("contain")})
+        while job.receive()[0]["event"] != "exited":
+            pass
+        wait_until_gone(views, 10.0)  # while nobody takes what the script has left
         while job.receive()[0]["event"] != "end":
             pass
 

@@ -12,7 +12,7 @@ from pathlib import Path
 SECONDS = 30.0  # what a process gets to end before a test fails
 
 
-def wait_until_gone(pids: Sequence[int]) -> None:
+def wait_until_gone(pids: Sequence[int], seconds: float = SECONDS) -> None:
     """Wait until processes have ended."""
     for pid in pids:
         try:
@@ -22,7 +22,7 @@ def wait_until_gone(pids: Sequence[int]) -> None:
                 raise
             continue
         try:
-            ready, _, _ = select.select([descriptor], [], [], SECONDS)
+            ready, _, _ = select.select([descriptor], [], [], seconds)
             assert ready, f"process {pid} does not end"
         finally:
             os.close(descriptor)
