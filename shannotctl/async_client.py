@@ -19,21 +19,15 @@ from shannotctl import protocol
 from shannotctl.client import unreachable
 from shannotctl.location import Location, find_socket
 from shannotctl.protocol import Call, Changed, Event, Output
+from shannotd.wire.audit import AuditRecord, AuditVerdict
+from shannotd.wire.checkpoint import Checkpoint, CheckpointContents
+from shannotd.wire.decision import Explanation
 from shannotd.wire.errors import DaemonUnreachable, ShannotError, error_from_wire
-from shannotd.wire.model import (
-    FINAL_STATES,
-    AuditRecord,
-    AuditVerdict,
-    Checkpoint,
-    CheckpointContents,
-    DaemonStatus,
-    Explanation,
-    RollbackAnswer,
-    Session,
-    State,
-    Submission,
-)
+from shannotd.wire.rollback import RollbackAnswer
 from shannotd.wire.rpc import Message, Notification, Response
+from shannotd.wire.session import FINAL_STATES, Session, State
+from shannotd.wire.status import DaemonStatus
+from shannotd.wire.submission import Submission
 
 Result = TypeVar("Result")
 

@@ -24,23 +24,17 @@ from typing import TypeVar
 from shannotctl import protocol
 from shannotctl.location import Location, find_socket
 from shannotctl.protocol import Call, Changed, CommandPrinted, Decided, Event, Output, StepApplied
+from shannotd.wire.audit import AuditRecord, AuditVerdict
+from shannotd.wire.checkpoint import Checkpoint, CheckpointContents
+from shannotd.wire.decision import Explanation
 from shannotd.wire.errors import DaemonUnreachable, ShannotError, error_from_wire
-from shannotd.wire.model import (
-    FINAL_STATES,
-    AuditRecord,
-    AuditVerdict,
-    Checkpoint,
-    CheckpointContents,
-    DaemonStatus,
-    Explanation,
-    Plan,
-    RollbackAnswer,
-    Session,
-    State,
-    Submission,
-)
-from shannotd.wire.model import ScriptKind as ScriptKind
+from shannotd.wire.plan import Plan
+from shannotd.wire.rollback import RollbackAnswer
 from shannotd.wire.rpc import Notification, Response
+from shannotd.wire.session import FINAL_STATES, Session, State
+from shannotd.wire.status import DaemonStatus
+from shannotd.wire.submission import ScriptKind as ScriptKind
+from shannotd.wire.submission import Submission
 
 __all__ = [
     "AuditRecord",

@@ -7,16 +7,10 @@ from collections.abc import Iterator, Mapping
 from shannotctl.client import Client
 from shannotctl.protocol import plan_of
 from shannotd.wire.errors import BadFrame, EditTooLarge, InvalidRequest, NotAmendable, NotFound
-from shannotd.wire.model import (
-    CommandInput,
-    CommandOutput,
-    FileState,
-    Plan,
-    Session,
-    Step,
-    TreeSummary,
-)
+from shannotd.wire.plan import Plan
 from shannotd.wire.rpc import MAX_EDIT_BYTES
+from shannotd.wire.session import Session
+from shannotd.wire.step import CommandInput, CommandOutput, FileState, Step, TreeSummary
 
 MAX_CONTENT_BYTES = 1024 * 1024  # of one content; a larger one is told of, not shown
 MAX_TOTAL_BYTES = 32 * 1024 * 1024

@@ -15,7 +15,9 @@ from shannotctl.protocol import (
 )
 from shannotd.wire.decode import encode
 from shannotd.wire.errors import RollbackConflict, ShannotError
-from shannotd.wire.model import CommandInput, CommandOutput, FileState, Plan, Session, Step
+from shannotd.wire.plan import Plan
+from shannotd.wire.session import Session
+from shannotd.wire.step import CommandInput, CommandOutput, FileState, Step
 
 Object = dict[str, object]
 

@@ -12,6 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
+from shannotd.wire.audit import AuditRecord, AuditVerdict
+from shannotd.wire.checkpoint import Checkpoint, CheckpointContents
+from shannotd.wire.decision import Explanation
 from shannotd.wire.decode import decode, encode
 from shannotd.wire.errors import (
     BadFrame,
@@ -20,22 +23,8 @@ from shannotd.wire.errors import (
     RollbackConflict,
     error_from_wire,
 )
-from shannotd.wire.model import (
-    FINAL_STATES,
-    AuditRecord,
-    AuditVerdict,
-    Checkpoint,
-    CheckpointContents,
-    Conflict,
-    DaemonStatus,
-    Explanation,
-    Plan,
-    RollbackAnswer,
-    Session,
-    SessionPage,
-    State,
-    Submission,
-)
+from shannotd.wire.plan import Plan
+from shannotd.wire.rollback import Conflict, RollbackAnswer
 from shannotd.wire.rpc import (
     MAX_FRAME_BYTES,
     Decoder,
@@ -45,6 +34,9 @@ from shannotd.wire.rpc import (
     Response,
     pack,
 )
+from shannotd.wire.session import FINAL_STATES, Session, SessionPage, State
+from shannotd.wire.status import DaemonStatus
+from shannotd.wire.submission import Submission
 
 Result = TypeVar("Result")
 

@@ -51,7 +51,8 @@ from shannotd.sessions.runner import Launch, Runner, connector, spawner
 from shannotd.sessions.store import Store
 from shannotd.sessions.usual import Usual
 from shannotd.wire.errors import ConfigError, ShannotError, UsageError
-from shannotd.wire.model import DaemonStatus, State
+from shannotd.wire.session import State
+from shannotd.wire.status import DaemonStatus
 from shannotd.wire.text import visible
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from shannotctl.client import Client, ScriptKind, Session, State, Submission
-from shannotd.wire.model import Risk
+from shannotd.wire.decision import Risk
 from tests.support.accounts import is_root
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.embedded import Home, temporary_home

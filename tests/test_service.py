@@ -15,7 +15,8 @@ import pytest
 
 from shannotctl.client import Client
 from shannotd.wire.errors import NotFound, ShannotError
-from shannotd.wire.model import ScriptKind, State, Submission
+from shannotd.wire.session import State
+from shannotd.wire.submission import ScriptKind, Submission
 from tests.support.accounts import is_root
 from tests.support.daemon import Daemon, running_daemon, workplace
 from tests.support.processes import wait_until_gone

@@ -12,7 +12,7 @@ from shannotctl.render.plan import DANGER_WORDS, applied_text, highest_risk
 from shannotctl.render.printed import PrintedLines
 from shannotctl.render.rollback import staying_lines
 from shannotctl.render.session import steps_text
-from shannotd.wire.model import Risk
+from shannotd.wire.decision import Risk
 
 
 def confirmed(console: Console, session: Session, plan: Plan) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shannotd.wire.errors import ERRORS
-from shannotd.wire.model import Session, State
+from shannotd.wire.session import Session, State
 
 DONE, INTERNAL, USAGE, PENDING, REJECTED, FAILED = 0, 1, 2, 3, 4, 5
 STALE, SANDBOX, INTERRUPTED, BROKEN_PIPE = 7, 9, 130, 141

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from shannotctl.protocol import plan_of
 from shannotd.wire.errors import BadFrame, WrongState
-from shannotd.wire.model import Plan, Session, State
+from shannotd.wire.plan import Plan
+from shannotd.wire.session import Session, State
 
 
 def pending_plan(session: Session, action: str) -> Plan:

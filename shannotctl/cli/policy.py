@@ -10,7 +10,7 @@ import click
 from shannotctl.cli.console import Console
 from shannotctl.cli.failure import json_option
 from shannotctl.client import Client, Explanation
-from shannotd.wire.model import Observation
+from shannotd.wire.decision import Observation
 
 
 @click.group()

@@ -11,7 +11,7 @@ from shannotctl.render.plan import plan_lines
 from shannotctl.render.rollback import staying_lines
 from shannotctl.render.session import ending_text, steps_text
 from shannotctl.render.style import Style
-from shannotd.wire.model import Session, State
+from shannotd.wire.session import Session, State
 from shannotd.wire.text import visible
 
 

@@ -13,8 +13,8 @@ from typing import BinaryIO, NamedTuple
 from shannotctl.cli.commandline import SubmitLine
 from shannotctl.cli.console import Console
 from shannotd.wire.errors import FileUnreadable, ScriptTooLarge, UsageError
-from shannotd.wire.model import ScriptKind
 from shannotd.wire.rpc import MAX_REQUEST_BYTES
+from shannotd.wire.submission import ScriptKind
 
 # What a request may hold, less the room that its other fields need.
 MAX_CONTENT_BYTES = MAX_REQUEST_BYTES - 512 * 1024

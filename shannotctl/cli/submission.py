@@ -9,7 +9,8 @@ from shannotctl.cli.console import Console
 from shannotctl.client import Client, Event, Output, Session, State, StepApplied
 from shannotctl.contents import command_contents
 from shannotd.wire.errors import ShannotError, WrongState
-from shannotd.wire.model import FINAL_STATES, Submission
+from shannotd.wire.session import FINAL_STATES
+from shannotd.wire.submission import Submission
 
 _ID_SECONDS = 3.0  # for the daemon to say what an interrupted submission became
 

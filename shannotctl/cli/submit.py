@@ -15,7 +15,7 @@ from shannotctl.cli.outcome import session_status
 from shannotctl.cli.sources import Script, read_script, read_stdin
 from shannotctl.cli.submission import SubmissionRun
 from shannotd.wire.errors import UsageError
-from shannotd.wire.model import Submission
+from shannotd.wire.submission import Submission
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -24,7 +24,7 @@ from shannotctl.notify.notices import (
     notices,
 )
 from shannotd.wire.errors import ShannotError
-from shannotd.wire.model import Session
+from shannotd.wire.session import Session
 from shannotd.wire.text import visible
 
 REASON = "rejected from a desktop notification"

@@ -19,7 +19,7 @@ from shannotd.wire.errors import (
     ShannotError,
     TooManyConnections,
 )
-from shannotd.wire.model import Session, State
+from shannotd.wire.session import Session, State
 
 _AGAIN_SECONDS = 2.0
 _TOGETHER_SECONDS = 0.2  # what arrives within is told at once

@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 from shannotctl.render.amounts import number
 from shannotctl.render.session import steps_text
-from shannotd.wire.model import DaemonStatus, Risk, Session, State
+from shannotd.wire.decision import Risk
+from shannotd.wire.session import Session, State
+from shannotd.wire.status import DaemonStatus
 from shannotd.wire.text import visible
 
 APART = 3  # so many plans have a notice each; more have one together

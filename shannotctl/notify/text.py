@@ -11,7 +11,7 @@ from shannotctl.cli.console import Console
 from shannotctl.json_view import session_object
 from shannotctl.notify.notices import Reader, cut, one_line, risk_of
 from shannotctl.render.session import steps_text
-from shannotd.wire.model import Session
+from shannotd.wire.session import Session
 from shannotd.wire.text import visible
 
 _COMMANDS_AT_ONCE = 8

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from shannotctl.render.layout import labelled
 from shannotctl.render.style import Style
-from shannotd.wire.model import Plan, Session
+from shannotd.wire.plan import Plan
+from shannotd.wire.session import Session
 
 
 def origin_lines(session: Session, style: Style) -> Iterator[str]:

@@ -9,15 +9,9 @@ from typing import NamedTuple
 from shannotctl.render.amounts import duration, number, size
 from shannotctl.render.layout import block, in_gutter, labelled
 from shannotctl.render.style import Style
-from shannotd.wire.model import (
-    CommandInput,
-    CommandOutput,
-    CommandResult,
-    Decision,
-    Plan,
-    StartedProgram,
-    Step,
-)
+from shannotd.wire.decision import Decision
+from shannotd.wire.plan import Plan, StartedProgram
+from shannotd.wire.step import CommandInput, CommandOutput, CommandResult, Step
 from shannotd.wire.text import visible
 
 _INDENT = "     "

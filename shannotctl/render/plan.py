@@ -17,7 +17,9 @@ from shannotctl.render.command import (
 )
 from shannotctl.render.layout import TAB_ARROW, fold, in_gutter, labelled
 from shannotctl.render.style import Style
-from shannotd.wire.model import Decision, FileState, Plan, Risk, Step
+from shannotd.wire.decision import Decision, Risk
+from shannotd.wire.plan import Plan
+from shannotd.wire.step import FileState, Step
 from shannotd.wire.text import visible
 
 WITH_DIFFS = View()

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from shannotctl.render.command import argv_text
 from shannotctl.render.layout import labelled
 from shannotctl.render.style import Style
-from shannotd.wire.model import Conflict, Session, State
+from shannotd.wire.rollback import Conflict
+from shannotd.wire.session import Session, State
 
 _REVERSIBLE = (State.EXECUTED, State.FAILED, State.STALE)
 

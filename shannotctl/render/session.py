@@ -12,7 +12,9 @@ from shannotctl.render.layout import block, in_gutter, labelled, table
 from shannotctl.render.plan import WITH_DIFFS, plan_lines
 from shannotctl.render.rollback import reversal_lines, staying_lines
 from shannotctl.render.style import Style
-from shannotd.wire.model import ScriptKind, Session, State, StepCounts
+from shannotd.wire.plan import StepCounts
+from shannotd.wire.session import Session, State
+from shannotd.wire.submission import ScriptKind
 from shannotd.wire.text import visible
 
 _KINDS = {

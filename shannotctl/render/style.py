@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from shannotd.wire.model import Risk, State
+from shannotd.wire.decision import Risk
+from shannotd.wire.session import State
 
 _RESET = "\x1b[0m"
 _ROLES = {

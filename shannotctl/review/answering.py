@@ -15,7 +15,8 @@ from shannotctl.review.messages import Amend, Approve, Cancel, Effect, Reject, R
 from shannotctl.review.opening import leave_session, next_of_queue
 from shannotctl.review.panels import FORCE_WORDS, scrollable
 from shannotctl.review.state import Ask, Field, Kind, Panel, Review
-from shannotd.wire.model import Risk, State
+from shannotd.wire.decision import Risk
+from shannotd.wire.session import State
 from shannotd.wire.text import visible
 
 _TYPED = (Ask.DANGER, Ask.FORCE, Ask.REJECT, Ask.SEARCH, Ask.FILTER)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from shannotd.wire.model import Step
+from shannotd.wire.step import Step
 from shannotd.wire.text import visible
 
 

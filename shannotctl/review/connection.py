@@ -12,7 +12,7 @@ from shannotctl.protocol import CommandPrinted, Output, plan_of
 from shannotctl.review import messages as m
 from shannotctl.review.state import ACTIVE
 from shannotd.wire.errors import BadFrame, InvalidRequest, NotFound, ShannotError
-from shannotd.wire.model import State
+from shannotd.wire.session import State
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts to connect
 _MOST_OVER = 2000  # sessions that are over: the newest of them are in the list

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from shannotctl.render.amounts import number, size
 from shannotctl.render.command import quoted
 from shannotctl.review.spans import Line, Span, folded
-from shannotd.wire.model import Step
+from shannotd.wire.step import Step
 from shannotd.wire.text import visible
 
 _DEEPEST_INDENT = 12

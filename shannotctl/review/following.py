@@ -8,7 +8,7 @@ from dataclasses import replace
 from shannotctl.protocol import Changed, CommandPrinted, Event, Output, StepApplied
 from shannotctl.review.messages import Connected, Effect, Follow, Load, Loaded
 from shannotctl.review.state import Kind, Link, Live, Opened, Piece, Place, Review
-from shannotd.wire.model import FINAL_STATES, Session, State
+from shannotd.wire.session import FINAL_STATES, Session, State
 
 _KEPT_BYTES = 64 * 1024  # of what one step prints, while it does
 

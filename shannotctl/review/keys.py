@@ -9,7 +9,7 @@ from shannotctl.render.style import Style
 from shannotctl.review.document import Document, Row
 from shannotctl.review.spans import EMPTY, Line, Span
 from shannotctl.review.state import SETTLING, Ask, Kind, Review
-from shannotd.wire.model import State
+from shannotd.wire.session import State
 
 _MOVING = (
     ("j k ↓ ↑", "a line down, up"),

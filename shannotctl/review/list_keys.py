@@ -11,7 +11,7 @@ from shannotctl.review.messages import Quit
 from shannotctl.review.opening import is_pending, open_session
 from shannotctl.review.session_keys import reject
 from shannotctl.review.state import Ask, Field, Order, Panel, Review, Shown
-from shannotd.wire.model import State
+from shannotd.wire.session import State
 
 
 def _open(review: Review) -> Result:

@@ -10,7 +10,8 @@ from shannotctl.render.session import counts_text
 from shannotctl.review.document import Document, Row, remembered
 from shannotctl.review.spans import RISK_ROLES, STATE_ROLES, Line, Span, clipped, padded
 from shannotctl.review.state import ACTIVE, Listing, Order, Review, Shown
-from shannotd.wire.model import Session, State, StepCounts
+from shannotd.wire.plan import StepCounts
+from shannotd.wire.session import Session, State
 from shannotd.wire.text import visible
 
 _STATES = {

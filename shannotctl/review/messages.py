@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from shannotctl.protocol import Event
 from shannotd.wire.errors import ShannotError
-from shannotd.wire.model import Plan, RollbackAnswer, Session
+from shannotd.wire.plan import Plan
+from shannotd.wire.rollback import RollbackAnswer
+from shannotd.wire.session import Session
 
 # What happens.
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from shannotctl.review.following import Result
 from shannotctl.review.messages import Follow, Load
 from shannotctl.review.state import Kind, Place, Review
-from shannotd.wire.model import State
+from shannotd.wire.session import State
 
 
 def open_session(review: Review, id: str) -> Result:

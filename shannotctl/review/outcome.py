@@ -13,7 +13,8 @@ from shannotctl.render.style import Style
 from shannotctl.review.spans import STATE_ROLES
 from shannotctl.review.state import Opened
 from shannotctl.review.warnings import what
-from shannotd.wire.model import Plan, State
+from shannotd.wire.plan import Plan
+from shannotd.wire.session import State
 
 MARKS = {
     "done": ("✓", "good"),

@@ -22,7 +22,7 @@ from shannotctl.review.spans import (
     width_of,
 )
 from shannotctl.review.state import Ask, Opened, Panel, Review
-from shannotd.wire.model import Risk
+from shannotd.wire.decision import Risk
 from shannotd.wire.text import visible
 
 FORCE_WORDS = "force"

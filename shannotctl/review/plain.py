@@ -23,7 +23,8 @@ from shannotctl.review.spans import plain
 from shannotctl.review.state import Listing
 from shannotctl.review.warnings import warnings
 from shannotd.wire.errors import ShannotError
-from shannotd.wire.model import Plan, Session, State
+from shannotd.wire.plan import Plan
+from shannotd.wire.session import Session, State
 from shannotd.wire.text import visible
 
 _QUESTION = "approve, reject, skip or quit? "

@@ -24,7 +24,7 @@ from shannotctl.review.spans import (
 )
 from shannotctl.review.state import Kind, Link, Review, Shown
 from shannotctl.review.step_view import content_document, diff_document, is_side_by_side
-from shannotd.wire.model import State
+from shannotd.wire.session import State
 from shannotd.wire.text import visible
 
 SMALLEST = (40, 10)

@@ -14,7 +14,8 @@ from shannotctl.review.screen import body_height, body_width, document
 from shannotctl.review.session_view import foldable_items, folded_items, unfolding
 from shannotctl.review.state import Ask, Kind, Panel, Place, Review
 from shannotctl.review.step_keys import STEP
-from shannotd.wire.model import Risk, State
+from shannotd.wire.decision import Risk
+from shannotd.wire.session import State
 
 REVERSIBLE = (State.EXECUTED, State.FAILED, State.STALE)
 STOPPABLE = (State.RUNNING, State.APPROVED, State.EXECUTING)

@@ -29,7 +29,8 @@ from shannotctl.review.state import Opened
 from shannotctl.review.step_sections import plan_sections, printed_lines
 from shannotctl.review.syntax import coloured, script_lexer
 from shannotctl.review.warnings import warnings
-from shannotd.wire.model import ScriptKind, Session
+from shannotd.wire.session import Session
+from shannotd.wire.submission import ScriptKind
 from shannotd.wire.text import visible
 
 # What is longer is folded at first.

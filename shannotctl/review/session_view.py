@@ -12,7 +12,8 @@ from shannotctl.review.session_sections import all_sections
 from shannotctl.review.spans import Line, Span, hung, width_of
 from shannotctl.review.state import Live, Opened
 from shannotctl.review.step_sections import step_of
-from shannotd.wire.model import Plan, Session
+from shannotd.wire.plan import Plan
+from shannotd.wire.session import Session
 
 # Lines of steps that are unfolded together: more would take seconds to lay out.
 _MOST_UNFOLDED = 30_000

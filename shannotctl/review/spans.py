@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from shannotctl.render.layout import display_width, fold
 from shannotctl.render.style import Style
-from shannotd.wire.model import Risk, State
+from shannotd.wire.decision import Risk
+from shannotd.wire.session import State
 from shannotd.wire.text import escape_character, without_hidden
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from shannotctl.render.plan import highest_risk
-from shannotd.wire.model import Plan, Risk, Session, State
+from shannotd.wire.decision import Risk
+from shannotd.wire.plan import Plan
+from shannotd.wire.session import Session, State
 
 ACTIVE = (State.RUNNING, State.PENDING, State.APPROVED, State.EXECUTING)
 

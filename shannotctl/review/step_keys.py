@@ -14,7 +14,8 @@ from shannotctl.review.patch import fits_side_by_side
 from shannotctl.review.screen import body_width
 from shannotctl.review.state import Kind, Place, Review, unread
 from shannotctl.review.step_view import is_side_by_side
-from shannotd.wire.model import FileState, State, Step
+from shannotd.wire.session import State
+from shannotd.wire.step import FileState, Step
 
 
 def _edit(review: Review) -> Result:

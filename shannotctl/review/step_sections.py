@@ -24,7 +24,10 @@ from shannotctl.review.patch import unified
 from shannotctl.review.section import Section, fixed, title
 from shannotctl.review.spans import EMPTY, Line, Span, marked, rendered, with_role
 from shannotctl.review.state import Opened
-from shannotd.wire.model import Decision, Plan, State, Step
+from shannotd.wire.decision import Decision
+from shannotd.wire.plan import Plan
+from shannotd.wire.session import State
+from shannotd.wire.step import Step
 
 # What is longer is folded at first: a step, what one printed that only looks, and of a plan all
 # steps after so many lines. Lines of diffs and outputs are counted.

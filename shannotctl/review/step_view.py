@@ -13,7 +13,7 @@ from shannotctl.review.session_sections import source_lines
 from shannotctl.review.spans import EMPTY, Line, Span, marked, rendered
 from shannotctl.review.state import Content, Opened, Review
 from shannotctl.review.syntax import lexer_for
-from shannotd.wire.model import Plan
+from shannotd.wire.plan import Plan
 
 MOST_SHOWN_BYTES = 1024 * 1024
 _HEX_COLUMNS = 16

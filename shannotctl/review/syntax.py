@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from shannotctl.review.spans import Line, Span
-from shannotd.wire.model import ScriptKind
+from shannotd.wire.submission import ScriptKind
 
 if TYPE_CHECKING:
     from pygments.token import _TokenType

@@ -27,7 +27,8 @@ from shannotctl.review.state import (
     unread,
 )
 from shannotd.wire.errors import RollbackConflict, RollbackPending, ShannotError, StepNeeded
-from shannotd.wire.model import Conflict, State
+from shannotd.wire.rollback import Conflict
+from shannotd.wire.session import State
 
 # What keys do although the view has no room: they are about nothing that is in it.
 _ANYWHERE = ("c-c", "c-l", "c-z")

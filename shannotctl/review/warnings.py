@@ -13,7 +13,10 @@ from shannotctl.render.rollback import staying_lines
 from shannotctl.render.session import ending_text
 from shannotctl.render.style import Style
 from shannotctl.review.spans import Line, rendered
-from shannotd.wire.model import Decision, Plan, Risk, Session, Step
+from shannotd.wire.decision import Decision, Risk
+from shannotd.wire.plan import Plan
+from shannotd.wire.session import Session
+from shannotd.wire.step import Step
 from shannotd.wire.text import has_hidden, visible
 
 _MOST_NAMED = 8  # steps of one warning that are named; the others are counted

@@ -39,8 +39,8 @@ from shannotd.audit.verify import (
     torn_name,
     verify_directory,
 )
+from shannotd.wire.audit import AuditRecord, AuditVerdict
 from shannotd.wire.errors import AuditBroken, ConfigError, StoreFull
-from shannotd.wire.model import AuditRecord, AuditVerdict
 
 MAX_FILE_BYTES = 8 * 1024 * 1024
 _SECONDS_PER_DAY = 86400

@@ -29,9 +29,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from shannotd.wire.audit import AuditRecord, AuditVerdict
 from shannotd.wire.decode import decode
 from shannotd.wire.errors import AuditBroken
-from shannotd.wire.model import AuditRecord, AuditVerdict
 
 HEAD_NAME = "head"
 LOCK_NAME = "lock"

@@ -24,7 +24,7 @@ from shannotd.wire.errors import (
     TooManySessions,
     UnknownMethod,
 )
-from shannotd.wire.model import State
+from shannotd.wire.session import State
 
 # A system bus throws out who sends it more than 32 MiB.
 MAX_ANSWER_BYTES = 16 * 1024 * 1024

@@ -22,7 +22,7 @@ from shannotd.wire.errors import (
     AuthenticationRefused,
     AuthenticationUnavailable,
 )
-from shannotd.wire.model import Session
+from shannotd.wire.session import Session
 from shannotd.wire.text import visible
 
 Result = TypeVar("Result")

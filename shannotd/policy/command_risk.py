@@ -12,7 +12,8 @@ from fnmatch import fnmatchcase
 
 from shannotd.policy.patterns import merged
 from shannotd.policy.rules import RiskRules
-from shannotd.wire.model import Decision, Risk, Step
+from shannotd.wire.decision import Decision, Risk
+from shannotd.wire.step import Step
 from shannotd.wire.text import visible
 
 Finding = tuple[Risk, str]

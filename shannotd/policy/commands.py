@@ -17,7 +17,7 @@ from shannotd.policy.patterns import CommandPattern, command_pattern, merged
 from shannotd.policy.profiles import Profile
 from shannotd.policy.programs import ProgramRule, ProgramRules, program_rules
 from shannotd.policy.tripwires import shell_text, tripped
-from shannotd.wire.model import Decision, ProgramCall, Recording, Risk, Verdict
+from shannotd.wire.decision import Decision, ProgramCall, Recording, Risk, Verdict
 from shannotd.wire.text import visible
 
 # Of a program that starts another: how many of its arguments may be that one's name.

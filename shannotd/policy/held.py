@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from shannotd.wire.model import Risk, Step
+from shannotd.wire.decision import Risk
+from shannotd.wire.step import Step
 from shannotd.wire.text import visible
 
 

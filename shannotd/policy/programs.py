@@ -43,8 +43,8 @@ from importlib.resources.abc import Traversable
 from shannotd.policy.globs import expand_braces
 from shannotd.policy.options import Arguments, Options
 from shannotd.policy.patterns import ArgumentPattern, argument_pattern
+from shannotd.wire.decision import Decision, Observation, ProgramCall, Recording, Risk
 from shannotd.wire.decode import decode
-from shannotd.wire.model import Decision, Observation, ProgramCall, Recording, Risk
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from shannotd.policy import acl
-from shannotd.wire.model import FileState, Risk
+from shannotd.wire.decision import Risk
+from shannotd.wire.step import FileState
 from shannotd.wire.text import visible
 
 Finding = tuple[Risk, str]

@@ -14,7 +14,9 @@ from shannotd.policy.command_risk import Finding, assess_commands
 from shannotd.policy.held import Held, Holder, held_finding
 from shannotd.policy.rights import rights_findings
 from shannotd.policy.rules import RiskRules, Rule, risk_rules
-from shannotd.wire.model import Decision, FileState, Plan, Risk, Step, StepCounts
+from shannotd.wire.decision import Decision, Risk
+from shannotd.wire.plan import Plan, StepCounts
+from shannotd.wire.step import FileState, Step
 
 _WRITE_BY_OTHERS = 0o022
 _DEVICES = ("character", "block")

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 
 from shannotd.policy.globs import ancestors, compile_patterns, expand_braces, translate
+from shannotd.wire.decision import Risk
 from shannotd.wire.decode import decode
-from shannotd.wire.model import Risk
 
 
 @dataclass(frozen=True)

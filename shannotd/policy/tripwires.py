@@ -10,7 +10,7 @@ import posixpath
 import re
 from collections.abc import Sequence
 
-from shannotd.wire.model import Risk
+from shannotd.wire.decision import Risk
 
 _MAX_CHARACTERS = 64 * 1024  # of a text, from its beginning
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "mksh", "ash", "busybox"})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shannotd.policy.commands import decide
 from shannotd.policy.profiles import Profile
-from shannotd.wire.model import Explanation, ProgramCall
+from shannotd.wire.decision import Explanation, ProgramCall
 
 _ROOT = ("root", "0")
 _ELSEWHERE = "/usr/bin"  # where a program is thought to be that this host does not have

@@ -29,7 +29,9 @@ from shannotd.sessions.rollbacks import Rollbacks, Wanted
 from shannotd.sessions.store import Store
 from shannotd.wire.decode import decode, encode
 from shannotd.wire.errors import InvalidRequest, UnknownMethod
-from shannotd.wire.model import DaemonStatus, State, Submission
+from shannotd.wire.session import State
+from shannotd.wire.status import DaemonStatus
+from shannotd.wire.submission import Submission
 
 Params = TypeVar("Params")
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from shannotd.sessions.access import Caller
-from shannotd.wire.model import Session
+from shannotd.wire.session import Session
 
 
 class Action(StrEnum):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from shannotd.wire.errors import NotAllowed
-from shannotd.wire.model import Session
+from shannotd.wire.session import Session
 
 
 class Role(StrEnum):

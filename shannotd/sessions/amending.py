@@ -17,9 +17,11 @@ from shannotd.sessions.recorded import Recorded, recorded
 from shannotd.sessions.records import Content
 from shannotd.sessions.runner import Runner
 from shannotd.sessions.store import Store
+from shannotd.wire.amendment import Amendment, DroppedStep, EditedStep
 from shannotd.wire.decode import decode
 from shannotd.wire.errors import NotAmendable, RunnerLost, ShannotError, error_from_wire
-from shannotd.wire.model import Amendment, DroppedStep, EditedStep, Plan, Step
+from shannotd.wire.plan import Plan
+from shannotd.wire.step import Step
 
 _SECONDS = 120.0  # what the runner gets for it: the host's files may have to be read
 

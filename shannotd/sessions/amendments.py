@@ -21,6 +21,7 @@ from shannotd.sessions.plans import Judged, judge, unpack_notes
 from shannotd.sessions.records import NOTES, PLAN, SCRIPT, STDERR, STDOUT, Entry, Record, Stored
 from shannotd.sessions.registry import Live, Registry
 from shannotd.sessions.runner import Runner
+from shannotd.wire.amendment import Amendment
 from shannotd.wire.errors import (
     DigestMismatch,
     EditTooLarge,
@@ -29,8 +30,9 @@ from shannotd.wire.errors import (
     StoreFull,
     WrongState,
 )
-from shannotd.wire.model import Amendment, Plan, Session, State
+from shannotd.wire.plan import Plan
 from shannotd.wire.rpc import MAX_EDIT_BYTES
+from shannotd.wire.session import Session, State
 
 _CHANGED = "changed"
 

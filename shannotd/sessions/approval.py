@@ -32,7 +32,7 @@ from shannotd.wire.errors import (
     StoreFull,
     WrongState,
 )
-from shannotd.wire.model import Session, State
+from shannotd.wire.session import Session, State
 from shannotd.wire.text import visible
 
 log = logging.getLogger(__name__)

@@ -22,6 +22,7 @@ from shannotd.sessions.channel import ChannelClosed
 from shannotd.sessions.records import Entry
 from shannotd.sessions.registry import Registry
 from shannotd.sessions.runner import Job, Runner, RunnerGone
+from shannotd.wire.checkpoint import Checkpoint, CheckpointContents, SavedStep
 from shannotd.wire.decode import decode
 from shannotd.wire.errors import (
     CheckpointInUse,
@@ -30,7 +31,6 @@ from shannotd.wire.errors import (
     ShannotError,
     error_from_wire,
 )
-from shannotd.wire.model import Checkpoint, CheckpointContents, SavedStep
 from shannotd.wire.text import visible
 
 log = logging.getLogger(__name__)

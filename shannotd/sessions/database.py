@@ -14,7 +14,7 @@ from shannotd.sessions.blobs import Blobs
 from shannotd.sessions.records import Content, Entry, Page, Record, Stored
 from shannotd.sessions.schema import migrate
 from shannotd.wire.decode import decode, encode
-from shannotd.wire.model import FINAL_STATES, State
+from shannotd.wire.session import FINAL_STATES, State
 
 Result = TypeVar("Result")
 

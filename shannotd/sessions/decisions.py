@@ -9,8 +9,9 @@ from shannotd.policy.commands import decide
 from shannotd.policy.profiles import Profile
 from shannotd.sessions.events import Events
 from shannotd.sessions.journal import Journal
+from shannotd.wire.decision import Decision, ProgramCall, Risk, Verdict
 from shannotd.wire.errors import StoreFull
-from shannotd.wire.model import Decision, ProgramCall, Risk, Session, Verdict
+from shannotd.wire.session import Session
 
 # What the log, and who watches, is told of the words of a call.
 SHOWN_CHARACTERS = 2000

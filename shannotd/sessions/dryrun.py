@@ -12,9 +12,10 @@ from shannotd.policy.profiles import Profile
 from shannotd.sessions.channel import Channel, ChannelClosed, Frame
 from shannotd.sessions.recorded import Keeper, Recorded, keep_contents, recorded
 from shannotd.sessions.runner import Job, Runner, RunnerGone
+from shannotd.wire.decision import ProgramCall, Verdict
 from shannotd.wire.decode import decode, encode
 from shannotd.wire.errors import RunnerLost, ShannotError, error_from_wire
-from shannotd.wire.model import ProgramCall, Submission, Verdict
+from shannotd.wire.submission import Submission
 
 CANCEL_SECONDS = 5.0  # what a cancelled sandbox gets to end before its channel is closed
 MAX_CALLS = 10_000  # of programs that policy is asked about, in one session

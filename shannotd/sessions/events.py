@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
+from shannotd.wire.decision import Verdict
 from shannotd.wire.decode import encode
-from shannotd.wire.model import Session, Verdict
 from shannotd.wire.rpc import Notification, pack
+from shannotd.wire.session import Session
 
 
 @dataclass(frozen=True)

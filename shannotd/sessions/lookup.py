@@ -11,7 +11,7 @@ from shannotd.sessions.plans import WireSession, of_commands, whole_session
 from shannotd.sessions.records import PLAN, Content, Page, Stored
 from shannotd.sessions.registry import Registry
 from shannotd.wire.errors import AmbiguousId, IdTooShort, NotFound
-from shannotd.wire.model import FINAL_STATES, Session, State
+from shannotd.wire.session import FINAL_STATES, Session, State
 
 _ID = re.compile(r"[0-9a-f]{1,32}")
 _ID_CHARACTERS = 32

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from shannotd.wire.errors import WrongState
-from shannotd.wire.model import Session, State
+from shannotd.wire.session import Session, State
 
 FOLLOWING: Mapping[State, frozenset[State]] = {
     State.RUNNING: frozenset({State.PENDING, State.EXECUTED, State.FAILED, State.CANCELLED}),

@@ -27,6 +27,7 @@ from shannotd.sessions.records import NOTES, PLAN, Entry, Record, Stored
 from shannotd.sessions.registry import Live, Registry
 from shannotd.sessions.runner import Runner
 from shannotd.sessions.submission import check_submission, display_name
+from shannotd.wire.decision import ProgramCall, Verdict
 from shannotd.wire.errors import (
     DaemonStopping,
     LimitExceeded,
@@ -36,7 +37,8 @@ from shannotd.wire.errors import (
     ShannotError,
     StoreFull,
 )
-from shannotd.wire.model import Failure, ProgramCall, Session, State, Submission, Verdict
+from shannotd.wire.session import Failure, Session, State
+from shannotd.wire.submission import Submission
 from shannotd.wire.text import visible
 
 log = logging.getLogger(__name__)

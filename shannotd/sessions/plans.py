@@ -17,8 +17,11 @@ from shannotd.policy.held import HELD, Held, Holder, held_at_apply
 from shannotd.policy.risk import assess_plan, counts, plan_risk
 from shannotd.sessions.recorded import Recorded
 from shannotd.sessions.records import NOTES, PLAN, SCRIPT, STDERR, STDOUT, Stored
+from shannotd.wire.amendment import Amendment
+from shannotd.wire.decision import Risk
 from shannotd.wire.decode import decode, encode
-from shannotd.wire.model import Amendment, CommandResult, Plan, Risk, StartedProgram, StepCounts
+from shannotd.wire.plan import Plan, StartedProgram, StepCounts
+from shannotd.wire.step import CommandResult
 from shannotd.wire.text import visible
 
 LARGE_BYTES = 32 * 1024  # a plan of this size takes about a millisecond to judge

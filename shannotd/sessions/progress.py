@@ -17,7 +17,8 @@ from shannotd.sessions.records import Content
 from shannotd.sessions.registry import Live, Registry
 from shannotd.wire.decode import decode
 from shannotd.wire.errors import RunnerLost
-from shannotd.wire.model import CommandResult, Plan, Step
+from shannotd.wire.plan import Plan
+from shannotd.wire.step import CommandResult, Step
 
 # What is kept of the outputs of a command, and of all commands of a session.
 KEPT_BYTES = 256 * 1024

@@ -7,7 +7,7 @@ import time
 from shannotd.config import DaemonSettings
 from shannotd.sessions.registry import Registry
 from shannotd.wire.errors import TooManySessions
-from shannotd.wire.model import State
+from shannotd.wire.session import State
 
 _MINUTE = 60.0
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from shannotd.wire.model import Session
+from shannotd.wire.session import Session
 
 SCRIPT, STDOUT, STDERR, PLAN, NOTES = "script", "stdout", "stderr", "plan", "notes"
 

@@ -15,7 +15,7 @@ from shannotd.sessions.machine import transition
 from shannotd.sessions.records import Entry
 from shannotd.sessions.registry import Live, Registry
 from shannotd.wire.errors import NotFound, StoreFull, WrongState
-from shannotd.wire.model import State
+from shannotd.wire.session import State
 
 
 class Refusals:

@@ -20,7 +20,7 @@ from shannotd.sessions.journal import Journal
 from shannotd.sessions.machine import is_due, transition
 from shannotd.sessions.records import SCRIPT, STDERR, STDOUT, Entry, Record, Stored
 from shannotd.sessions.store import Store
-from shannotd.wire.model import FINAL_STATES, Session, State
+from shannotd.wire.session import FINAL_STATES, Session, State
 
 _TIMER_SECONDS = 3600.0  # the longest sleep of the timer: the wall clock may be set meanwhile
 

@@ -12,9 +12,11 @@ from shannotd.sessions import errand
 from shannotd.sessions.channel import Channel, Frame
 from shannotd.sessions.recorded import Keeper, Recorded, keep_contents, recorded
 from shannotd.sessions.runner import Runner
+from shannotd.wire.decision import ProgramCall, Verdict
 from shannotd.wire.decode import decode, encode
 from shannotd.wire.errors import NotReversible, ShannotError, error_from_wire
-from shannotd.wire.model import Conflict, ProgramCall, StayingCommand, Verdict
+from shannotd.wire.rollback import Conflict
+from shannotd.wire.session import StayingCommand
 
 # What the runner gets for it: it waits for an apply that is under way, and reads many files.
 _SECONDS = 300.0

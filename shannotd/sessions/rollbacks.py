@@ -22,6 +22,7 @@ from shannotd.sessions.records import NOTES, PLAN, Entry, Record, Stored
 from shannotd.sessions.registry import Live, Registry
 from shannotd.sessions.reversing import Force, Made, Order, Reversing
 from shannotd.sessions.runner import Runner
+from shannotd.wire.decision import ProgramCall, Verdict
 from shannotd.wire.errors import (
     CheckpointInUse,
     NotFound,
@@ -31,7 +32,9 @@ from shannotd.wire.errors import (
     StoreFull,
     WrongState,
 )
-from shannotd.wire.model import Conflict, ProgramCall, ScriptKind, Session, State, Verdict
+from shannotd.wire.rollback import Conflict
+from shannotd.wire.session import Session, State
+from shannotd.wire.submission import ScriptKind
 
 _REVERSIBLE = (State.EXECUTED, State.FAILED, State.STALE)
 _SHOWN_CONFLICTS = 3  # in the message of an error; its details have all

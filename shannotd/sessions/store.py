@@ -20,7 +20,7 @@ from shannotd.sessions.blobs import COPY_BYTES, LargeCopy
 from shannotd.sessions.database import Database
 from shannotd.sessions.records import Content, Entry, Page, Record, Stored
 from shannotd.wire.errors import StoreFull
-from shannotd.wire.model import State
+from shannotd.wire.session import State
 from shannotd.wire.text import visible
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 
 from shannotd.wire.errors import InvalidRequest, ScriptTooLarge
-from shannotd.wire.model import ScriptKind, Submission
+from shannotd.wire.submission import ScriptKind, Submission
 
 MAX_NAME_CHARACTERS = 256
 MAX_PATH_CHARACTERS = 4096

@@ -10,7 +10,7 @@ from dataclasses import replace
 from shannotd.sessions.machine import transition
 from shannotd.sessions.records import Record
 from shannotd.wire.errors import Stale, WrongState
-from shannotd.wire.model import Session, State
+from shannotd.wire.session import Session, State
 
 Load = Callable[[str], Awaitable[Record | None]]
 

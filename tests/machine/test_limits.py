@@ -17,7 +17,7 @@ import pytest
 from shannotd.runner import cgroups
 from shannotd.runner.cgroups import Base
 from shannotd.runner.frames import Channel
-from shannotd.wire.model import ScriptKind, Submission
+from shannotd.wire.submission import ScriptKind, Submission
 from tests.support.cgroups import available, cgroup_of
 from tests.support.daemon import running_daemon
 from tests.support.processes import descendants, wait_until_gone

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from shannotd.wire.model import Decision, Risk
+from shannotd.wire.decision import Decision, Risk
 from tests.policy.test_policy_commands import texts
 from tests.support.calls import verdict
 

@@ -9,16 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shannotd.policy.risk import assess_plan, counts, plan_risk
-from shannotd.wire.model import (
-    FileState,
-    Identity,
-    Interpreter,
-    Plan,
-    Risk,
-    Step,
-    StepCounts,
-    Target,
-)
+from shannotd.wire.decision import Risk
+from shannotd.wire.plan import Identity, Plan, StepCounts, Target
+from shannotd.wire.step import FileState, Interpreter, Step
 from shannotd.wire.text import has_hidden
 
 pytestmark = pytest.mark.P7

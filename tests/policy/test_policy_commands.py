@@ -10,7 +10,7 @@ import pytest
 from shannotd.policy.commands import asked_names, decide
 from shannotd.policy.programs import parse_rules, program_rules
 from shannotd.policy.tripwires import shell_text, tripped
-from shannotd.wire.model import Decision, ProgramCall, Risk
+from shannotd.wire.decision import Decision, ProgramCall, Risk
 from tests.support.calls import DEFAULT, call, profile, verdict
 
 OBSERVED = """

@@ -13,7 +13,7 @@ from shannotd.policy.commands import decide, deniable
 from shannotd.policy.patterns import command_pattern
 from shannotd.policy.profiles import Profile
 from shannotd.runner.names import Denied
-from shannotd.wire.model import Decision, ProgramCall
+from shannotd.wire.decision import Decision, ProgramCall
 from tests.support.calls import DEFAULT, call, profile, verdict
 
 pytestmark = pytest.mark.P1

@@ -11,7 +11,8 @@ import pytest
 
 from shannotd.policy import acl
 from shannotd.policy.rights import rights_findings
-from shannotd.wire.model import FileState, Risk
+from shannotd.wire.decision import Risk
+from shannotd.wire.step import FileState
 
 ABSENT = FileState("absent")
 FILE = FileState("file", mode=0o644, uid=0, gid=0, size=1, sha256="a" * 64)

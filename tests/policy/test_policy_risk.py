@@ -13,16 +13,9 @@ from shannotd.policy.globs import translate
 from shannotd.policy.held import Holder
 from shannotd.policy.risk import assess_plan, counts, plan_risk
 from shannotd.policy.rules import PathTable, Rule, risk_rules
-from shannotd.wire.model import (
-    FileState,
-    Identity,
-    Plan,
-    Risk,
-    Step,
-    StepCounts,
-    Target,
-    TreeSummary,
-)
+from shannotd.wire.decision import Risk
+from shannotd.wire.plan import Identity, Plan, StepCounts, Target
+from shannotd.wire.step import FileState, Step, TreeSummary
 from shannotd.wire.text import has_hidden
 
 pytestmark = pytest.mark.P7

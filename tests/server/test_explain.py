@@ -10,9 +10,9 @@ import pytest
 
 from shannotd.policy.profiles import builtin_profiles
 from shannotd.server.explain import explain
+from shannotd.wire.decision import Decision, Explanation
 from shannotd.wire.decode import decode
 from shannotd.wire.errors import InvalidRequest, ProfileUnknown
-from shannotd.wire.model import Decision, Explanation
 from tests.support.service import Caller, in_loop, running_service
 
 DEFAULT = builtin_profiles()["default"]

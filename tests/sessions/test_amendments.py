@@ -20,6 +20,7 @@ from shannotd.sessions.amending import Result, Told, follow
 from shannotd.sessions.plans import Notes
 from shannotd.sessions.recorded import Recorded
 from shannotd.sessions.store import Store
+from shannotd.wire.amendment import Amendment, DroppedStep, EditedStep
 from shannotd.wire.errors import (
     DigestMismatch,
     EditTooLarge,
@@ -33,7 +34,7 @@ from shannotd.wire.errors import (
     WrongState,
     error_from_wire,
 )
-from shannotd.wire.model import Amendment, DroppedStep, EditedStep, Plan
+from shannotd.wire.plan import Plan
 from shannotd.wire.rpc import MAX_EDIT_BYTES
 from tests.support.accounts import is_root, temporary_account
 from tests.support.service import (

@@ -25,7 +25,7 @@ from shannotd.wire.errors import (
     WrongState,
     error_from_wire,
 )
-from shannotd.wire.model import Session, State
+from shannotd.wire.session import Session, State
 from tests.support.accounts import is_root, temporary_account
 from tests.support.service import (
     Caller,

@@ -9,6 +9,7 @@ import pytest
 
 from shannotd.config import CheckpointSettings
 from shannotd.sessions.checkpoints import superfluous
+from shannotd.wire.checkpoint import Checkpoint
 from shannotd.wire.errors import (
     CheckpointInUse,
     CheckpointUnknown,
@@ -16,7 +17,6 @@ from shannotd.wire.errors import (
     RunnerUnreachable,
     StoreFull,
 )
-from shannotd.wire.model import Checkpoint
 from tests.sessions.test_rollbacks import events, executed, get, roll_back
 from tests.support.service import Caller, in_loop, running_service
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shannotd.sessions.machine import FOLLOWING, is_due, settle, transition
 from shannotd.wire.errors import WrongState
-from shannotd.wire.model import FINAL_STATES, Session, State
+from shannotd.wire.session import FINAL_STATES, Session, State
 
 NOW = 1_000_000.0
 

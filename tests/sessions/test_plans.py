@@ -15,16 +15,10 @@ from hypothesis import strategies as st
 from shannotd.runner import plan as runner
 from shannotd.sessions.plans import Judged, judge, mark_applied, unpack_notes
 from shannotd.sessions.recorded import Recorded
+from shannotd.wire.decision import Risk
 from shannotd.wire.decode import decode
-from shannotd.wire.model import (
-    CommandInput,
-    CommandOutput,
-    CommandResult,
-    Plan,
-    Risk,
-    StepCounts,
-    StepNote,
-)
+from shannotd.wire.plan import Plan, StepCounts
+from shannotd.wire.step import CommandInput, CommandOutput, CommandResult, StepNote
 
 CONTENT = hashlib.sha256(b"x").hexdigest()
 REVIEWED = runner.CommandStep(

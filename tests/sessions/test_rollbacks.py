@@ -29,7 +29,7 @@ from shannotd.wire.errors import (
     StoreFull,
     WrongState,
 )
-from shannotd.wire.model import Conflict
+from shannotd.wire.rollback import Conflict
 from tests.support.accounts import is_root, temporary_account
 from tests.support.service import (
     Caller,

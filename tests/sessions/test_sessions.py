@@ -21,7 +21,7 @@ from shannotd.wire.errors import (
     TooManySessions,
     WrongState,
 )
-from shannotd.wire.model import Session
+from shannotd.wire.session import Session
 from tests.support.service import Caller, change_stored, in_loop, running_service, script
 
 PATH = "/srv/example/new"

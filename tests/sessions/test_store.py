@@ -17,7 +17,7 @@ from shannotd.sessions.records import Entry, Record
 from shannotd.sessions.schema import MIGRATIONS
 from shannotd.sessions.store import Store
 from shannotd.wire.errors import ConfigError, StoreFull
-from shannotd.wire.model import Session, State
+from shannotd.wire.session import Session, State
 from tests.support.service import in_loop
 
 

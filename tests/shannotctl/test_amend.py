@@ -17,18 +17,12 @@ from shannotctl.drafts import Drafts
 from shannotctl.render.amendment import steps_text
 from shannotctl.render.session import session_lines
 from shannotctl.render.style import Style
+from shannotd.wire.amendment import Amendment, DroppedStep, EditedStep
 from shannotd.wire.errors import EditorFailed, EditTooLarge, StepNeeded
-from shannotd.wire.model import (
-    Amendment,
-    DroppedStep,
-    EditedStep,
-    FileState,
-    Plan,
-    State,
-    Step,
-    TreeSummary,
-)
+from shannotd.wire.plan import Plan
 from shannotd.wire.rpc import MAX_EDIT_BYTES
+from shannotd.wire.session import State
+from shannotd.wire.step import FileState, Step, TreeSummary
 from tests.support.peer import Link, Peer
 from tests.support.samples import ABSENT, ID, bare, canonical, file_step, regular, session
 

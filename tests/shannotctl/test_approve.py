@@ -9,8 +9,11 @@ from typing import Any
 import pexpect
 import pytest
 
+from shannotd.wire.decision import Risk
 from shannotd.wire.errors import DigestMismatch
-from shannotd.wire.model import Failure, Plan, Risk, Session, State, Step
+from shannotd.wire.plan import Plan
+from shannotd.wire.session import Failure, Session, State
+from shannotd.wire.step import Step
 from tests.support.peer import Link, Peer
 from tests.support.samples import ABSENT, ID, bare, file_step, session
 

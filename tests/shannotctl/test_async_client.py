@@ -19,15 +19,11 @@ from shannotctl.client import (
     StepApplied,
     Submission,
 )
+from shannotd.wire.audit import AuditRecord, AuditVerdict
+from shannotd.wire.checkpoint import Checkpoint, CheckpointContents
 from shannotd.wire.errors import BadFrame, NotFound, OutcomeUnknown
-from shannotd.wire.model import (
-    AuditRecord,
-    AuditVerdict,
-    Checkpoint,
-    CheckpointContents,
-    RollbackAnswer,
-    SessionPage,
-)
+from shannotd.wire.rollback import RollbackAnswer
+from shannotd.wire.session import SessionPage
 from tests.support.peer import Link, Peer
 from tests.support.samples import ID, STATUS, bare, file_step, session
 

@@ -21,6 +21,7 @@ from shannotctl.client import (
     StepApplied,
     Submission,
 )
+from shannotd.wire.audit import AuditRecord, AuditVerdict
 from shannotd.wire.errors import (
     BadFrame,
     DigestMismatch,
@@ -29,8 +30,8 @@ from shannotd.wire.errors import (
     ShannotError,
     TooManySessions,
 )
-from shannotd.wire.model import AuditRecord, AuditVerdict, SessionPage
 from shannotd.wire.rpc import Response, pack
+from shannotd.wire.session import SessionPage
 from tests.support.peer import Link, Peer
 from tests.support.samples import ABSENT, ID, STATUS, bare, file_step, session
 

@@ -14,8 +14,9 @@ import pytest
 from shannotctl.client import Client
 from shannotctl.contents import MAX_CONTENT_BYTES, command_contents
 from shannotd.wire.errors import BadFrame, InvalidRequest
-from shannotd.wire.model import CommandInput, CommandOutput, State, Step
 from shannotd.wire.rpc import Request
+from shannotd.wire.session import State
+from shannotd.wire.step import CommandInput, CommandOutput, Step
 from tests.shannotctl.conftest import Run
 from tests.support.peer import Link, Peer
 from tests.support.samples import ID, bare, file_step, session

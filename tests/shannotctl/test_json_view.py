@@ -11,21 +11,16 @@ import pytest
 
 from shannotctl.json_view import error_object, event_object, list_object, session_object
 from shannotctl.protocol import Changed, CommandPrinted, Decided, Output, StepApplied
+from shannotd.wire.amendment import Amendment, DroppedStep, EditedStep
+from shannotd.wire.decision import Risk
 from shannotd.wire.errors import NotFound
-from shannotd.wire.model import (
-    Amendment,
+from shannotd.wire.plan import Plan, StartedProgram
+from shannotd.wire.session import Failure, Session, State
+from shannotd.wire.step import (
     CommandInput,
     CommandOutput,
     CommandResult,
-    DroppedStep,
-    EditedStep,
-    Failure,
     FileState,
-    Plan,
-    Risk,
-    Session,
-    StartedProgram,
-    State,
     Step,
     TreeSummary,
 )

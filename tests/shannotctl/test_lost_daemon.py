@@ -13,7 +13,7 @@ import pytest
 from shannotctl.async_client import AsyncClient
 from shannotctl.client import Client
 from shannotd.wire.errors import DaemonUnreachable, OutcomeUnknown
-from shannotd.wire.model import State
+from shannotd.wire.session import State
 from tests.support.embedded import Home, temporary_home
 from tests.support.peer import Link, Peer
 from tests.support.samples import ID, bare, file_step, session

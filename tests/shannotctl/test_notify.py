@@ -29,7 +29,9 @@ from shannotctl.notify.notices import (
     Reader,
     notices,
 )
-from shannotd.wire.model import Risk, Session, State, StepCounts
+from shannotd.wire.decision import Risk
+from shannotd.wire.plan import StepCounts
+from shannotd.wire.session import Session, State
 from tests.support.accounts import is_root, temporary_account
 from tests.support.service import SECONDS, Caller, in_loop, public_directory, running_service
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from shannotd.wire.errors import ProfileUnknown
-from shannotd.wire.model import (
+from shannotd.wire.decision import (
     Decision,
     Explanation,
     Observation,
@@ -17,6 +16,7 @@ from shannotd.wire.model import (
     Risk,
     Verdict,
 )
+from shannotd.wire.errors import ProfileUnknown
 from tests.support.peer import Peer
 
 Run = Any

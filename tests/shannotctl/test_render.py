@@ -14,17 +14,10 @@ from shannotctl.render.layout import block, display_width, expand_tabs, fold, ha
 from shannotctl.render.plan import changes, plan_lines, summary
 from shannotctl.render.session import change_line, list_lines, session_lines
 from shannotctl.render.style import PLAIN, Style
-from shannotd.wire.model import (
-    CommandResult,
-    Failure,
-    FileState,
-    Plan,
-    Risk,
-    Session,
-    State,
-    Step,
-    TreeSummary,
-)
+from shannotd.wire.decision import Risk
+from shannotd.wire.plan import Plan
+from shannotd.wire.session import Failure, Session, State
+from shannotd.wire.step import CommandResult, FileState, Step, TreeSummary
 from shannotd.wire.text import has_hidden, visible
 from tests.support.samples import ABSENT, file_step, regular, session
 

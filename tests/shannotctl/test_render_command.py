@@ -17,16 +17,9 @@ from shannotctl.render.plan import plan_lines, summary
 from shannotctl.render.printed import PrintedLines
 from shannotctl.render.session import counts_text, session_lines, steps_text
 from shannotctl.render.style import Style
-from shannotd.wire.model import (
-    CommandInput,
-    CommandOutput,
-    CommandResult,
-    Plan,
-    Risk,
-    StartedProgram,
-    Step,
-    StepCounts,
-)
+from shannotd.wire.decision import Risk
+from shannotd.wire.plan import Plan, StartedProgram, StepCounts
+from shannotd.wire.step import CommandInput, CommandOutput, CommandResult, Step
 from shannotd.wire.text import has_hidden
 from tests.support.samples import ID, file_step, session
 

@@ -10,8 +10,10 @@ from typing import Any
 import pexpect
 import pytest
 
+from shannotd.wire.decision import Risk
 from shannotd.wire.errors import NotAllowed
-from shannotd.wire.model import Plan, Risk, SessionPage, State
+from shannotd.wire.plan import Plan
+from shannotd.wire.session import SessionPage, State
 from tests.support.peer import Link, Peer
 from tests.support.samples import ABSENT, ID, bare, file_step, session
 

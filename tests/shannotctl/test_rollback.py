@@ -17,22 +17,16 @@ from shannotctl.client import Client, StepApplied
 from shannotctl.protocol import conflicts_of
 from shannotctl.render.session import session_lines
 from shannotctl.render.style import Style
+from shannotd.wire.checkpoint import Checkpoint, CheckpointContents, SavedStep
 from shannotd.wire.errors import (
     CheckpointUnknown,
     NotAllowed,
     RollbackConflict,
     RollbackPending,
 )
-from shannotd.wire.model import (
-    Checkpoint,
-    CheckpointContents,
-    Conflict,
-    RollbackAnswer,
-    SavedStep,
-    ScriptKind,
-    State,
-    StayingCommand,
-)
+from shannotd.wire.rollback import Conflict, RollbackAnswer
+from shannotd.wire.session import State, StayingCommand
+from shannotd.wire.submission import ScriptKind
 from tests.support.peer import Link, Peer
 from tests.support.samples import ID, bare, canonical, file_step, session
 

@@ -15,7 +15,7 @@ import pexpect
 import pytest
 
 from shannotd.wire.errors import LimitExceeded, NotAllowed, SandboxUnavailable, ShannotError
-from shannotd.wire.model import Failure, Session, State
+from shannotd.wire.session import Failure, Session, State
 from tests.support.peer import Link, Peer
 from tests.support.samples import ABSENT, ID, bare, file_step, session
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from shannotctl.cli.outcome import STATUSES
+from shannotd.wire.audit import AuditRecord, AuditVerdict
 from shannotd.wire.errors import ERRORS, AmbiguousId, AuditBroken, NotFound
-from shannotd.wire.model import AuditRecord, AuditVerdict, SessionPage, State
+from shannotd.wire.session import SessionPage, State
 from tests.support.peer import Link, Peer
 from tests.support.samples import ABSENT, ID, STATUS, bare, file_step, session
 

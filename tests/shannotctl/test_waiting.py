@@ -17,8 +17,9 @@ import pytest
 from shannotctl.async_client import AsyncClient
 from shannotctl.client import Client
 from shannotd.wire.errors import DaemonStopping, OutcomeUnknown
-from shannotd.wire.model import ScriptKind, Session, State, Submission
 from shannotd.wire.rpc import MAX_FRAME_BYTES, Decoder, Request
+from shannotd.wire.session import Session, State
+from shannotd.wire.submission import ScriptKind, Submission
 from tests.support.service import SECONDS, Caller, in_loop, running_service, script
 
 FILES = ("files", ["/var/lib/example/file"])

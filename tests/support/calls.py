@@ -6,7 +6,7 @@ import shlex
 
 from shannotd.policy.commands import decide
 from shannotd.policy.profiles import Profile, builtin_profiles, merge
-from shannotd.wire.model import ProgramCall, Verdict
+from shannotd.wire.decision import ProgramCall, Verdict
 
 DEFAULT = builtin_profiles()["default"]
 

@@ -6,21 +6,13 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from shannotd.wire.decision import Risk
 from shannotd.wire.decode import encode
-from shannotd.wire.model import (
-    DaemonStatus,
-    FileState,
-    Identity,
-    Plan,
-    Risk,
-    ScriptKind,
-    Session,
-    State,
-    Step,
-    StepCounts,
-    StepNote,
-    Target,
-)
+from shannotd.wire.plan import Identity, Plan, StepCounts, Target
+from shannotd.wire.session import Session, State
+from shannotd.wire.status import DaemonStatus
+from shannotd.wire.step import FileState, Step, StepNote
+from shannotd.wire.submission import ScriptKind
 
 ID = "3f9c51d2a07be8846610c9b7e25d4a13"
 ABSENT = FileState("absent")

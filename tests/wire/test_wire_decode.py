@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shannotd.wire.decode import decode, encode
-from shannotd.wire.model import Session, StepNote, Submission
+from shannotd.wire.session import Session
+from shannotd.wire.step import StepNote
+from shannotd.wire.submission import Submission
 
 pytestmark = pytest.mark.P10
 

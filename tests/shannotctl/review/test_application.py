@@ -13,7 +13,7 @@ from prompt_toolkit.data_structures import Size
 from shannotctl.review import messages as m
 from shannotctl.review.state import Ask, Kind, Link
 from shannotd.wire.errors import AuthenticationNeeded
-from shannotd.wire.model import SessionPage, State
+from shannotd.wire.session import SessionPage, State
 from tests.support import samples
 from tests.support.accounts import is_root
 from tests.support.peer import Link as PeerLink

@@ -22,7 +22,10 @@ from shannotctl.review.session_view import foldable_items, folded_items
 from shannotctl.review.spans import GLYPHS, guarded, plain
 from shannotctl.review.state import Kind, Link, Review
 from shannotctl.review.update import first, update
-from shannotd.wire.model import CommandResult, Plan, Risk, Session, Step
+from shannotd.wire.decision import Risk
+from shannotd.wire.plan import Plan
+from shannotd.wire.session import Session
+from shannotd.wire.step import CommandResult, Step
 from shannotd.wire.text import escape_character, visible, without_hidden
 from tests.support.samples import ABSENT, file_step, session
 

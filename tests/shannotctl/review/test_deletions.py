@@ -8,7 +8,7 @@ import pytest
 
 from shannotctl.review.deletions import deleted, total_text, tree_lines
 from shannotctl.review.spans import plain, width_of
-from shannotd.wire.model import FileState, Step, TreeSummary
+from shannotd.wire.step import FileState, Step, TreeSummary
 from tests.support.samples import file_step, regular
 
 pytestmark = pytest.mark.P7

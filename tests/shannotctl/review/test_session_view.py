@@ -12,16 +12,11 @@ from shannotctl.review.spans import plain, width_of
 from shannotctl.review.state import Content, Opened
 from shannotctl.review.step_view import content_document, diff_document
 from shannotctl.review.update import first, update
-from shannotd.wire.model import (
-    CommandOutput,
-    FileState,
-    Risk,
-    ScriptKind,
-    Session,
-    StartedProgram,
-    State,
-    Step,
-)
+from shannotd.wire.decision import Risk
+from shannotd.wire.plan import StartedProgram
+from shannotd.wire.session import Session, State
+from shannotd.wire.step import CommandOutput, FileState, Step
+from shannotd.wire.submission import ScriptKind
 from tests.support.samples import ABSENT, file_step, regular, session
 
 pytestmark = pytest.mark.P7

@@ -16,8 +16,9 @@ from shannotctl.review.screen import screen
 from shannotctl.review.spans import plain
 from shannotctl.review.state import Ask, Field, Kind, Link, Live, Piece, Review, Shown
 from shannotctl.review.update import first, update
+from shannotd.wire.decision import Risk
 from shannotd.wire.errors import DigestMismatch, NotAllowed, OutcomeUnknown, StepNeeded
-from shannotd.wire.model import Failure, Risk, Session, State
+from shannotd.wire.session import Failure, Session, State
 from tests.support.samples import ABSENT, ID, bare, file_step, session
 
 PENDING = session(
