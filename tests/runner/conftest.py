@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -137,3 +138,18 @@ def shelf(observer: ObserverProcess) -> Iterator[Path]:
     os.chown(directory, observer.uid, -1)
     yield directory
     shutil.rmtree(directory)
+
+
+@pytest.fixture
+def servers(observer: ObserverProcess, shelf: Path) -> Iterator[list[str]]:
+    """Addresses of the host's: a stream and a datagram socket in its tree, an abstract one."""
+    abstract = f"@shannot-{shelf.name}"
+    stream, datagram, other = (socket.socket(socket.AF_UNIX, kind) for kind in (1, 2, 2))
+    with stream, datagram, other:
+        stream.bind(str(shelf / "stream"))
+        stream.listen(64)
+        datagram.bind(str(shelf / "datagram"))
+        other.bind("\0" + abstract[1:])
+        for name in ("stream", "datagram"):
+            os.chmod(shelf / name, 0o666)
+        yield [str(shelf / "stream"), str(shelf / "datagram"), abstract]
