@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,18 +14,23 @@ from pathlib import Path
 
 import pytest
 
+from shannotd.runner import command_process
 from shannotd.runner.plan import Identity
 from tests.runner import overlays
 from tests.support.accounts import is_root, temporary_account
+from tests.support.appliers import Applier, fifo
 from tests.support.observing import ObserverProcess, running_observer
+from tests.support.processes import alive, wait_until_gone
 from tests.support.runner import Outcome, RunnerProcess, running_runner
 
 # What these tests can drive: root both builders, an ordinary user his own.
 BUILDERS = ["privileged", "one-uid"] if os.geteuid() == 0 else ["one-uid"]
 
-
 # As whom programs are observed: as an account and as root by root, as oneself by anybody else.
 OBSERVERS = ["account", "root", "one-uid"] if os.geteuid() == 0 else ["one-uid"]
+
+# As whom plans are applied: as root and as an account by root, as oneself by anybody else.
+APPLIERS = ["root", "account", "own"] if is_root() else ["own"]
 
 
 @dataclass(frozen=True)
@@ -153,3 +159,37 @@ def servers(observer: ObserverProcess, shelf: Path) -> Iterator[list[str]]:
         for name in ("stream", "datagram"):
             os.chmod(shelf / name, 0o666)
         yield [str(shelf / "stream"), str(shelf / "datagram"), abstract]
+
+
+@pytest.fixture(params=APPLIERS)
+def applier(request: pytest.FixtureRequest, top: Path) -> Applier:
+    """Applies plans as each of them, in a directory of its own."""
+    who = overlays.ourselves()
+    if is_root() and request.param != "root":
+        who = request.getfixturevalue("ordinary")
+    place = top / "host"
+    os.chown(place, who.uid, who.gid)
+    return Applier(who, who if request.param == "own" else None, place)
+
+
+@pytest.fixture
+def gate(applier: Applier) -> Path:
+    """A FIFO of the identity's."""
+    return fifo(applier, "gate")
+
+
+@pytest.fixture
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ignores SIGTERM is killed at once: the apply is forked from here."""
+    monkeypatch.setattr(command_process, "GRACE_SECONDS", 0.1)
+
+
+@pytest.fixture
+def left() -> Iterator[list[int]]:
+    """Processes that a test leaves behind; they are ended after it."""
+    pids: list[int] = []
+    yield pids
+    for pid in pids:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+    wait_until_gone(pids)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shannotd.runner import cgroups, command_process
+from shannotd.runner import cgroups
 from shannotd.runner.cgroups import Base
 from shannotd.runner.command_group import CommandGroup
 from shannotd.runner.plan import Identity
@@ -40,12 +40,6 @@ def who(request: pytest.FixtureRequest) -> Identity:
     return overlays.ourselves()
 
 
-@pytest.fixture
-def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ignores SIGTERM is killed at once: the apply is forked from here."""
-    monkeypatch.setattr(command_process, "GRACE_SECONDS", 0.1)
-
-
 def groups(base: Base) -> list[str]:
     """The control groups below, without what is random in their names."""
     names = (entry.name for entry in os.scandir(base.path) if entry.is_dir())
@@ -55,19 +49,6 @@ def groups(base: Base) -> list[str]:
 def pids(applied: Applying) -> list[int]:
     """What the first command printed."""
     return [int(line) for line in applied.outputs[0, "stdout"].split()]
-
-
-@pytest.fixture
-def ended() -> Iterator[list[int]]:
-    """Processes that a test leaves behind; they are ended after it."""
-    found: list[int] = []
-    yield found
-    for pid in found:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    wait_until_gone(found)
 
 
 def test_a_command_is_in_a_group_of_its_own(base: Base, who: Identity) -> None:
@@ -113,7 +94,7 @@ def test_all_of_it_is_killed(base: Base, who: Identity, how: str) -> None:
 
 
 def test_what_a_command_leaves_running_is_counted_and_goes_on(
-    base: Base, who: Identity, ended: list[int]
+    base: Base, who: Identity, left: list[int]
 ) -> None:
     """A daemon that it started: nothing ends it, not what comes after it either."""
     text = (
@@ -122,22 +103,22 @@ def test_what_a_command_leaves_running_is_counted_and_goes_on(
     )
     with applying([shell(text), shell("exit 1")], who, base=base) as applied:
         applied.finish()
-    ended += pids(applied)
-    assert applied.commands[0]["left"] == len(ended) == 3
+    left += pids(applied)
+    assert applied.commands[0]["left"] == len(left) == 3
     assert applied.commands[1]["left"] == 0
     cgroups.sweep(base)
     assert groups(base) == [cgroups.LEFT]
-    for pid in ended:
+    for pid in left:
         os.kill(pid, 0)
         assert cgroup_of(pid).endswith("/" + cgroups.LEFT)
-    for pid in ended:
+    for pid in left:
         os.kill(pid, signal.SIGKILL)
-    wait_until_gone(ended)
+    wait_until_gone(left)
     while groups(base):
         cgroups.sweep(base)
 
 
-def test_what_is_left_may_be_joined_by_more(base: Base, who: Identity, ended: list[int]) -> None:
+def test_what_is_left_may_be_joined_by_more(base: Base, who: Identity, left: list[int]) -> None:
     """A sweep between two commands takes nothing away that the next one needs."""
     daemon = shell("setsid sleep 1000 > /dev/null 2>&1 & echo $!")
 
@@ -147,8 +128,8 @@ def test_what_is_left_may_be_joined_by_more(base: Base, who: Identity, ended: li
 
     with applying([shell("true"), daemon], who, base=base, at_start=sweep) as applied:
         applied.finish()
-    ended.append(int(applied.outputs[1, "stdout"]))
-    assert cgroup_of(ended[0]).endswith("/" + cgroups.LEFT)
+    left.append(int(applied.outputs[1, "stdout"]))
+    assert cgroup_of(left[0]).endswith("/" + cgroups.LEFT)
 
 
 def test_a_command_that_nobody_watches_is_killed(base: Base, who: Identity) -> None:

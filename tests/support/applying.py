@@ -31,6 +31,7 @@ from shannotd.runner.plan import (
 
 KEY = b"a key of the tests"
 SESSION = "test-session"
+PYTHON = "/usr/bin/python3"  # which commands may run by
 
 Act = Callable[["Applying"], None]
 

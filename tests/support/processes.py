@@ -54,3 +54,12 @@ def inner_pid(pid: int) -> int:
         return 0
     numbers = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[1:]
     return int(numbers[-1]) if len(numbers) > 1 else 0
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
