@@ -21,6 +21,7 @@ from tests.support.accounts import is_root, temporary_account
 from tests.support.appliers import Applier, fifo
 from tests.support.observing import ObserverProcess, running_observer
 from tests.support.processes import alive, wait_until_gone
+from tests.support.rolled import ROOT, Host
 from tests.support.runner import Outcome, RunnerProcess, running_runner
 
 # What these tests can drive: root both builders, an ordinary user his own.
@@ -193,3 +194,9 @@ def left() -> Iterator[list[int]]:
         if alive(pid):
             os.kill(pid, signal.SIGKILL)
     wait_until_gone(pids)
+
+
+@pytest.fixture
+def host(top: Path) -> Host:
+    """A directory in which root's plans are applied and rolled back."""
+    return Host(top, ROOT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import stat
@@ -14,9 +13,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from shannotd.runner import checkpoints, libraries, plan, tree
+from shannotd.runner import checkpoints, plan, tree
 from shannotd.runner.frames import RunnerError
-from shannotd.runner.identity import machine
 from shannotd.runner.plan import FileStep, Identity
 from tests.runner import overlays
 from tests.runner.overlays import Recording
@@ -24,33 +22,27 @@ from tests.runner.test_delta import HOST, with_directories
 from tests.runner.test_recovery import Kill, killed_apply, resumed
 from tests.scenarios import SCENARIOS, change_script, layout_script
 from tests.support.accounts import is_root
-from tests.support.applying import command, shell
-from tests.support.mixed import bed
+from tests.support.applying import shell
 from tests.support.phases import Phase, perform, record_phases
-from tests.support.rolled import FIRST, Host
-from tests.support.runner import Outcome, review, verdict
+from tests.support.rolled import (
+    CHANGE,
+    FIRST,
+    LAYOUT,
+    PLACES,
+    ROOT,
+    SHOWN,
+    Host,
+    around,
+    conflicts_of,
+)
+from tests.support.runner import Outcome
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="makes mounts and accounts")
-ROOT = overlays.who("root")
 
 # Trees of a thousand levels, of which each path is long: once there and back is enough.
 DEEP = {"change-deep", "change-deep_gone", "change-deep_change"}
 # What an account cannot do with a file that it may not read itself: see docs/apply.md.
 UNREADABLE = {"change-unreadable", "change-closed_after_change"}
-
-
-@pytest.fixture
-def host(top: Path) -> Host:
-    return Host(top, ROOT)
-
-
-def wanted(host: Host, outcome: Outcome) -> dict[str, tuple[str, str]]:
-    """The conflicts: what was expected and found, by the path below the directory."""
-    prefix = f"{host.directory}/"
-    return {
-        one["path"].removeprefix(prefix): (one["expected"], one["found"])
-        for one in outcome.conflicts
-    }
 
 
 def steps_of(outcome: Outcome) -> dict[str, dict[str, Any]]:
@@ -102,23 +94,6 @@ def _there_and_back(host: Host, name: str) -> None:
 
 # What the plan shows
 
-SHOWN = """
-write('d/file', 'new\\n')
-write('d/fresh', 'fresh\\n')
-os.unlink('d/gone')
-os.rename('d/name', 'd/other')
-os.chmod('d/mode', 0o600)
-open('d/log', 'a').write('second\\n')
-"""
-LAYOUT = """
-os.mkdir('d')
-write('d/file', 'old\\n')
-write('d/gone', 'gone\\n')
-write('d/name', 'name\\n')
-write('d/mode', 'mode\\n')
-write('d/log', 'first\\n')
-"""
-
 
 @pytest.mark.P7
 def test_the_plan_shows_what_is_there_and_what_will_be(host: Host) -> None:
@@ -162,210 +137,6 @@ def test_what_cannot_be_shown_says_so(host: Host) -> None:
     assert steps["binary"]["note"]["binary"]
     assert steps["large"]["note"]["too_large"]
     assert steps["l"]["note"]["diff"] is not None
-
-
-# Conflicts
-
-CHANGE = """
-write('d/file', 'new\\n')
-write('d/fresh', 'fresh\\n')
-os.unlink('d/gone')
-os.rename('d/name', 'd/other')
-os.chmod('d/mode', 0o600)
-os.makedirs('d/new/deeper')
-write('d/new/deeper/file', 'x')
-os.rename('d/moving', 'd/moved')
-write('d/moved/inner', 'changed\\n')
-"""
-PLACES = LAYOUT + "os.mkdir('d/moving')\nwrite('d/moving/inner', 'inner\\n')\nos.mkdir('d/empty')\n"
-# What somebody does afterwards, and what is in the way then: path, what is found there.
-IN_THE_WAY: dict[str, tuple[str, dict[str, str]]] = {
-    "content": ("write('d/file', 'mine\\n')", {"d/file": "file 0644 0:0 5 bytes"}),
-    "mode": ("os.chmod('d/file', 0o640)", {"d/file": "file 0640"}),
-    "owner": ("os.chown('d/file', 1, 1)", {"d/file": "file 0644 1:1"}),
-    "attribute": ("os.setxattr('d/file', 'user.x', b'1')", {"d/file": "with user.x"}),
-    "directory": ("os.unlink('d/file')\nos.mkdir('d/file')", {"d/file": "directory"}),
-    "link": ("os.unlink('d/file')\nos.symlink('fresh', 'd/file')", {"d/file": "to fresh"}),
-    "fifo": ("os.unlink('d/file')\nos.mkfifo('d/file')", {"d/file": "fifo"}),
-    "deleted": ("os.unlink('d/file')", {"d/file": "nothing"}),
-    "new one deleted": ("os.unlink('d/fresh')", {"d/fresh": "nothing"}),
-    "new one changed": ("write('d/fresh', 'mine')", {"d/fresh": "4 bytes"}),
-    "made again": ("write('d/gone', 'mine')", {"d/gone": "4 bytes"}),
-    "old name taken": ("write('d/name', 'mine')", {"d/name": "4 bytes"}),
-    "renamed one changed": ("write('d/other', 'mine')", {"d/other": "4 bytes"}),
-    "renamed one deleted": ("os.unlink('d/other')", {"d/other": "nothing"}),
-    "mode again": ("os.chmod('d/mode', 0o644)", {"d/mode": "file 0644"}),
-    "content of the other mode": ("write('d/mode', 'mine', 0o600)", {"d/mode": "4 bytes"}),
-    "put into a new directory": (
-        "write('d/new/theirs', 'mine')",
-        {"d/new": "1 entry of 4 bytes that it did not make"},
-    ),
-    "put deeper": (
-        "os.makedirs('d/new/deeper/a/b')",
-        {"d/new/deeper": "2 entries of 0 bytes that it did not make"},
-    ),
-    "new directory gone": (
-        "shutil.rmtree('d/new')",
-        {"d/new": "nothing", "d/new/deeper": "nothing", "d/new/deeper/file": "nothing"},
-    ),
-    "in a moved directory": ("write('d/moved/inner', 'mine')", {"d/moved/inner": "4 bytes"}),
-    "the directory moved": ("os.rename('d', 'e')", {"d": "no directory"}),
-    "the directory a link": ("os.rename('d', 'e')\nos.symlink('e', 'd')", {"d": "a symlink"}),
-    "several": (
-        "write('d/file', 'mine')\nos.unlink('d/fresh')\nos.chmod('d/mode', 0o400)",
-        {"d/file": "4 bytes", "d/fresh": "nothing", "d/mode": "file 0400"},
-    ),
-}
-
-
-@pytest.mark.P9
-@pytest.mark.parametrize("name", IN_THE_WAY)
-def test_what_somebody_changed_since_is_named_and_nothing_is_touched(name: str, host: Host) -> None:
-    host.lay_out(PLACES)
-    host.do(CHANGE)
-    act, expected = IN_THE_WAY[name]
-    host.script(act)
-    before = host.snapshot()
-    outcome = host.ask()
-    found = wanted(host, outcome)
-    assert (outcome.error, outcome.canonical, outcome.blobs) == (None, b"", {})
-    for path, words in expected.items():
-        assert words in found[path][1], found
-    if name == "the directory moved" or name == "the directory a link":
-        assert found["d"][0] == "directory"
-        assert not next(one for one in outcome.conflicts if one["path"].endswith("/d"))["forcible"]
-    else:
-        assert set(found) == set(expected)
-        assert all(expected != now for expected, now in found.values())
-    assert host.snapshot() == before
-
-
-@pytest.mark.P9
-def test_what_somebody_else_does_beside_it_is_nobodys_conflict(host: Host) -> None:
-    host.lay_out(PLACES)
-    before = host.snapshot()
-    host.do(CHANGE)
-    host.script("write('d/theirs', 'x')\nos.utime('d')\nwrite('d/moved/theirs', 'y')")
-    host.roll_back()
-    after = host.snapshot()
-    assert after.pop("d/theirs")["type"] == "file"
-    assert after.pop("d/moving/theirs")["type"] == "file"
-    assert after == before
-
-
-@pytest.mark.P9
-def test_a_change_after_the_plan_was_made_is_stale_and_nothing_is_touched(host: Host) -> None:
-    host.lay_out(PLACES)
-    host.do(CHANGE)
-    outcome = host.ask()
-    host.script("write('d/file', 'mine\\n')")
-    before = host.snapshot()
-    applied = host.apply(plan.parse(outcome.canonical), outcome.blobs)
-    assert applied.code == "stale"
-    assert host.snapshot() == before
-
-
-# Force
-
-# What somebody does, what is forced, and what is there in the end in place of what was before.
-FORCED: dict[str, tuple[str, list[str], dict[str, str | None]]] = {
-    "content": ("write('d/file', 'mine\\n')", ["d/file"], {}),
-    "directory": (
-        "os.unlink('d/file')\nos.mkdir('d/file')\nwrite('d/file/x', 'x')",
-        ["d/file"],
-        {},
-    ),
-    "link": ("os.unlink('d/file')\nos.symlink('fresh', 'd/file')", ["d/file"], {}),
-    "fifo": ("os.unlink('d/file')\nos.mkfifo('d/file')", ["d/file"], {}),
-    "deleted": ("os.unlink('d/file')", ["d/file"], {}),
-    "new one deleted": ("os.unlink('d/fresh')", ["d/fresh"], {}),
-    "made again": ("write('d/gone', 'mine')", ["d/gone"], {}),
-    "made again as a directory": ("os.mkdir('d/gone')\nwrite('d/gone/x', 'x')", ["d/gone"], {}),
-    "old name taken": ("write('d/name', 'mine')", ["d/name"], {}),
-    "renamed one changed": ("write('d/other', 'mine')", ["d/other"], {"d/name": "mine"}),
-    "content of the other mode": ("write('d/mode', 'mine', 0o600)", ["d/mode"], {"d/mode": "mine"}),
-    "mode again": ("os.chmod('d/mode', 0o644)", ["d/mode"], {}),
-    "put into a new directory": ("write('d/new/theirs', 'mine')", ["d/new"], {}),
-    "new directory gone": (
-        "shutil.rmtree('d/new')",
-        ["d/new", "d/new/deeper", "d/new/deeper/file"],
-        {},
-    ),
-    "in a moved directory": ("write('d/moved/inner', 'mine')", ["d/moved/inner"], {}),
-}
-
-
-@pytest.mark.P9
-@pytest.mark.parametrize("force_all", [False, True], ids=["path", "all"])
-@pytest.mark.parametrize("name", FORCED)
-def test_what_is_forced_is_taken_back_and_told(name: str, force_all: bool, host: Host) -> None:
-    act, paths, different = FORCED[name]
-    host.lay_out(PLACES)
-    before = host.snapshot()
-    host.do(CHANGE)
-    host.script(act)
-    theirs = host.snapshot()
-    force = [] if force_all else [f"{host.directory}/{path}" for path in paths]
-    outcome = host.ask(force=force, force_all=force_all)
-    changed = [note["changed"] for note in outcome.notes if note["changed"]]
-    # What is as it should be by now needs no step; all else that is forced is told.
-    nothing_to_do = name in ("new one deleted", "new directory gone", "mode again")
-    assert len(changed) == (0 if nothing_to_do else 1)
-    host.roll_back(force=force, force_all=force_all)
-    after = host.snapshot()
-    for path, text in different.items():
-        assert (host.directory / path).read_text() == text
-        assert after.pop(path)["type"] == before.pop(path)["type"]
-    assert after == before
-    # What was forced is saved as well.
-    host.roll_back("rollback", "redo")
-    assert host.snapshot() == theirs
-
-
-@pytest.mark.P9
-def test_only_the_paths_that_are_named_are_forced(host: Host) -> None:
-    host.lay_out(PLACES)
-    host.do(CHANGE)
-    host.script("write('d/file', 'mine')\nwrite('d/fresh', 'mine')")
-    outcome = host.ask(force=[f"{host.directory}/d/file"])
-    assert set(wanted(host, outcome)) == {"d/fresh"}
-
-
-@pytest.mark.P9
-def test_a_file_that_went_and_came_back_and_whose_directory_is_gone(host: Host) -> None:
-    host.lay_out("os.mkdir('e')\nwrite('e/file', 'old')")
-    found, contents = around(host, "os.unlink('e/file')", shell("true"))
-    host.script("os.unlink('e/file')")
-    again = host.record("write('e/file', 'new')")
-    host.script("write('e/file', 'old')")
-    found = replace(found, steps=(*found.steps, *again.steps))
-    assert host.apply(found, {**contents, **again.contents}).error is None
-    host.script("shutil.rmtree('e')")
-    outcome = host.ask(force_all=True)
-    assert outcome.error is None, outcome.error
-    assert wanted(host, outcome) == {"e": ("directory", "no directory")}
-
-
-@pytest.mark.P9
-@pytest.mark.parametrize(
-    "act",
-    [
-        "os.unlink('d/other')",
-        "os.unlink('d/mode')\nos.mkdir('d/mode')",
-        "os.rename('d', 'e')",
-        "os.rename('d', 'e')\nos.symlink('e', 'd')",
-    ],
-)
-def test_what_cannot_be_forced_stays_in_the_way(act: str, host: Host) -> None:
-    host.lay_out(PLACES)
-    host.do(CHANGE)
-    host.script(act)
-    before = host.snapshot()
-    outcome = host.ask(force_all=True)
-    assert outcome.canonical == b""
-    assert [one["forcible"] for one in outcome.conflicts].count(False) == len(outcome.conflicts)
-    assert outcome.conflicts
-    assert host.snapshot() == before
 
 
 # What there is besides
@@ -431,7 +202,7 @@ def test_files_that_are_too_large_to_be_hashed_as_a_matter_of_course(
     host.roll_back("rollback", "redo")
     assert host.snapshot() == after
     host.script("write('new', 'w' * 40_000)")
-    assert set(wanted(host, host.ask("redo"))) == {"new"}
+    assert set(conflicts_of(host, host.ask("redo"))) == {"new"}
 
 
 def test_an_append_to_a_file_that_had_grown(host: Host) -> None:
@@ -446,124 +217,6 @@ def test_an_append_to_a_file_that_had_grown(host: Host) -> None:
     assert host.snapshot() == grown
     host.roll_back("rollback", "redo")
     assert (host.directory / "log").read_text() == "first\ntheirs\nsecond\n"
-
-
-# Commands among the changes
-
-
-def around(host: Host, *parts: Any, on_failure: str = "rollback") -> tuple[plan.Plan, Any]:
-    """A plan of scripts and commands, in this order; the scripts know nothing of each other."""
-    steps: list[Any] = []
-    contents: dict[str, bytes] = {}
-    for part in parts:
-        if isinstance(part, str):
-            recording = host.record(part)
-            steps += recording.steps
-            contents.update(recording.contents)
-        else:
-            steps.append(part)
-    found = plan.Plan(
-        FIRST, {"kind": "local", "host": machine()}, host.who, "1", on_failure, tuple(steps)
-    )
-    return found, contents
-
-
-def told(host: Host, name: str, **more: Any) -> plan.CommandStep:
-    """A command that tells of itself in a file beside."""
-    return shell(f'echo {name} $(cat "$1/d/file") >> "$2"', *_places(host), **more)
-
-
-def _places(host: Host) -> tuple[str, str]:
-    return str(host.directory), str(host.top / "told")
-
-
-def said(host: Host) -> list[str]:
-    """What the commands told, since it was asked last."""
-    path = host.top / "told"
-    lines = path.read_text().splitlines() if path.exists() else []
-    path.unlink(missing_ok=True)
-    return lines
-
-
-def named(content: bytes) -> tuple[str, int]:
-    return hashlib.sha256(content).hexdigest(), len(content)
-
-
-def undoing(host: Host, name: str) -> plan.CommandStep:
-    """A command, and one that makes up for it and is made up for by it."""
-    return replace(told(host, name), undo=told(host, f"un{name}").argv)
-
-
-def repeated(host: Host, name: str) -> plan.CommandStep:
-    """A command that has something take up a new configuration."""
-    command = told(host, name)
-    return replace(command, undo=command.argv)
-
-
-def answers(host: Host) -> Any:
-    """The policy for these commands."""
-
-    def decide(call: dict[str, Any]) -> dict[str, Any]:
-        text = call["argv"][2]
-        assert text.startswith("echo ")
-        name = text.split()[1]
-        other = name[2:] if name.startswith("un") else f"un{name}"
-        undo = call["argv"] if name == "reload" else list(told(host, other).argv)
-        return review(undo=undo, seconds=7.0)
-
-    return decide
-
-
-@pytest.mark.P3
-@pytest.mark.P9
-def test_commands_are_made_up_for_in_their_place(host: Host) -> None:
-    host.lay_out(LAYOUT)
-    before = host.snapshot()
-    found, contents = around(
-        host,
-        "write('d/file', 'one\\n')",
-        repeated(host, "reload"),
-        undoing(host, "enable"),
-        "os.unlink('d/gone')",
-    )
-    assert host.apply(found, contents).error is None
-    after = host.snapshot()
-    assert said(host) == ["reload one", "enable one"]
-    back = host.roll_back(decide=answers(host))
-    # What makes up for a command comes before the file is restored, what takes it up after.
-    assert said(host) == ["unenable one", "reload old"]
-    assert host.snapshot() == before
-    commands = [step for step in back.steps if isinstance(step, plan.CommandStep)]
-    assert [command.seconds for command in commands] == [7.0, 7.0]
-    assert commands[0].reason == "makes up for step 3: told so"
-    assert commands[0].undo == told(host, "enable").argv
-    assert commands[1].undo == commands[1].argv
-    host.roll_back("rollback", "redo", decide=answers(host))
-    assert said(host) == ["reload one", "enable one"]
-    assert host.snapshot() == after
-
-
-@pytest.mark.P9
-def test_a_chain_of_changes_around_commands(host: Host) -> None:
-    with bed(host.top) as mixed:
-        state = mixed.top / "state"
-        state.mkdir(mode=0o700)
-        host.top, host.state = mixed.top, state
-        mixed.lay_out()
-        found = overlays.plan_of(Recording(mixed.steps, (), mixed.contents), ROOT)
-        assert host.apply(found, mixed.contents).error is None
-        assert overlays.snapshot(mixed.host) == mixed.states[-1]
-        outcome = host.ask()
-        assert [one["step"] for one in outcome.staying] == [
-            index for index, step in enumerate(mixed.steps) if step.kind == "command"
-        ]
-        assert {one["reason"] for one in outcome.staying} == {"no rule says what makes up for it"}
-        host.roll_back()
-        assert host.snapshot() == Host.plain(mixed.states[0])
-        host.roll_back("rollback", "redo")
-        assert host.snapshot() == Host.plain(mixed.states[-1])
-        host.roll_back("redo", "again")
-        assert host.snapshot() == Host.plain(mixed.states[0])
 
 
 @pytest.mark.P9
@@ -604,94 +257,6 @@ def test_any_session_is_taken_back_and_done_again(wanted: list[Phase]) -> None:
         assert host.snapshot() == before, steps
 
 
-# What several batches do with a directory that its owner may not write meanwhile.
-CLOSED: dict[str, list[Phase]] = {
-    "closed twice": [[("chmod", "d", 0o500)], [("chmod", "d", 0o400)]],
-    "closed and opened": [[("chmod", "d", 0o555)], [("chmod", "d", 0o700)]],
-    "made, closed and opened": [
-        [("mkdir", "new"), ("chmod", "new", 0o500)],
-        [("chmod", "new", 0o750)],
-    ],
-    "closed and gone": [[("chmod", "d", 0o555)], [("remove", "d")]],
-    "closed and made anew": [
-        [("chmod", "d", 0o500)],
-        [("remove", "d")],
-        [("mkdir", "d"), ("chmod", "d", 0o500)],
-        [("chmod", "d", 0o710)],
-    ],
-    "closed, filled and closed": [
-        [("chmod", "d", 0o500)],
-        [("chmod", "d", 0o555), ("write", "d/new", "x")],
-        [("chmod", "d", 0o500)],
-    ],
-}
-
-
-def closed(host: Host, name: str, *last: plan.CommandStep) -> tuple[plan.Plan, Any]:
-    """A plan of them, a command after each; and the `last` commands."""
-    perform(str(host.directory), HOST)
-    perform(str(host.directory), [("age-all",)])
-    steps: list[Any] = []
-    contents: dict[str, bytes] = {}
-    for recording in record_phases(host.top, CLOSED[name], ROOT):
-        steps += [*recording.steps, shell("true")]
-        contents.update(recording.contents)
-    return overlays.plan_of(Recording((*steps, *last), (), contents), ROOT), contents
-
-
-@pytest.mark.P9
-@pytest.mark.parametrize("name", CLOSED)
-def test_a_directory_that_was_closed_meanwhile(name: str, host: Host) -> None:
-    found, contents = closed(host, name)
-    before = host.snapshot()
-    assert host.apply(found, contents).error is None
-    after = host.snapshot()
-    host.roll_back()
-    assert host.snapshot() == before
-    host.roll_back("rollback", "redo")
-    assert host.snapshot() == after
-
-
-@pytest.mark.P4
-@pytest.mark.parametrize("name", CLOSED)
-def test_a_directory_that_was_closed_meanwhile_when_a_plan_fails(name: str, host: Host) -> None:
-    found, contents = closed(host, name, shell("exit 1"))
-    before = host.snapshot()
-    applied = host.apply(found, contents)
-    assert applied.code == "command_failed"
-    assert applied.error is not None
-    assert "rolled back" in applied.error["details"]["before"]
-    assert host.snapshot() == before
-
-
-@pytest.mark.P4
-def test_metadata_that_changed_twice_is_taken_back_when_a_plan_fails(host: Host) -> None:
-    host.lay_out(LAYOUT)
-    before = host.snapshot()
-    twice = host.record("os.chmod('d/mode', 0o600)\nos.chmod('d', 0o700)")
-    later = host.record("os.chmod('d/mode', 0o640)\nos.chmod('d', 0o750)")
-    steps = [
-        replace(step, before=replace(first.after, links=None))
-        for first, step in zip(twice.steps, later.steps, strict=True)
-    ]
-    directory = next(step for step in steps if step.path == f"{host.directory}/d")
-    moved = FileStep(
-        "rename",
-        f"{host.directory}/e",
-        directory.after,
-        directory.after,
-        old_path=f"{host.directory}/d",
-    )
-    found, _ = around(
-        host, *twice.steps, shell("true"), *steps, shell("true"), moved, shell("exit 1")
-    )
-    applied = host.apply(found, {})
-    assert applied.code == "command_failed"
-    assert applied.error is not None
-    assert "rolled back" in applied.error["details"]["before"]
-    assert host.snapshot() == before
-
-
 @pytest.mark.P4
 def test_what_failed_and_was_kept_is_taken_back(host: Host) -> None:
     host.lay_out(LAYOUT)
@@ -710,86 +275,6 @@ def test_what_failed_and_was_kept_is_taken_back(host: Host) -> None:
     assert host.snapshot() == before
 
 
-def program(host: Host, name: str = "reload") -> plan.CommandStep:
-    """A script that has something take up a new configuration, called by a link to it."""
-    path = host.top / name
-    path.write_text(f"#!/bin/sh\necho $0 $(cat {host.directory}/d/file) >> {host.top}/told\n")
-    path.chmod(0o755)
-    (host.top / "link").symlink_to(name)
-    step = command(str(path), loaded=("libc.so.6",), memory_bytes=2 << 30, processes=100)
-    called = str(host.top / "link")
-    return replace(step, argv=(called, "x"), undo=(called, "x"), link=called)
-
-
-@pytest.mark.P2
-@pytest.mark.P9
-def test_a_script_is_repeated_by_its_interpreter_and_its_name(host: Host) -> None:
-    host.lay_out(LAYOUT)
-    found, contents = around(host, "write('d/file', 'new\\n')", program(host))
-    assert host.apply(found, contents).error is None
-    back = host.roll_back(decide=lambda call: review(undo=call["argv"]))
-    assert said(host) == [f"{host.top}/link new", f"{host.top}/link old"]
-    first = next(step for step in found.steps if isinstance(step, plan.CommandStep))
-    again = next(step for step in back.steps if isinstance(step, plan.CommandStep))
-    assert (again.interpreters, again.link) == (first.interpreters, first.link)
-    assert (again.memory_bytes, again.processes) == (first.memory_bytes, first.processes)
-    assert again.loaded == libraries.loaded(first.interpreters[-1].path) != ()
-
-
-@pytest.mark.P2
-@pytest.mark.P9
-def test_a_command_is_repeated_by_the_program_that_is_restored(host: Host) -> None:
-    host.lay_out(LAYOUT + "write('run', '#!/bin/sh\\ntrue old\\n', 0o755)")
-    old = command(str(host.directory / "run"))
-    new = host.record("write('run', '#!/bin/sh\\ntrue new\\n', 0o755)")
-    sha256 = next(iter(new.contents))
-    step = replace(old, program_sha256=sha256, undo=old.argv)
-    found = replace(around(host)[0], steps=(*new.steps, step))
-    assert host.apply(found, new.contents).error is None
-    back = host.roll_back(decide=lambda call: review(undo=call["argv"]))
-    again = next(step for step in back.steps if isinstance(step, plan.CommandStep))
-    assert again.program_sha256 == old.program_sha256
-
-
-def test_what_nothing_makes_up_for_is_told(host: Host) -> None:
-    host.lay_out(LAYOUT)
-    enable, other, gone, given = (undoing(host, name) for name in ("a", "b", "c", "d"))
-    gone = replace(gone, undo=("/usr/bin/no-such-program", "x"))
-    given = replace(told(host, "d"), stdin=plan.Input(*named(b"input")))
-    given = replace(given, undo=given.argv)
-    found, contents = around(host, "write('d/file', 'new')", enable, other, gone, given)
-    assert host.apply(found, {**contents, named(b"input")[0]: b"input"}).error is None
-
-    def decide(call: dict[str, Any]) -> dict[str, Any]:
-        return verdict("deny") if "unb" in call["argv"][2] else verdict("contain", risk="safe")
-
-    outcome = host.ask(decide=decide)
-    first = len(found.steps) - 4
-    assert {one["step"] - first: one["reason"] for one in outcome.staying} == {
-        1: "what would make up for it is denied: told so",
-        2: "there is no program /usr/bin/no-such-program, which would make up for it",
-        3: "it would need its standard input once more",
-    }
-    commands = outcome.commands()
-    assert [(one["decision"], one["risk"], one["undo"]) for one in commands] == [
-        ("review", "caution", None)
-    ]
-
-
-def test_a_command_begins_elsewhere_where_its_directory_is_gone(host: Host) -> None:
-    host.lay_out(LAYOUT)
-    cwd = str(host.directory / "new")
-    environment = {"PATH": "/usr/bin:/bin", "PWD": cwd, "OWN": "yes"}
-    enable = replace(undoing(host, "a"), cwd=cwd, environment=environment, changed=("OWN",))
-    reload = replace(repeated(host, "reload"), cwd=cwd, environment=environment)
-    found, contents = around(host, "os.mkdir('new')", enable, reload)
-    assert host.apply(found, contents).error is None
-    back = host.roll_back(decide=answers(host))
-    first, second = (step for step in back.steps if isinstance(step, plan.CommandStep))
-    assert (first.cwd, first.environment, first.changed) == (cwd, environment, ("OWN",))
-    assert (second.cwd, second.environment) == ("/", {**environment, "PWD": "/"})
-
-
 def test_nothing_that_could_be_taken_back(host: Host) -> None:
     host.lay_out(LAYOUT)
     found, contents = around(host, shell("true"))
@@ -803,7 +288,7 @@ def test_everything_was_taken_back_by_hand(host: Host) -> None:
     host.lay_out(LAYOUT)
     host.do("write('d/fresh', 'x')")
     host.script("os.unlink('d/fresh')")
-    assert set(wanted(host, host.ask())) == {"d/fresh"}
+    assert set(conflicts_of(host, host.ask())) == {"d/fresh"}
     outcome = host.ask(force_all=True)
     assert outcome.error is not None and outcome.error["code"] == "not_reversible"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from shannotd.runner import plan
 from shannotd.runner.batch import Points
+from shannotd.runner.identity import machine
 from shannotd.runner.plan import Identity, Plan
 from tests.runner import overlays
 from tests.runner.overlays import Applied, Recording, Snapshot
@@ -17,6 +18,38 @@ from tests.support.rolling import roll_back
 from tests.support.runner import Outcome
 
 FIRST = "test-session"
+ROOT = overlays.who("root")
+
+# What there is in a directory, and what a session does there that its plan shows well.
+LAYOUT = """
+os.mkdir('d')
+write('d/file', 'old\\n')
+write('d/gone', 'gone\\n')
+write('d/name', 'name\\n')
+write('d/mode', 'mode\\n')
+write('d/log', 'first\\n')
+"""
+SHOWN = """
+write('d/file', 'new\\n')
+write('d/fresh', 'fresh\\n')
+os.unlink('d/gone')
+os.rename('d/name', 'd/other')
+os.chmod('d/mode', 0o600)
+open('d/log', 'a').write('second\\n')
+"""
+# The same and more, where somebody can come in the way.
+PLACES = LAYOUT + "os.mkdir('d/moving')\nwrite('d/moving/inner', 'inner\\n')\nos.mkdir('d/empty')\n"
+CHANGE = """
+write('d/file', 'new\\n')
+write('d/fresh', 'fresh\\n')
+os.unlink('d/gone')
+os.rename('d/name', 'd/other')
+os.chmod('d/mode', 0o600)
+os.makedirs('d/new/deeper')
+write('d/new/deeper/file', 'x')
+os.rename('d/moving', 'd/moved')
+write('d/moved/inner', 'changed\\n')
+"""
 
 
 class Host:
@@ -92,3 +125,29 @@ class Host:
         assert applied.error is None, applied.error
         assert set(applied.steps.values()) == {"done"}
         return found
+
+
+def conflicts_of(host: Host, outcome: Outcome) -> dict[str, tuple[str, str]]:
+    """The conflicts: what was expected and found, by the path below the directory."""
+    prefix = f"{host.directory}/"
+    return {
+        one["path"].removeprefix(prefix): (one["expected"], one["found"])
+        for one in outcome.conflicts
+    }
+
+
+def around(host: Host, *parts: Any, on_failure: str = "rollback") -> tuple[plan.Plan, Any]:
+    """A plan of scripts and commands, in this order; the scripts know nothing of each other."""
+    steps: list[Any] = []
+    contents: dict[str, bytes] = {}
+    for part in parts:
+        if isinstance(part, str):
+            recording = host.record(part)
+            steps += recording.steps
+            contents.update(recording.contents)
+        else:
+            steps.append(part)
+    found = plan.Plan(
+        FIRST, {"kind": "local", "host": machine()}, host.who, "1", on_failure, tuple(steps)
+    )
+    return found, contents
