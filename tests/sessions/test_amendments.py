@@ -2,70 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
-import pwd
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shannotd.server.peers import current_groups
-from shannotd.sessions import amending
-from shannotd.sessions.amending import Result, Told, follow
-from shannotd.sessions.plans import Notes
-from shannotd.sessions.recorded import Recorded
-from shannotd.sessions.store import Store
-from shannotd.wire.amendment import Amendment, DroppedStep, EditedStep
 from shannotd.wire.errors import (
     DigestMismatch,
     EditTooLarge,
     InvalidRequest,
-    NotAllowed,
     NotAmendable,
     NotFound,
     SandboxUnavailable,
     StepNeeded,
     StoreFull,
     WrongState,
-    error_from_wire,
 )
-from shannotd.wire.plan import Plan
 from shannotd.wire.rpc import MAX_EDIT_BYTES
-from tests.support.accounts import is_root, temporary_account
-from tests.support.service import (
-    Caller,
-    change_stored,
-    in_loop,
-    public_directory,
-    running_service,
-    scripted,
-)
+from tests.support.service import Caller, change_stored, in_loop, running_service
+from tests.support.sessions import amend, asked, get, referring
 
 PATHS = ["/srv/example/a", "/srv/example/b", "/srv/example/c"]
 MEBIBYTE = 1024 * 1024
-
-needs_root = pytest.mark.skipif(not is_root(), reason="needs root, to connect as other accounts")
-
-
-async def amend(caller: Caller, session: Any, **changes: Any) -> Any:
-    """The session that comes of changes of another's plan."""
-    return await caller.call("sessions.amend", **asked(session, **changes))
-
-
-def asked(session: Any, **changes: Any) -> dict[str, Any]:
-    """The parameters; edits as a map."""
-    edits = [{"index": index, "content": data} for index, data in changes.pop("edits", {}).items()]
-    return {"id": session["id"], "digest": session["digest"], "edits": edits, **changes}
-
-
-async def get(caller: Caller, session: Any) -> Any:
-    """The session as it is now."""
-    return await caller.call("sessions.get", id=session["id"])
 
 
 def name_of(content: bytes) -> str:
@@ -161,42 +123,31 @@ async def test_the_change_is_in_the_log_before_the_sessions_change(tmp_path: Pat
 
 @pytest.mark.P6
 @pytest.mark.parametrize(("part", "method"), [("_store", "commit"), ("_audit", "sync")])
-def test_what_cannot_be_logged_or_stored_changes_nothing(
+@in_loop
+async def test_what_cannot_be_logged_or_stored_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, method: str
 ) -> None:
-    @in_loop
-    async def scenario() -> None:
-        async with running_service(tmp_path) as service, await Caller.connect(tmp_path) as caller:
-            old = await caller.submit(("files", PATHS))
+    async with running_service(tmp_path) as service, await Caller.connect(tmp_path) as caller:
+        old = await caller.submit(("files", PATHS))
 
-            def refuse(*_: object, **__: object) -> None:
-                raise StoreFull(reason="No space left on device", path="store")
+        def refuse(*_: object, **__: object) -> None:
+            raise StoreFull(reason="No space left on device", path="store")
 
-            with monkeypatch.context() as broken:
-                broken.setattr(getattr(service, part), method, refuse)
-                with pytest.raises(StoreFull):
-                    await amend(caller, old, drop=[0], edits={1: b"edited"})
-            records = await caller.call("audit.tail")
-            assert [record["event"] for record in records[-2:]] == [
-                "session.amended",
-                "session.amendment_void",
-            ]
-            assert records[-1]["session"] == records[-2]["session"] != old["id"]
-            assert await get(caller, old) == old
-            assert (await caller.call("sessions.list"))["total"] == 1
-            new = await amend(caller, old, drop=[0])
-            assert new["state"] == "pending"
-        assert referring(tmp_path) == {old["id"], new["id"]}
-
-    scenario()
-
-
-def referring(directory: Path) -> set[str]:
-    """The sessions that refer to contents in the store."""
-    database = sqlite3.connect(directory / "state" / "store" / "store.sqlite")
-    found = {session for (session,) in database.execute("SELECT session FROM session_blobs")}
-    database.close()
-    return found
+        with monkeypatch.context() as broken:
+            broken.setattr(getattr(service, part), method, refuse)
+            with pytest.raises(StoreFull):
+                await amend(caller, old, drop=[0], edits={1: b"edited"})
+        records = await caller.call("audit.tail")
+        assert [record["event"] for record in records[-2:]] == [
+            "session.amended",
+            "session.amendment_void",
+        ]
+        assert records[-1]["session"] == records[-2]["session"] != old["id"]
+        assert await get(caller, old) == old
+        assert (await caller.call("sessions.list"))["total"] == 1
+        new = await amend(caller, old, drop=[0])
+        assert new["state"] == "pending"
+    assert referring(tmp_path) == {old["id"], new["id"]}
 
 
 @in_loop
@@ -264,35 +215,17 @@ async def test_what_is_no_change_is_refused(tmp_path: Path) -> None:
         (b'send {"event": "error", "code": "step_needed", "details": {}}', StepNeeded),
     ],
 )
-def test_a_runner_that_makes_no_plan_changes_nothing(
+@in_loop
+async def test_a_runner_that_makes_no_plan_changes_nothing(
     tmp_path: Path, sent: bytes, error: type[Exception]
 ) -> None:
-    @in_loop
-    async def scenario() -> None:
-        async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
-            old = await caller.submit(("files", PATHS))
-            with pytest.raises(error):
-                await amend(caller, old, edits={0: sent})
-            assert await get(caller, old) == old
-            assert (await caller.call("sessions.list"))["total"] == 1
-            assert (await amend(caller, old, drop=[0]))["state"] == "pending"
-
-    scenario()
-
-
-@in_loop
-async def test_a_runner_that_takes_too_long_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, gate = slow(tmp_path)
-    monkeypatch.setattr(amending, "_SECONDS", 0.2)
     async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
-        old = await caller.submit(("files", [path, *PATHS]))
-        with pytest.raises(NotAmendable, match=r"more than 0\.2 seconds"):
-            await amend(caller, old, drop=[1])
+        old = await caller.submit(("files", PATHS))
+        with pytest.raises(error):
+            await amend(caller, old, edits={0: sent})
         assert await get(caller, old) == old
-        with await asyncio.to_thread(gate.open, "wb"):
-            pass
+        assert (await caller.call("sessions.list"))["total"] == 1
+        assert (await amend(caller, old, drop=[0]))["state"] == "pending"
 
 
 @in_loop
@@ -306,110 +239,6 @@ async def test_a_runner_that_refuses_is_heard(
         failure = await caller.failure("sessions.amend", **asked(old, drop=[0]))
         assert isinstance(failure, SandboxUnavailable)
         assert await get(caller, old) == old
-
-
-# Races. While the runner waits for a FIFO, somebody else decides.
-
-
-def slow(tmp_path: Path) -> tuple[str, Path]:
-    """A path of which the runner waits for a FIFO, and that FIFO."""
-    gate = tmp_path / "slow.go"
-    os.mkfifo(gate)
-    return str(tmp_path / "slow"), gate
-
-
-@pytest.mark.P2
-@pytest.mark.parametrize("method", ["sessions.reject", "sessions.cancel"])
-def test_one_that_was_stopped_meanwhile_is_not_replaced(tmp_path: Path, method: str) -> None:
-    @in_loop
-    async def scenario() -> None:
-        path, gate = slow(tmp_path)
-        async with (
-            running_service(tmp_path),
-            await Caller.connect(tmp_path) as one,
-            await Caller.connect(tmp_path) as other,
-        ):
-            old = await one.submit(("files", [path, *PATHS]))
-            answer = one.send("sessions.amend", **asked(old, drop=[1]))
-            opened = asyncio.ensure_future(asyncio.to_thread(gate.open, "wb"))
-            with await opened:
-                await other.call(method, id=old["id"])
-            assert isinstance(error_from_wire((await answer).error), WrongState)
-            assert (await get(other, old))["replaced_by"] is None
-            assert (await other.call("sessions.list"))["total"] == 1
-        assert referring(tmp_path) == {old["id"]}
-
-    scenario()
-
-
-@pytest.mark.P2
-@in_loop
-async def test_of_two_changes_at_once_one_holds(tmp_path: Path) -> None:
-    async with (
-        running_service(tmp_path),
-        await Caller.connect(tmp_path) as one,
-        await Caller.connect(tmp_path) as other,
-    ):
-        old = await one.submit(("files", PATHS))
-        answers = await asyncio.gather(
-            one.send("sessions.amend", **asked(old, drop=[0])),
-            other.send("sessions.amend", **asked(old, drop=[1])),
-        )
-        errors = [answer.error for answer in answers if answer.error is not None]
-        assert [type(error_from_wire(error)) for error in errors] == [WrongState]
-        assert (await one.call("sessions.list"))["total"] == 2
-
-
-@pytest.mark.P2
-@in_loop
-async def test_one_that_expires_meanwhile_is_not_replaced(tmp_path: Path) -> None:
-    path, gate = slow(tmp_path)
-    async with running_service(tmp_path) as service, await Caller.connect(tmp_path) as caller:
-        old = await caller.submit(("files", [path, *PATHS]))
-        answer = caller.send("sessions.amend", **asked(old, drop=[1]))
-        with await asyncio.to_thread(gate.open, "wb"):
-            live = service._registry.current(old["id"])
-            assert live is not None
-            service._registry._expire(live, old["expires_at"] + 1)
-        assert isinstance(error_from_wire((await answer).error), WrongState)
-        assert (await get(caller, old))["state"] == "expired"
-
-
-@pytest.mark.P2
-@pytest.mark.P6
-@in_loop
-async def test_one_that_was_stopped_while_it_was_written_does_not_begin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with (
-        running_service(tmp_path),
-        await Caller.connect(tmp_path) as one,
-        await Caller.connect(tmp_path) as other,
-    ):
-        old = await one.submit(("files", PATHS))
-        commit = Store.commit
-
-        async def stop_first(store: Store, *entries: Any) -> None:
-            with monkeypatch.context() as original:
-                original.setattr(Store, "commit", commit)
-                await commit(store, *entries)
-                await other.call("sessions.reject", id=old["id"], reason="no")
-
-        with monkeypatch.context() as patched:
-            patched.setattr(Store, "commit", stop_first)
-            with pytest.raises(WrongState):
-                await amend(one, old, drop=[0])
-        over = await get(one, old)
-        assert (over["state"], over["reason"], over["replaced_by"]) == ("rejected", "no", None)
-        records = await one.call("audit.tail")
-        (void,) = [each for each in records if each["event"] == "session.amendment_void"]
-        stopped = await one.call("sessions.get", id=void["session"])
-        assert stopped["state"] == "cancelled"
-        with pytest.raises(WrongState):
-            await one.call("sessions.approve", id=stopped["id"], digest=stopped["digest"])
-    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
-        assert (await get(caller, old))["reason"] == "no"
-        assert (await get(caller, stopped))["state"] == "cancelled"
 
 
 @in_loop
@@ -466,201 +295,3 @@ async def test_a_profile_that_is_no_more_and_a_record_of_before(tmp_path: Path) 
         failure = await caller.failure("sessions.amend", **asked(new, drop=[0]))
         assert failure.code == "profile_unknown"
         assert (await get(caller, new))["state"] == "pending"
-
-
-# In service mode, with other accounts
-
-CONFIG = """
-[daemon]
-runner_socket = "/nowhere"
-[roles]
-submit = ["uid:{submitter}"]
-review = ["uid:{one}", "uid:{two}", "uid:{submitter}"]
-audit = ["uid:0"]
-admin = []
-[profiles.default]
-approvals = {approvals}
-"""
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """Where a daemon in service mode is reached by everybody."""
-    with public_directory() as made:
-        yield made
-
-
-@pytest.fixture
-def people() -> Iterator[dict[str, int]]:
-    """Three accounts: one submits, all review."""
-    with temporary_account() as one, temporary_account() as two, temporary_account() as three:
-        uids = [pwd.getpwnam(name).pw_uid for name in (one, two, three)]
-        yield dict(zip(("submitter", "one", "two"), uids, strict=True))
-
-
-async def connect(directory: Path, uid: int) -> Caller:
-    return await Caller.connect_as(directory, uid, *(current_groups(uid) or ()))
-
-
-@needs_root
-@pytest.mark.P5
-def test_who_changed_a_plan_never_approves_it(directory: Path, people: dict[str, int]) -> None:
-    @in_loop
-    async def scenario() -> None:
-        config = CONFIG.format(approvals=1, **people)
-        async with running_service(directory, config=config, embedded=False, launch=scripted()):
-            agent = await connect(directory, people["submitter"])
-            one = await connect(directory, people["one"])
-            two = await connect(directory, people["two"])
-            async with agent, one, two:
-                old = await agent.submit(("files", PATHS))
-                new = await amend(one, old, drop=[0])
-                assert new["editors"] == [people["one"]]
-                assert new["submitter"] == people["submitter"]
-                arguments = {"id": new["id"], "digest": new["digest"]}
-                for caller in (agent, one):
-                    with pytest.raises(NotAllowed) as caught:
-                        await caller.call("sessions.approve", **arguments)
-                    assert "never approves" in str(caught.value)
-                assert (await get(agent, new))["state"] == "pending"
-                again = await amend(two, new, drop=[0])
-                assert again["editors"] == [people["one"], people["two"]]
-                for caller in (agent, one, two):
-                    failure = await caller.failure(
-                        "sessions.approve", id=again["id"], digest=again["digest"]
-                    )
-                    assert isinstance(failure, NotAllowed)
-
-    scenario()
-
-
-@needs_root
-@pytest.mark.P5
-def test_another_person_approves_a_changed_plan(directory: Path, people: dict[str, int]) -> None:
-    @in_loop
-    async def scenario() -> None:
-        config = CONFIG.format(approvals=1, **people)
-        async with running_service(directory, config=config, embedded=False, launch=scripted()):
-            agent = await connect(directory, people["submitter"])
-            one = await connect(directory, people["one"])
-            two = await connect(directory, people["two"])
-            async with agent, one, two:
-                old = await agent.submit(("files", PATHS))
-                new = await amend(one, old, drop=[0])
-                await two.call("sessions.approve", id=new["id"], digest=new["digest"])
-                ended = await two.call("sessions.wait", id=new["id"], states=[])
-                assert ended["state"] == "executed"
-                assert ended["decided_by"] == [people["two"]]
-
-    scenario()
-
-
-@needs_root
-@pytest.mark.P5
-def test_approvals_of_the_old_plan_do_not_count_for_the_new_one(
-    directory: Path, people: dict[str, int]
-) -> None:
-    @in_loop
-    async def scenario() -> None:
-        config = CONFIG.format(approvals=2, **people)
-        async with running_service(directory, config=config, embedded=False, launch=scripted()):
-            agent = await connect(directory, people["submitter"])
-            one = await connect(directory, people["one"])
-            two = await connect(directory, people["two"])
-            async with agent, one, two:
-                old = await agent.submit(("files", PATHS))
-                half = await two.call("sessions.approve", id=old["id"], digest=old["digest"])
-                assert half["decided_by"] == [people["two"]]
-                new = await amend(one, old, drop=[0])
-                assert (new["decided_by"], new["approvals"]) == ([], 2)
-                half = await two.call("sessions.approve", id=new["id"], digest=new["digest"])
-                assert (half["state"], half["decided_by"]) == ("pending", [people["two"]])
-
-    scenario()
-
-
-@needs_root
-@pytest.mark.P5
-def test_only_reviewers_change_plans(directory: Path, people: dict[str, int]) -> None:
-    @in_loop
-    async def scenario() -> None:
-        config = CONFIG.format(approvals=1, **people)
-        config = config.replace(f', "uid:{people["submitter"]}"', "")
-        async with running_service(directory, config=config, embedded=False, launch=scripted()):
-            agent = await connect(directory, people["submitter"])
-            async with agent:
-                old = await agent.submit(("files", PATHS))
-                assert isinstance(
-                    await agent.failure("sessions.amend", **asked(old, drop=[0])), NotAllowed
-                )
-                await agent.call("sessions.cancel", id=old["id"])
-                assert isinstance(
-                    await agent.failure("sessions.amend", **asked(old, drop=[0])), NotAllowed
-                )
-
-    scenario()
-
-
-# What the runner tells.
-
-
-def plan_before() -> Plan:
-    steps = [
-        {"kind": "file", "change": "create", "path": "/a"},
-        {"kind": "file", "change": "rename", "path": "/c", "old_path": "/b"},
-        {"kind": "command", "argv": ["systemctl", "reload", "x y"], "decision": "review"},
-    ]
-    plan = {
-        "format": 1,
-        "session": "s",
-        "target": {"kind": "local", "host": "h"},
-        "identity": {"name": "n", "uid": 0, "gid": 0, "groups": [], "umask": 18},
-        "policy_version": "1",
-        "on_failure": "rollback",
-        "steps": steps,
-    }
-    return Plan.parse(json.dumps(plan).encode())
-
-
-def followed(told: Told, notes: object) -> tuple[Recorded, Amendment]:
-    before = [
-        {"diff": f"+{name}\n", "binary": name == "b", "too_large": False, "risk": "safe"}
-        for name in "abc"
-    ]
-    made = Recorded("d", "s", b"{}", json.dumps(notes).encode())
-    return follow(Result(made, told), plan_before(), Notes(before, []))
-
-
-def test_notes_that_hold_are_taken_over_and_words_say_what_is_gone() -> None:
-    told = Told((1,), (0, 2), ((0, 2), (0, 0)), (0,), ((0, 0),))
-    plan, amendment = followed(told, [{}])
-    assert json.loads(plan.notes) == [{"diff": "+b\n", "binary": True, "too_large": False}]
-    assert amendment == Amendment(
-        (DroppedStep(0, "create /a", (0,)), DroppedStep(2, "run systemctl reload 'x y'", (0,))),
-        (EditedStep(0, 1, 0),),
-    )
-    _, other = followed(Told((0, 2), (1,)), [{"diff": None}, {}])
-    assert other.dropped == (DroppedStep(1, "rename /b to /c"),)
-
-
-@pytest.mark.P10
-@pytest.mark.parametrize(
-    ("told", "notes"),
-    [
-        (Told((0, 1), ()), [{}, {}]),
-        (Told((0, 1, 3), (2,)), [{}] * 3),
-        (Told((0, 1), (1, 2)), [{}] * 2),
-        (Told((0, 1), (2,)), [{}]),
-        (Told((0, 1), (2,)), [{}, None]),
-        (Told((0, 1), (2,)), {}),
-        (Told((0, 1), (2,), ((2, 2),)), [{}] * 2),
-        (Told((0, 1), (2,), ((0, 1),)), [{}] * 2),
-        (Told((0, 1), (2,), ((0, 2, 3),)), [{}] * 2),
-        (Told((0, 1), (2,), (), (2,)), [{}] * 2),
-        (Told((0, 1), (2,), (), (0,), ((1, 0),)), [{}] * 2),
-        (Told((0, 1), (2,), (), (0,), ((0, -1),)), [{}] * 2),
-    ],
-)
-def test_what_does_not_fit_is_refused(told: Told, notes: object) -> None:
-    with pytest.raises(ValueError):
-        followed(told, notes)

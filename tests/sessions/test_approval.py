@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import grp
-import hashlib
 import os
-import pwd
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from shannotd.server.peers import current_groups
 from shannotd.sessions.access import ALL_ROLES, Role, require_approver, require_stopper
 from shannotd.sessions.access import Caller as Account
-from shannotd.wire.errors import (
-    DigestMismatch,
-    InvalidRequest,
-    NotAllowed,
-    NotFound,
-    StoreFull,
-    WrongState,
-    error_from_wire,
-)
+from shannotd.wire.errors import DigestMismatch, NotAllowed, StoreFull, WrongState, error_from_wire
 from shannotd.wire.session import Session, State
-from tests.support.accounts import is_root, temporary_account
-from tests.support.service import (
-    Caller,
-    change_stored,
-    in_loop,
-    public_directory,
-    running_service,
-    scripted,
-)
+from tests.support.service import Caller, change_stored, in_loop, running_service
 
 PATH = "/srv/example/new"
 SUBMITTER, DAEMON, IDENTITY, REVIEWER = 1001, 990, 1003, 1004
-
-needs_root = pytest.mark.skipif(not is_root(), reason="needs root, to connect as other accounts")
 
 
 def session(**changes: object) -> Session:
@@ -177,13 +154,8 @@ async def test_without_a_log_nothing_is_approved_and_everything_is_stopped(
 
 @pytest.mark.P6
 @pytest.mark.parametrize(("part", "method"), [("_store", "commit"), ("_audit", "sync")])
-def test_an_approval_that_could_not_be_stored_is_void_in_the_log_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, method: str
-) -> None:
-    in_loop(_void_approval)(tmp_path, monkeypatch, part, method)
-
-
-async def _void_approval(
+@in_loop
+async def test_an_approval_that_could_not_be_stored_is_void_in_the_log_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, method: str
 ) -> None:
     async with running_service(tmp_path) as service, await Caller.connect(tmp_path) as caller:
@@ -208,22 +180,21 @@ async def _void_approval(
 @pytest.mark.parametrize(
     ("word", "state", "code"), [("stale", "stale", "stale"), ("failed", "failed", "apply_failed")]
 )
-def test_an_apply_that_stops_says_where(tmp_path: Path, word: str, state: str, code: str) -> None:
-    @in_loop
-    async def scenario() -> None:
-        async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
-            paths = ["/srv/a", f"/srv/{word}", "/srv/c"]
-            pending = await caller.submit(("files", paths))
+@in_loop
+async def test_an_apply_that_stops_says_where(
+    tmp_path: Path, word: str, state: str, code: str
+) -> None:
+    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+        paths = ["/srv/a", f"/srv/{word}", "/srv/c"]
+        pending = await caller.submit(("files", paths))
+        await caller.call("sessions.approve", id=pending["id"], digest=pending["digest"])
+        ended = await caller.call("sessions.wait", id=pending["id"], states=[])
+        assert ended["state"] == state
+        assert ended["error"]["code"] == code
+        assert paths[1] in ended["error"]["message"]
+        assert [note["applied"] for note in ended["notes"]] == ["done", word, None]
+        with pytest.raises(WrongState):
             await caller.call("sessions.approve", id=pending["id"], digest=pending["digest"])
-            ended = await caller.call("sessions.wait", id=pending["id"], states=[])
-            assert ended["state"] == state
-            assert ended["error"]["code"] == code
-            assert paths[1] in ended["error"]["message"]
-            assert [note["applied"] for note in ended["notes"]] == ["done", word, None]
-            with pytest.raises(WrongState):
-                await caller.call("sessions.approve", id=pending["id"], digest=pending["digest"])
-
-    scenario()
 
 
 @in_loop
@@ -309,211 +280,3 @@ async def test_approved_and_executing_sessions_of_a_dead_daemon_have_failed(
         assert [each["state"] for each in found] == ["failed", "failed", "cancelled"]
         assert "nothing of it was" in found[0]["error"]["message"]
         assert found[1]["error"]["code"] == "runner_lost"
-
-
-# In service mode, with other accounts
-
-ROLES = """
-[daemon]
-runner_socket = "/nowhere"
-[roles]
-submit = ["{submitters}"]
-review = ["{reviewers}"]
-audit = ["uid:0"]
-admin = []
-[profiles.default]
-approvals = {approvals}
-"""
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """Where a daemon in service mode is reached by everybody."""
-    with public_directory() as made:
-        yield made
-
-
-@pytest.fixture
-def reviewers() -> Iterator[list[str]]:
-    """Two accounts, each in a group of its own that has its name."""
-    with temporary_account() as one, temporary_account() as two:
-        yield [one, two]
-
-
-async def _connect(directory: Path, name: str) -> Caller:
-    account = pwd.getpwnam(name)
-    groups = current_groups(account.pw_uid)
-    assert groups is not None
-    return await Caller.connect_as(directory, account.pw_uid, *groups)
-
-
-def _config(approvals: int, submitter: str, reviewer: str) -> str:
-    return ROLES.format(approvals=approvals, submitters=submitter, reviewers=reviewer)
-
-
-@needs_root
-@pytest.mark.P5
-def test_submitters_and_reviewers_of_a_service(directory: Path, reviewers: list[str]) -> None:
-    submitter, reviewer = reviewers
-
-    @in_loop
-    async def scenario() -> None:
-        config = _config(1, submitter, reviewer)
-        async with running_service(directory, config=config, embedded=False, launch=scripted()):
-            agent = await _connect(directory, submitter)
-            person = await _connect(directory, reviewer)
-            async with agent, person:
-                pending = await agent.submit(("files", [PATH]))
-                arguments = {"id": pending["id"], "digest": pending["digest"]}
-                with pytest.raises(NotAllowed):
-                    await agent.call("sessions.approve", **arguments)
-                with pytest.raises(NotAllowed):
-                    await person.submit()
-                with pytest.raises(NotAllowed):
-                    await person.call("audit.tail")
-                assert (await person.call("sessions.list"))["total"] == 1
-                approved = await person.call("sessions.approve", **arguments)
-                assert approved["decided_by"] == [pwd.getpwnam(reviewer).pw_uid]
-            stranger = await Caller.connect_as(directory, 65534, 65534)
-            async with stranger:
-                assert isinstance(await stranger.raw_error(), NotAllowed)
-                await stranger.closed()
-
-    scenario()
-
-
-@needs_root
-@pytest.mark.P1
-def test_contents_of_files_are_for_reviewers(directory: Path, reviewers: list[str]) -> None:
-    """A file of root's may hold what the script could keep but not see."""
-    submitter, reviewer = reviewers
-
-    @in_loop
-    async def scenario() -> None:
-        config = _config(1, submitter, reviewer)
-        async with running_service(directory, config=config, embedded=False, launch=scripted()):
-            agent = await _connect(directory, submitter)
-            person = await _connect(directory, reviewer)
-            async with agent, person:
-                pending = await agent.submit(("files", [PATH]), ("fed", "input"))
-                file, given = (
-                    {"id": pending["id"], "sha256": hashlib.sha256(content).hexdigest()}
-                    for content in (f"content of {PATH}\n".encode(), b"input")
-                )
-                assert (await agent.call("blobs.get", **given))["data"] == b"input"
-                assert isinstance(await agent.failure("blobs.get", **file), InvalidRequest)
-                for one in (file, given):
-                    assert (await person.call("blobs.get", **one))["data"]
-
-    scenario()
-
-
-@needs_root
-@pytest.mark.P5
-def test_sessions_of_others_do_not_exist(directory: Path, reviewers: list[str]) -> None:
-    one, two = reviewers
-
-    @in_loop
-    async def scenario() -> None:
-        shared = grp.getgrnam("nogroup").gr_gid
-        config = _config(1, "nogroup", "root")
-        async with running_service(directory, config=config, embedded=False, launch=scripted()):
-            mine = await Caller.connect_as(directory, pwd.getpwnam(one).pw_uid, shared)
-            theirs = await Caller.connect_as(directory, pwd.getpwnam(two).pw_uid, shared)
-            async with mine, theirs:
-                await theirs.call("sessions.watch")
-                pending = await mine.submit(("files", [PATH]))
-                unknown = "f" * 32
-                for method, more in (
-                    ("sessions.get", {}),
-                    ("sessions.cancel", {}),
-                    ("sessions.reject", {}),
-                    ("sessions.watch", {}),
-                    ("sessions.wait", {"states": []}),
-                    ("sessions.approve", {"digest": pending["digest"]}),
-                    ("sessions.amend", {"digest": pending["digest"], "drop": [0]}),
-                    ("blobs.get", {"sha256": "0" * 64}),
-                ):
-                    for identifier in (pending["id"], pending["id"][:5]):
-                        failure = await theirs.failure(method, id=identifier, **more)
-                        missing = await theirs.failure(method, id=unknown, **more)
-                        assert isinstance(failure, NotFound)
-                        assert type(missing) is type(failure)
-                assert (await theirs.call("sessions.list"))["total"] == 0
-                assert theirs.notifications.empty()
-
-    scenario()
-
-
-@needs_root
-@pytest.mark.P5
-def test_a_quorum_is_of_distinct_people(directory: Path, reviewers: list[str]) -> None:
-    @in_loop
-    async def scenario() -> None:
-        uids = [pwd.getpwnam(name).pw_uid for name in reviewers]
-        config = _config(2, "root", f'uid:{uids[0]}", "uid:{uids[1]}')
-        async with running_service(directory, config=config, embedded=False, launch=scripted()):
-            agent = await Caller.connect(directory)
-            one = await _connect(directory, reviewers[0])
-            two = await _connect(directory, reviewers[1])
-            async with agent, one, two:
-                pending = await agent.submit(("files", [PATH]))
-                arguments = {"id": pending["id"], "digest": pending["digest"]}
-                for _ in range(2):
-                    half = await one.call("sessions.approve", **arguments)
-                    assert half["state"] == "pending"
-                    assert half["decided_by"] == [uids[0]]
-                whole = await two.call("sessions.approve", **arguments)
-                assert whole["decided_by"] == uids
-                ended = await two.call("sessions.wait", id=pending["id"], states=[])
-                assert ended["state"] == "executed"
-
-    scenario()
-
-
-@needs_root
-@pytest.mark.P5
-def test_an_auditor_reads_the_log_of_a_session_that_he_may_not_see(
-    directory: Path, reviewers: list[str]
-) -> None:
-    @in_loop
-    async def scenario() -> None:
-        auditor = reviewers[0]
-        config = _config(1, "root", reviewers[1]).replace('"uid:0"', f'"{auditor}"')
-        async with running_service(directory, config=config, embedded=False, launch=scripted()):
-            agent = await Caller.connect(directory)
-            person = await _connect(directory, auditor)
-            async with agent, person:
-                pending = await agent.submit(("files", [PATH]))
-                for identifier in (pending["id"], pending["id"][:6]):
-                    assert isinstance(await person.failure("sessions.get", id=identifier), NotFound)
-                    records = await person.call("audit.tail", session=identifier)
-                    assert {record["session"] for record in records} == {pending["id"]}
-                assert (await person.call("audit.verify"))["records"] > 0
-                unknown = await person.failure("audit.tail", session="f" * 32)
-                assert isinstance(unknown, NotFound)
-
-    scenario()
-
-
-@needs_root
-@pytest.mark.P5
-def test_who_left_the_group_approves_no_more(directory: Path, reviewers: list[str]) -> None:
-    @in_loop
-    async def scenario() -> None:
-        name = reviewers[0]
-        shared = grp.getgrnam("nogroup").gr_gid
-        # The connection has the group, as an old login would; the account database has not.
-        config = _config(1, "root", "nogroup")
-        async with running_service(directory, config=config, embedded=False, launch=scripted()):
-            agent = await Caller.connect(directory)
-            former = await Caller.connect_as(directory, pwd.getpwnam(name).pw_uid, shared)
-            async with agent, former:
-                pending = await agent.submit(("files", [PATH]))
-                with pytest.raises(NotAllowed):
-                    await former.call(
-                        "sessions.approve", id=pending["id"], digest=pending["digest"]
-                    )
-                assert (await former.call("sessions.get", id=pending["id"]))["state"] == "pending"
-
-    scenario()

@@ -30,31 +30,28 @@ async def in_thread(work: Callable[[], Any]) -> Any:
 
 
 @given(st.lists(st.tuples(headers, st.binary(max_size=300_000)), max_size=5))
-def test_frames_survive_both_ways(frames: list[tuple[dict[str, Any], bytes]]) -> None:
-    @in_loop
-    async def scenario() -> None:
-        ours, their_socket = pair()
-        theirs = RunnerChannel(their_socket)
-        their_socket.setblocking(True)
+@in_loop
+async def test_frames_survive_both_ways(frames: list[tuple[dict[str, Any], bytes]]) -> None:
+    ours, their_socket = pair()
+    theirs = RunnerChannel(their_socket)
+    their_socket.setblocking(True)
 
-        def echo() -> None:
-            for _ in frames:
-                header, payload, _ = theirs.receive()
-                theirs.send(header, payload)
+    def echo() -> None:
+        for _ in frames:
+            header, payload, _ = theirs.receive()
+            theirs.send(header, payload)
 
-        echoing = asyncio.ensure_future(in_thread(echo))
-        for header, payload in frames:
-            await ours.send(header, payload)
-            received = await ours.receive()
-            assert received.header == header
-            assert bytes(received.payload) == payload
-        await echoing
-        theirs.close()
-        with pytest.raises(ChannelClosed):
-            await ours.receive()
-        ours.close()
-
-    scenario()
+    echoing = asyncio.ensure_future(in_thread(echo))
+    for header, payload in frames:
+        await ours.send(header, payload)
+        received = await ours.receive()
+        assert received.header == header
+        assert bytes(received.payload) == payload
+    await echoing
+    theirs.close()
+    with pytest.raises(ChannelClosed):
+        await ours.receive()
+    ours.close()
 
 
 @in_loop
@@ -102,17 +99,14 @@ async def test_unclaimed_descriptors_are_closed() -> None:
         struct.pack(">II", 10, 0) + b"{",
     ],
 )
-def test_what_is_no_frame_closes(sent: bytes) -> None:
-    @in_loop
-    async def scenario() -> None:
-        ours, theirs = pair()
-        theirs.sendall(sent)
-        theirs.close()
-        with pytest.raises(ChannelClosed):
-            await ours.receive()
-        ours.close()
-
-    scenario()
+@in_loop
+async def test_what_is_no_frame_closes(sent: bytes) -> None:
+    ours, theirs = pair()
+    theirs.sendall(sent)
+    theirs.close()
+    with pytest.raises(ChannelClosed):
+        await ours.receive()
+    ours.close()
 
 
 @in_loop

@@ -17,8 +17,8 @@ from shannotd.wire.errors import (
     RunnerUnreachable,
     StoreFull,
 )
-from tests.sessions.test_rollbacks import events, executed, get, roll_back
 from tests.support.service import Caller, in_loop, running_service
+from tests.support.sessions import events, executed, get, roll_back
 
 NOW = 1_000_000.0
 
@@ -160,18 +160,15 @@ async def test_the_settings_are_those_of_the_configuration(tmp_path: Path) -> No
 
 @pytest.mark.P8
 @pytest.mark.parametrize("told", [None, [{"session": 1}], "x"])
-def test_a_runner_that_tells_something_strange(
+@in_loop
+async def test_a_runner_that_tells_something_strange(
     told: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    @in_loop
-    async def scenario() -> None:
-        async with running_service(tmp_path) as service, await Caller.connect(tmp_path) as caller:
+    async with running_service(tmp_path) as service, await Caller.connect(tmp_path) as caller:
 
-            async def checkpoints() -> Any:
-                return told
+        async def checkpoints() -> Any:
+            return told
 
-            monkeypatch.setattr(service._runner, "checkpoints", checkpoints)
-            with pytest.raises(RunnerUnreachable):
-                await caller.call("checkpoints.list")
-
-    scenario()
+        monkeypatch.setattr(service._runner, "checkpoints", checkpoints)
+        with pytest.raises(RunnerUnreachable):
+            await caller.call("checkpoints.list")

@@ -1,26 +1,22 @@
-"""Rollbacks as the daemon sees them: who asks, who approves, what becomes of which session."""
+"""Rollbacks as the daemon sees them: what is asked, what becomes of which session."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import pwd
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shannotd.server.peers import current_groups
 from shannotd.sessions import reversing
 from shannotd.sessions.rollbacks import conflict_error
 from shannotd.wire.errors import (
     CheckpointInUse,
     CheckpointUnknown,
     InvalidRequest,
-    NotAllowed,
     NotFound,
     NotReversible,
     RollbackConflict,
@@ -30,49 +26,8 @@ from shannotd.wire.errors import (
     WrongState,
 )
 from shannotd.wire.rollback import Conflict
-from tests.support.accounts import is_root, temporary_account
-from tests.support.service import (
-    Caller,
-    change_stored,
-    in_loop,
-    public_directory,
-    running_service,
-    scripted,
-)
-
-PATHS = ["/srv/example/a", "/srv/example/b"]
-
-needs_root = pytest.mark.skipif(not is_root(), reason="needs root, to connect as other accounts")
-
-
-async def execute(caller: Caller, session: Any) -> Any:
-    """Approve a session, and wait until it is over."""
-    await caller.call("sessions.approve", id=session["id"], digest=session["digest"])
-    return await caller.call("sessions.wait", id=session["id"], states=[])
-
-
-async def executed(caller: Caller, *paths: str, **more: Any) -> Any:
-    """A session whose plan was applied."""
-    return await execute(caller, await caller.submit(("files", list(paths or PATHS)), **more))
-
-
-async def roll_back(caller: Caller, session: Any, **more: Any) -> Any:
-    """The session that takes another one back."""
-    return (await caller.call("sessions.rollback", id=session["id"], **more))["session"]
-
-
-async def get(caller: Caller, session: Any) -> Any:
-    """The session as it is now."""
-    return await caller.call("sessions.get", id=session["id"])
-
-
-async def states(caller: Caller, *sessions: Any) -> list[str]:
-    return [(await get(caller, session))["state"] for session in sessions]
-
-
-async def events(caller: Caller, session: Any) -> list[Any]:
-    """What the audit log says of a session."""
-    return list(await caller.call("audit.tail", session=session["id"], limit=100))
+from tests.support.service import Caller, change_stored, in_loop, running_service
+from tests.support.sessions import PATHS, events, execute, executed, get, roll_back, states
 
 
 @pytest.mark.P9
@@ -326,20 +281,17 @@ async def test_commands_that_make_up_for_others_are_judged_and_logged(tmp_path: 
 
 @pytest.mark.P8
 @pytest.mark.parametrize("word", ["strange", "close"])
-def test_what_the_runner_cannot_do_changes_nothing(word: str, tmp_path: Path) -> None:
-    @in_loop
-    async def scenario() -> None:
-        async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
-            old = await executed(caller, f"/srv/{word}")
-            with pytest.raises(NotReversible):
-                await roll_back(caller, old)
-            assert (await caller.call("sessions.list"))["total"] == 1
-            assert await states(caller, old) == ["executed"]
-            # And another may be asked for.
-            with pytest.raises(NotReversible):
-                await roll_back(caller, old)
-
-    scenario()
+@in_loop
+async def test_what_the_runner_cannot_do_changes_nothing(word: str, tmp_path: Path) -> None:
+    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+        old = await executed(caller, f"/srv/{word}")
+        with pytest.raises(NotReversible):
+            await roll_back(caller, old)
+        assert (await caller.call("sessions.list"))["total"] == 1
+        assert await states(caller, old) == ["executed"]
+        # And another may be asked for.
+        with pytest.raises(NotReversible):
+            await roll_back(caller, old)
 
 
 @in_loop
@@ -404,117 +356,3 @@ async def test_a_changed_rollback_is_one_too(tmp_path: Path) -> None:
             await roll_back(caller, old)
         await execute(caller, new)
         assert (await get(caller, old))["rolled_back_by"] == new["id"]
-
-
-# Roles
-
-ROLES = """
-[roles]
-submit = ["{submitter}"]
-review = ["{reviewers}"]
-admin = ["uid:0"]
-[profiles.default]
-approvals = {approvals}
-"""
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    with public_directory() as path:
-        yield path
-
-
-@pytest.fixture
-def accounts() -> Iterator[list[str]]:
-    with temporary_account() as one, temporary_account() as two:
-        yield [one, two]
-
-
-async def _connect(directory: Path, name: str) -> Caller:
-    account = pwd.getpwnam(name)
-    groups = current_groups(account.pw_uid)
-    assert groups is not None
-    return await Caller.connect_as(directory, account.pw_uid, *groups)
-
-
-@needs_root
-@pytest.mark.P5
-def test_who_asks_may_approve_and_who_submitted_may_not(
-    directory: Path, accounts: list[str]
-) -> None:
-    submitter, reviewer = accounts
-
-    @in_loop
-    async def scenario() -> None:
-        # The submitter is a reviewer of other plans as well.
-        both = f'{submitter}", "{reviewer}'
-        config = ROLES.format(submitter=submitter, reviewers=both, approvals=1)
-        async with running_service(directory, config=config, embedded=False, launch=scripted()):
-            agent = await _connect(directory, submitter)
-            person = await _connect(directory, reviewer)
-            async with agent, person:
-                pending = await agent.submit(("files", PATHS))
-                old = await execute(person, pending)
-                for asking in (agent, person):
-                    back = await roll_back(asking, old)
-                    assert back["submitter"] == pwd.getpwnam(submitter).pw_uid
-                    arguments = {"id": back["id"], "digest": back["digest"]}
-                    with pytest.raises(NotAllowed):
-                        await agent.call("sessions.approve", **arguments)
-                    if asking is agent:
-                        await person.call("sessions.reject", id=back["id"])
-                assert (await execute(person, back))["state"] == "executed"
-                assert (await get(agent, old))["state"] == "rolled_back"
-
-    scenario()
-
-
-@needs_root
-@pytest.mark.P5
-def test_others_cannot_ask(directory: Path, accounts: list[str]) -> None:
-    submitter, reviewer = accounts
-
-    @in_loop
-    async def scenario() -> None:
-        config = ROLES.format(submitter=submitter, reviewers=reviewer, approvals=1)
-        async with running_service(directory, config=config, embedded=False, launch=scripted()):
-            agent = await _connect(directory, submitter)
-            person = await _connect(directory, reviewer)
-            async with agent, person:
-                old = await execute(person, await agent.submit(("files", PATHS)))
-                for more in ({}, {"dry_run": True}):
-                    with pytest.raises(NotAllowed):
-                        await agent.call("sessions.rollback", id=old["id"], **more)
-                with pytest.raises(NotAllowed):
-                    await agent.call("checkpoints.list")
-                with pytest.raises(NotAllowed):
-                    await agent.call("checkpoints.get", id=old["id"])
-                assert len(await person.call("checkpoints.list")) == 1
-                assert (await person.call("checkpoints.get", id=old["id"]))["steps"]
-                with pytest.raises(NotAllowed):
-                    await person.call("checkpoints.drop", id=old["id"])
-
-    scenario()
-
-
-@needs_root
-@pytest.mark.P5
-def test_as_many_approve_as_the_profile_says(directory: Path, accounts: list[str]) -> None:
-    @in_loop
-    async def scenario() -> None:
-        config = ROLES.format(submitter="root", reviewers='", "'.join(accounts), approvals=2)
-        async with running_service(directory, config=config, embedded=False, launch=scripted()):
-            agent = await Caller.connect(directory)
-            one, two = [await _connect(directory, name) for name in accounts]
-            async with agent, one, two:
-                pending = await agent.submit(("files", PATHS))
-                arguments = {"id": pending["id"], "digest": pending["digest"]}
-                await one.call("sessions.approve", **arguments)
-                old = await execute(two, pending)
-                back = await roll_back(one, old)
-                assert back["approvals"] == 2
-                half = await one.call("sessions.approve", id=back["id"], digest=back["digest"])
-                assert half["state"] == "pending"
-                assert (await execute(two, back))["state"] == "executed"
-
-    scenario()

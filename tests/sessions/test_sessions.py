@@ -98,18 +98,15 @@ async def test_without_wait_the_answer_comes_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "limit"), [("wall_seconds", "2.5"), ("output_bytes", None), ("processes", None)]
 )
-def test_a_limit_fails_the_session(tmp_path: Path, name: str, limit: str | None) -> None:
-    @in_loop
-    async def scenario() -> None:
-        async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
-            session = await caller.submit(("exited", {"stopped": name}), timeout=2.5)
-            assert session["state"] == "failed"
-            assert session["error"]["code"] == "limit_exceeded"
-            assert session["error"]["details"]["name"] == name
-            if limit is not None:
-                assert session["error"]["details"]["limit"] == limit
-
-    scenario()
+@in_loop
+async def test_a_limit_fails_the_session(tmp_path: Path, name: str, limit: str | None) -> None:
+    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+        session = await caller.submit(("exited", {"stopped": name}), timeout=2.5)
+        assert session["state"] == "failed"
+        assert session["error"]["code"] == "limit_exceeded"
+        assert session["error"]["details"]["name"] == name
+        if limit is not None:
+            assert session["error"]["details"]["limit"] == limit
 
 
 @in_loop
@@ -137,18 +134,15 @@ async def test_an_error_of_the_runner_is_the_sessions(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.P8
-def test_a_runner_that_speaks_nonsense_is_a_lost_one(
+@in_loop
+async def test_a_runner_that_speaks_nonsense_is_a_lost_one(
     tmp_path: Path, action: tuple[str, object]
 ) -> None:
-    @in_loop
-    async def scenario() -> None:
-        async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
-            session = await caller.submit(action)
-            assert session["state"] == "failed"
-            assert session["error"]["code"] == "runner_lost"
-            assert (await caller.submit())["state"] == "executed"
-
-    scenario()
+    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+        session = await caller.submit(action)
+        assert session["state"] == "failed"
+        assert session["error"]["code"] == "runner_lost"
+        assert (await caller.submit())["state"] == "executed"
 
 
 @in_loop
@@ -397,41 +391,35 @@ async def test_a_plan_of_ten_thousand_steps(tmp_path: Path) -> None:
         assert {note["applied"] for note in ended["notes"]} == {"done"}
 
 
-def test_the_wire_model_fits_what_is_sent(tmp_path: Path) -> None:
-    @in_loop
-    async def scenario() -> None:
-        async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
-            session = decode(Session, await caller.submit(("files", [PATH])))
-            assert session.plan is not None
-            assert session.plan.digest == session.digest
-            assert session.plan.steps[0].path == PATH
-
-    scenario()
+@in_loop
+async def test_the_wire_model_fits_what_is_sent(tmp_path: Path) -> None:
+    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+        session = decode(Session, await caller.submit(("files", [PATH])))
+        assert session.plan is not None
+        assert session.plan.digest == session.digest
+        assert session.plan.steps[0].path == PATH
 
 
 @pytest.mark.P10
-def test_a_full_disk_fails_plans_and_nothing_else(small_disk: Path) -> None:
-    @in_loop
-    async def scenario() -> None:
-        async with running_service(small_disk), await Caller.connect(small_disk) as caller:
-            before = await caller.submit(("files", [PATH]))
-            fill(small_disk / "filler")
-            failed = await caller.submit(("many", 2000))
-            assert failed["state"] == "failed"
-            assert failed["error"]["code"] == "store_full"
-            assert (await caller.submit(("output", "x")))["stdout"] == b"x"
-            with pytest.raises(StoreFull):
-                await caller.call("sessions.approve", id=before["id"], digest=before["digest"])
-            rejected = await caller.call("sessions.reject", id=before["id"], reason="full")
-            assert rejected["state"] == "rejected"
-            (small_disk / "filler").unlink()
-            assert (await caller.submit(("files", [PATH])))["state"] == "pending"
-            listed = (await caller.call("sessions.list"))["sessions"]
-            states = [session["state"] for session in listed]
-            assert sorted(states) == ["executed", "failed", "pending", "rejected"]
-            assert (await caller.call("audit.verify"))["records"] >= 8
-
-    scenario()
+@in_loop
+async def test_a_full_disk_fails_plans_and_nothing_else(small_disk: Path) -> None:
+    async with running_service(small_disk), await Caller.connect(small_disk) as caller:
+        before = await caller.submit(("files", [PATH]))
+        fill(small_disk / "filler")
+        failed = await caller.submit(("many", 2000))
+        assert failed["state"] == "failed"
+        assert failed["error"]["code"] == "store_full"
+        assert (await caller.submit(("output", "x")))["stdout"] == b"x"
+        with pytest.raises(StoreFull):
+            await caller.call("sessions.approve", id=before["id"], digest=before["digest"])
+        rejected = await caller.call("sessions.reject", id=before["id"], reason="full")
+        assert rejected["state"] == "rejected"
+        (small_disk / "filler").unlink()
+        assert (await caller.submit(("files", [PATH])))["state"] == "pending"
+        listed = (await caller.call("sessions.list"))["sessions"]
+        states = [session["state"] for session in listed]
+        assert sorted(states) == ["executed", "failed", "pending", "rejected"]
+        assert (await caller.call("audit.verify"))["records"] >= 8
 
 
 def fill(path: Path) -> None:

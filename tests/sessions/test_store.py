@@ -258,30 +258,27 @@ async def test_a_file_that_is_no_database_is_an_error_and_stays(tmp_path: Path) 
 
 
 @pytest.mark.P10
-def test_a_full_disk_is_one_error_and_nothing_is_lost(small_disk: Path) -> None:
-    @in_loop
-    async def scenario() -> None:
-        store = await Store.open(small_disk / "store")
-        try:
-            await store.commit(Entry(record(1)))
-            filler = small_disk / "filler"
-            with filler.open("wb") as file, pytest.raises(OSError):
-                while True:
-                    file.write(bytes(65536))
-                    file.flush()
-            with pytest.raises(StoreFull):
-                await store.commit(Entry(record(2), {"plan": os.urandom(300_000)}))
-            store.defer(Entry(record(3), {"stdout": os.urandom(300_000)}))
-            await store.flush()
-            held_up = await store.load(f"{3:032x}")
-            assert held_up is not None
-            assert held_up.record.session.name == "name 3"
-            assert await store.find("0000", None) == [f"{1:032x}", f"{3:032x}"]
-            filler.unlink()
-            await store.flush()
-            page = await store.page(states=(), name=None, submitter=None, limit=9, before=None)
-            assert [session["name"] for session in page.sessions] == ["name 3", "name 1"]
-        finally:
-            await store.close()
-
-    scenario()
+@in_loop
+async def test_a_full_disk_is_one_error_and_nothing_is_lost(small_disk: Path) -> None:
+    store = await Store.open(small_disk / "store")
+    try:
+        await store.commit(Entry(record(1)))
+        filler = small_disk / "filler"
+        with filler.open("wb") as file, pytest.raises(OSError):
+            while True:
+                file.write(bytes(65536))
+                file.flush()
+        with pytest.raises(StoreFull):
+            await store.commit(Entry(record(2), {"plan": os.urandom(300_000)}))
+        store.defer(Entry(record(3), {"stdout": os.urandom(300_000)}))
+        await store.flush()
+        held_up = await store.load(f"{3:032x}")
+        assert held_up is not None
+        assert held_up.record.session.name == "name 3"
+        assert await store.find("0000", None) == [f"{1:032x}", f"{3:032x}"]
+        filler.unlink()
+        await store.flush()
+        page = await store.page(states=(), name=None, submitter=None, limit=9, before=None)
+        assert [session["name"] for session in page.sessions] == ["name 3", "name 1"]
+    finally:
+        await store.close()

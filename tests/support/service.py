@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pwd
 import shutil
 import socket
 import sqlite3
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from typing import Any
 import msgpack
 
 from shannotd.config import load
+from shannotd.server.peers import current_groups
 from shannotd.service import Options, Service
 from shannotd.sessions.runner import Launch, spawner
 from shannotd.wire.errors import ShannotError, error_from_wire
@@ -59,6 +61,26 @@ def public_directory() -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory)
+
+
+def service_config(
+    *,
+    submit: Sequence[str],
+    review: Sequence[str],
+    audit: Sequence[str] = ("uid:0",),
+    admin: Sequence[str] = (),
+    approvals: int = 1,
+) -> str:
+    """The settings of a daemon in service mode where these groups and accounts have the roles."""
+    roles = {"submit": submit, "review": review, "audit": audit, "admin": admin}
+    return "\n".join(
+        (
+            '[daemon]\nrunner_socket = "/nowhere"',
+            "[roles]",
+            *(f"{role} = {json.dumps(list(who))}" for role, who in roles.items()),
+            f"[profiles.default]\napprovals = {approvals}\n",
+        )
+    )
 
 
 @asynccontextmanager
@@ -153,6 +175,14 @@ class Caller:
         sock.setblocking(False)
         return cls(*await asyncio.open_unix_connection(sock=sock))
 
+    @classmethod
+    async def connect_account(cls, directory: Path, name: str) -> Caller:
+        """The same of an account in all of its groups."""
+        account = pwd.getpwnam(name)
+        groups = current_groups(account.pw_uid)
+        assert groups is not None
+        return await cls.connect_as(directory, account.pw_uid, *groups)
+
     async def __aenter__(self) -> Caller:
         return self
 
@@ -238,3 +268,14 @@ class Caller:
             pass
         finally:
             self._closed.set()
+
+
+@asynccontextmanager
+async def service_of(directory: Path, config: str, *names: str) -> AsyncIterator[list[Caller]]:
+    """A daemon in service mode, and a connection of each of these accounts. Root's privilege."""
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(running_service(directory, config=config, embedded=False))
+        callers = [await Caller.connect_account(directory, name) for name in names]
+        for caller in callers:
+            await stack.enter_async_context(caller)
+        yield callers
