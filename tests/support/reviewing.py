@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.data_structures import Size
@@ -18,7 +18,8 @@ from shannotctl.review.application import Reviewer
 from shannotctl.review.connection import Connection
 from shannotctl.review.screen import screen
 from shannotctl.review.spans import guarded, plain
-from shannotctl.review.state import Review
+from shannotctl.review.state import Link, Review
+from tests.support.service import Caller, running_service
 
 SECONDS = 30.0
 
@@ -142,6 +143,11 @@ class Reviewing:
         for name in names:
             await self.send(KEYS.get(name, name), 1)
 
+    async def go_to(self, step: int) -> None:
+        """Move down to a step of the plan."""
+        while self.review.place.item != f"step:{step}":
+            await self.press("J")
+
     async def send(self, data: str, keys: int) -> None:
         """Send `data` in one go, which is so many keys or events."""
         before = len(self._heard())
@@ -202,3 +208,31 @@ async def reviewing(
                 if not running.done():
                     reviewer.application.exit(result=0)
                 await asyncio.wait_for(asyncio.wait([running]), SECONDS)
+
+
+class Both(NamedTuple):
+    """A reviewer, and a client of the same daemon."""
+
+    screen: Reviewing
+    caller: Caller
+
+
+@asynccontextmanager
+async def both(directory: Path, *scripts: Any, **size: Any) -> AsyncIterator[Both]:
+    """A daemon with these sessions, and a reviewer of it."""
+    async with running_service(directory) as _, await Caller.connect(directory) as caller:
+        for script in scripts:
+            await caller.submit(*script)
+        async with reviewing(directory / "run" / "shannotd.sock", **size) as screen:
+            await screen.until(lambda review: review.link is Link.UP)
+            yield Both(screen, caller)
+
+
+def files(*names: str) -> list[tuple[str, Any]]:
+    """A script that makes these files of /srv."""
+    return [("files", [f"/srv/{name}" for name in names])]
+
+
+async def state_of(caller: Caller, id: str) -> str:
+    """The state that a session is in now."""
+    return str((await caller.call("sessions.get", id=id))["state"])
