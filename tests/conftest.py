@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.accounts import is_root, readable_code, temporary_account
 from tests.support.daemon import Daemon, running_daemon, workplace
+from tests.support.service import public_directory
 
 
 def pytest_configure() -> None:
@@ -31,6 +32,13 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     """An embedded daemon of this account's with its runner: `.socket`, `.process`, `.state`."""
     with running_daemon(tmp_path / "daemon") as running:
         yield running
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Where a daemon in service mode is reached by everybody."""
+    with public_directory() as made:
+        yield made
 
 
 @pytest.fixture

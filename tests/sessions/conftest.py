@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.support.accounts import temporary_account
-from tests.support.service import public_directory
-
-
-@pytest.fixture
-def directory() -> Iterator[Path]:
-    """Where a daemon in service mode is reached by everybody."""
-    with public_directory() as made:
-        yield made
 
 
 @pytest.fixture

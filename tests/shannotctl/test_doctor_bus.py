@@ -16,7 +16,7 @@ import pytest
 from shannotctl.client import DaemonStatus
 from shannotctl.doctor import OK, WARNING, polkit_check, served_bus_check
 from tests.support.bus import message_bus
-from tests.support.service import SECONDS, in_loop, running_service
+from tests.support.service import SECONDS, in_loop, running_service, socket_of
 
 STATUS = DaemonStatus(
     version="1",
@@ -59,27 +59,24 @@ def test_polkit_of_a_daemon() -> None:
     assert "polkitd" in str(check.remedy)
 
 
-def test_of_a_daemon_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@in_loop
+async def test_of_a_daemon_that_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def told(*words: str) -> Any:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "shannotctl", *words, "--json"),
-            env={**os.environ, "SHANNOT_SOCKET": str(tmp_path / "run" / "shannotd.sock")},
+            env={**os.environ, "SHANNOT_SOCKET": str(socket_of(tmp_path))},
             stdout=subprocess.PIPE,
         )
         out, _ = await asyncio.wait_for(process.communicate(), 2 * SECONDS)
         return json.loads(out)
 
-    @in_loop
-    async def scenario() -> None:
-        with message_bus(system=False) as bus:
-            monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", bus.address)
-            async with running_service(tmp_path) as service:
-                async with asyncio.timeout(SECONDS):
-                    while service._bus is None or service._bus.missing:  # noqa: ASYNC110
-                        await asyncio.sleep(0.01)
-                (check,) = [one for one in await told("doctor") if one["name"] == "D-Bus"]
-                assert check["ok"] and "the daemon is on the session bus" in check["detail"]
-                status = (await told("status"))["daemon"]
-                assert status["bus"] == "session" and status["bus_missing"] is None
-
-    scenario()
+    with message_bus(system=False) as bus:
+        monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", bus.address)
+        async with running_service(tmp_path) as service:
+            async with asyncio.timeout(SECONDS):
+                while service._bus is None or service._bus.missing:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            (check,) = [one for one in await told("doctor") if one["name"] == "D-Bus"]
+            assert check["ok"] and "the daemon is on the session bus" in check["detail"]
+            status = (await told("status"))["daemon"]
+            assert status["bus"] == "session" and status["bus_missing"] is None

@@ -8,8 +8,6 @@ import os
 import pwd
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +31,15 @@ from shannotd.wire.decision import Risk
 from shannotd.wire.plan import StepCounts
 from shannotd.wire.session import Session, State
 from tests.support.accounts import is_root, temporary_account
-from tests.support.service import SECONDS, Caller, in_loop, public_directory, running_service
+from tests.support.desktop import running_notifier
+from tests.support.service import (
+    SECONDS,
+    Caller,
+    in_loop,
+    public_directory,
+    running_service,
+    socket_of,
+)
 
 FILES = ("files", ["/etc/example.conf"])
 HOSTILE = "a\x1b[31m \u202eb\nwaits 0000"
@@ -57,54 +63,33 @@ WAITING = Session(
 READER = Reader(uid=1001, embedded=False)
 
 
-@asynccontextmanager
-async def notifier(directory: Path, *options: str, **more: Any) -> AsyncIterator[Any]:
-    """`shannotctl notify` with its standard output as lines."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "shannotctl", "notify", *options),
-        env={**os.environ, "SHANNOT_SOCKET": str(directory / "run" / "shannotd.sock")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **more,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await asyncio.wait_for(process.wait(), SECONDS)
-
-
 async def line(process: Any) -> str:
     """The next line that it prints."""
     return (await asyncio.wait_for(process.stdout.readline(), SECONDS)).decode()
 
 
 @pytest.mark.P7
-def test_lines(tmp_path: Path) -> None:
-    @in_loop
-    async def scenario() -> None:
-        async with notifier(tmp_path, "--print") as process:  # before there is a daemon
-            async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
-                pending = await caller.submit(FILES, name=HOSTILE)
-                told = await line(process)
-                assert told.startswith(
-                    f"waits {pending['id']} caution: a\\e[31m \\u202eb\\nwaits 0"
-                )
-                assert told.endswith(": 1 step: 1 create\n")
-                await caller.call("sessions.reject", id=pending["id"])
-                assert await line(process) == f"gone  {pending['id']}\n"
-                pending = await caller.submit(FILES, name="another")
-                assert "another" in await line(process)
-            assert await line(process) == f"gone  {pending['id']}\n"  # with the daemon
-            process.terminate()
-            assert await asyncio.wait_for(process.wait(), SECONDS) == 0
-
-    scenario()
+@in_loop
+async def test_lines(tmp_path: Path) -> None:
+    # Before there is a daemon.
+    async with running_notifier(socket_of(tmp_path), "--print") as process:
+        async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+            pending = await caller.submit(FILES, name=HOSTILE)
+            told = await line(process)
+            assert told.startswith(f"waits {pending['id']} caution: a\\e[31m \\u202eb\\nwaits 0")
+            assert told.endswith(": 1 step: 1 create\n")
+            await caller.call("sessions.reject", id=pending["id"])
+            assert await line(process) == f"gone  {pending['id']}\n"
+            pending = await caller.submit(FILES, name="another")
+            assert "another" in await line(process)
+        assert await line(process) == f"gone  {pending['id']}\n"  # with the daemon
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), SECONDS) == 0
 
 
 @pytest.mark.P7
-def test_a_command_gets_the_plan_as_data(tmp_path: Path) -> None:
+@in_loop
+async def test_a_command_gets_the_plan_as_data(tmp_path: Path) -> None:
     told = tmp_path / "told"
     os.mkfifo(told)
     hook = tmp_path / "the hook"
@@ -113,49 +98,41 @@ def test_a_command_gets_the_plan_as_data(tmp_path: Path) -> None:
         f'$SHANNOT_COUNTS"; cat; }} > "{told}"\n'
     )
     hook.chmod(0o755)
-
-    @in_loop
-    async def scenario() -> None:
-        async with (
-            running_service(tmp_path / "daemon"),
-            await Caller.connect(tmp_path / "daemon") as caller,
-            notifier(tmp_path / "daemon", "--exec", f"'{hook}' one two"),
-        ):
-            for name in ("$(touch /nowhere) `id` '\"", "twice"):
-                pending = await caller.submit(FILES, name=name)
-                first, second = (
-                    await asyncio.wait_for(asyncio.to_thread(told.read_text), SECONDS)
-                ).splitlines()
-                assert first == (
-                    f"2 {pending['id']}|{name}|caution|{pending['digest']}|1 step: 1 create"
-                )
-                assert json.loads(second)["id"] == pending["id"]
-
-    scenario()
-
-
-def test_the_bell_rings_on_a_terminal(tmp_path: Path) -> None:
-    @in_loop
-    async def scenario() -> None:
-        async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
-            terminal = pexpect.spawn(
-                sys.executable,
-                ["-m", "shannotctl", "notify", "--bell", "--print"],
-                env={**os.environ, "SHANNOT_SOCKET": str(tmp_path / "run" / "shannotd.sock")},
-                encoding="utf-8",
-                timeout=SECONDS,
+    async with (
+        running_service(tmp_path / "daemon"),
+        await Caller.connect(tmp_path / "daemon") as caller,
+        running_notifier(socket_of(tmp_path / "daemon"), "--exec", f"'{hook}' one two"),
+    ):
+        for name in ("$(touch /nowhere) `id` '\"", "twice"):
+            pending = await caller.submit(FILES, name=name)
+            first, second = (
+                await asyncio.wait_for(asyncio.to_thread(told.read_text), SECONDS)
+            ).splitlines()
+            assert first == (
+                f"2 {pending['id']}|{name}|caution|{pending['digest']}|1 step: 1 create"
             )
-            try:
-                pending = await caller.submit(FILES)
-                await asyncio.to_thread(terminal.expect, f"waits {pending['id']}.*\a")
-                terminal.sendintr()
-                await asyncio.to_thread(terminal.expect, pexpect.EOF)
-                await asyncio.to_thread(terminal.wait)
-                assert terminal.exitstatus == 130
-            finally:
-                await asyncio.to_thread(terminal.close)
+            assert json.loads(second)["id"] == pending["id"]
 
-    scenario()
+
+@in_loop
+async def test_the_bell_rings_on_a_terminal(tmp_path: Path) -> None:
+    async with running_service(tmp_path), await Caller.connect(tmp_path) as caller:
+        terminal = pexpect.spawn(
+            sys.executable,
+            ["-m", "shannotctl", "notify", "--bell", "--print"],
+            env={**os.environ, "SHANNOT_SOCKET": str(socket_of(tmp_path))},
+            encoding="utf-8",
+            timeout=SECONDS,
+        )
+        try:
+            pending = await caller.submit(FILES)
+            await asyncio.to_thread(terminal.expect, f"waits {pending['id']}.*\a")
+            terminal.sendintr()
+            await asyncio.to_thread(terminal.expect, pexpect.EOF)
+            await asyncio.to_thread(terminal.wait)
+            assert terminal.exitstatus == 130
+        finally:
+            await asyncio.to_thread(terminal.close)
 
 
 def test_what_a_command_line_means(tmp_path: Path) -> None:
@@ -176,31 +153,28 @@ def test_what_a_command_line_means(tmp_path: Path) -> None:
 
 @pytest.mark.P5
 @pytest.mark.skipif(not is_root(), reason="takes on another account")
-def test_who_reviews_nothing_is_told_so(packages: Path) -> None:
-    @in_loop
-    async def scenario() -> None:
-        with public_directory() as directory, temporary_account() as name:
-            uid = pwd.getpwnam(name).pw_uid
-            config = f'[roles]\nsubmit = ["uid:{uid}"]\nreview = []\n'
-            config = '[daemon]\nrunner_socket = "/nowhere"\n' + config
-            async with running_service(directory, config=config, embedded=False):
-                process = await asyncio.create_subprocess_exec(
-                    *("/usr/bin/python3", "-m", "shannotctl", "notify", "--print"),
-                    cwd="/",
-                    env={
-                        "PYTHONPATH": str(packages),
-                        "SHANNOT_SOCKET": str(directory / "run" / "shannotd.sock"),
-                    },
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    user=uid,
-                    group=uid,
-                    extra_groups=[],
-                )
-                _, error = await asyncio.wait_for(process.communicate(), SECONDS)
-                assert process.returncode == 6 and b"the role 'review'" in error
-
-    scenario()
+@in_loop
+async def test_who_reviews_nothing_is_told_so(packages: Path) -> None:
+    with public_directory() as directory, temporary_account() as name:
+        uid = pwd.getpwnam(name).pw_uid
+        config = f'[roles]\nsubmit = ["uid:{uid}"]\nreview = []\n'
+        config = '[daemon]\nrunner_socket = "/nowhere"\n' + config
+        async with running_service(directory, config=config, embedded=False):
+            process = await asyncio.create_subprocess_exec(
+                *("/usr/bin/python3", "-m", "shannotctl", "notify", "--print"),
+                cwd="/",
+                env={
+                    "PYTHONPATH": str(packages),
+                    "SHANNOT_SOCKET": str(socket_of(directory)),
+                },
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                user=uid,
+                group=uid,
+                extra_groups=[],
+            )
+            _, error = await asyncio.wait_for(process.communicate(), SECONDS)
+            assert process.returncode == 6 and b"the role 'review'" in error
 
 
 # What notices say
@@ -230,7 +204,8 @@ def test_who_may_approve_from_a_notification() -> None:
 
 
 @pytest.mark.P5
-def test_only_what_a_notice_offers_can_be_chosen_in_it() -> None:
+@in_loop
+async def test_only_what_a_notice_offers_can_be_chosen_in_it() -> None:
     class Shower:
         async def show(self, notice: Notice) -> None:
             pass
@@ -245,32 +220,28 @@ def test_only_what_a_notice_offers_can_be_chosen_in_it() -> None:
             self.approved.append((id, digest))
             return WAITING
 
-    @in_loop
-    async def scenario() -> None:
-        daemon = Daemon()
-        desk = Desk(cast(AsyncClient, daemon), Shower(), lambda: None, ())
+    daemon = Daemon()
+    desk = Desk(cast(AsyncClient, daemon), Shower(), lambda: None, ())
 
-        async def choose(session: Session, *choices: tuple[str, str]) -> None:
+    async def choose(session: Session, *choices: tuple[str, str]) -> None:
+        await desk.update([session], READER)
+        for key, action in choices:
+            desk.invoked(key, action)
             await desk.update([session], READER)
-            for key, action in choices:
-                desk.invoked(key, action)
-                await desk.update([session], READER)
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)
 
-        question = f"{CONFIRM} {WAITING.id}"
-        for other in (
-            replace(WAITING, risk=Risk.DANGER),
-            replace(WAITING, submitter=READER.uid),
-        ):
-            await choose(other, (WAITING.id, APPROVE), (question, CONFIRM), (WAITING.id, CONFIRM))
-            assert daemon.approved == []
-        # Who has chosen `Approve` has not yet seen the question.
-        await choose(WAITING, (WAITING.id, APPROVE), (WAITING.id, CONFIRM))
+    question = f"{CONFIRM} {WAITING.id}"
+    for other in (
+        replace(WAITING, risk=Risk.DANGER),
+        replace(WAITING, submitter=READER.uid),
+    ):
+        await choose(other, (WAITING.id, APPROVE), (question, CONFIRM), (WAITING.id, CONFIRM))
         assert daemon.approved == []
-        await choose(WAITING, (question, CONFIRM))
-        assert daemon.approved == [(WAITING.id, WAITING.digest)]
-
-    scenario()
+    # Who has chosen `Approve` has not yet seen the question.
+    await choose(WAITING, (WAITING.id, APPROVE), (WAITING.id, CONFIRM))
+    assert daemon.approved == []
+    await choose(WAITING, (question, CONFIRM))
+    assert daemon.approved == [(WAITING.id, WAITING.digest)]
 
 
 @pytest.mark.P7
@@ -294,7 +265,8 @@ def test_few_have_a_notice_each_and_many_one_together() -> None:
     assert set(notices(some, {}, READER)) == {TOGETHER}
 
 
-def test_what_is_put_away_comes_back_for_news_only() -> None:
+@in_loop
+async def test_what_is_put_away_comes_back_for_news_only() -> None:
     class Shower:
         def __init__(self) -> None:
             self.said: list[str] = []
@@ -308,28 +280,24 @@ def test_what_is_put_away_comes_back_for_news_only() -> None:
     def notice(summary: str, *sessions: str) -> dict[str, Notice]:
         return {"k": Notice("k", summary, "", 1, (), frozenset(sessions))}
 
-    @in_loop
-    async def scenario() -> None:
-        shower = Shower()
-        board = Board(shower)
-        await board.update(notice("one", "a"))
-        await board.update(notice("one", "a"))
-        await board.update(notice("two", "a", "b"))
-        board.put_away("k")
-        await board.update(notice("still two", "a", "b"))
-        await board.update(notice("fewer", "a"))
-        await board.update(notice("news", "a", "c"))
-        await board.update({})
-        board.put_away("k")  # too late: it is withdrawn
-        await board.update(notice("new again", "a"))
-        board.forget()
-        await board.update(notice("new again", "a"))
-        assert shower.said == [
-            *("show one", "show two", "show news", "withdraw k", "show new again"),
-            "show new again",
-        ]
-
-    scenario()
+    shower = Shower()
+    board = Board(shower)
+    await board.update(notice("one", "a"))
+    await board.update(notice("one", "a"))
+    await board.update(notice("two", "a", "b"))
+    board.put_away("k")
+    await board.update(notice("still two", "a", "b"))
+    await board.update(notice("fewer", "a"))
+    await board.update(notice("news", "a", "c"))
+    await board.update({})
+    board.put_away("k")  # too late: it is withdrawn
+    await board.update(notice("new again", "a"))
+    board.forget()
+    await board.update(notice("new again", "a"))
+    assert shower.said == [
+        *("show one", "show two", "show news", "withdraw k", "show new again"),
+        "show new again",
+    ]
 
 
 def test_which_terminal(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,21 +97,9 @@ class Desktop:
         assert process.returncode == 0, command
         return out.decode()
 
-    @asynccontextmanager
-    async def notifier(self, socket: Path, *options: str) -> AsyncIterator[Any]:
+    def notifier(self, socket: Path, *options: str) -> AbstractAsyncContextManager[Any]:
         """`shannotctl notify` on this desktop."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "shannotctl", "notify", *options),
-            env={**self.environment, "SHANNOT_SOCKET": str(socket)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                process.terminate()
-            await asyncio.wait_for(process.wait(), SECONDS)
+        return running_notifier(socket, *options, environment=self.environment)
 
     @asynccontextmanager
     async def traffic(self) -> AsyncIterator[Traffic]:
@@ -146,6 +134,25 @@ class Traffic:
             message = json.loads(line)
             if message.get("member") == member:
                 return list(message["payload"]["data"])
+
+
+@asynccontextmanager
+async def running_notifier(
+    socket: Path, *options: str, environment: Mapping[str, str] = os.environ, **more: Any
+) -> AsyncIterator[Any]:
+    """`shannotctl notify` of the daemon at `socket`."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "shannotctl", "notify", *options),
+        env={**environment, "SHANNOT_SOCKET": str(socket)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await asyncio.wait_for(process.wait(), SECONDS)
 
 
 @contextmanager

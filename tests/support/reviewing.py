@@ -19,7 +19,7 @@ from shannotctl.review.connection import Connection
 from shannotctl.review.screen import screen
 from shannotctl.review.spans import guarded, plain
 from shannotctl.review.state import Link, Review
-from tests.support.service import Caller, running_service
+from tests.support.service import Caller, running_service, socket_of
 
 SECONDS = 30.0
 
@@ -223,7 +223,7 @@ async def both(directory: Path, *scripts: Any, **size: Any) -> AsyncIterator[Bot
     async with running_service(directory) as _, await Caller.connect(directory) as caller:
         for script in scripts:
             await caller.submit(*script)
-        async with reviewing(directory / "run" / "shannotd.sock", **size) as screen:
+        async with reviewing(socket_of(directory), **size) as screen:
             await screen.until(lambda review: review.link is Link.UP)
             yield Both(screen, caller)
 

@@ -63,6 +63,11 @@ def public_directory() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
+def socket_of(directory: Path) -> Path:
+    """The socket of the daemon that serves in `directory`."""
+    return directory / "run" / "shannotd.sock"
+
+
 def service_config(
     *,
     submit: Sequence[str],
@@ -95,7 +100,7 @@ async def running_service(
     file = _prepare(directory, config)
     options = Options(
         embedded=embedded,
-        socket=directory / "run" / "shannotd.sock",
+        socket=socket_of(directory),
         state=directory / "state",
         config=file,
         config_required=True,
@@ -151,8 +156,7 @@ class Caller:
     @classmethod
     async def connect(cls, directory: Path) -> Caller:
         """A connection to the daemon that serves in `directory`."""
-        path = directory / "run" / "shannotd.sock"
-        return cls(*await asyncio.open_unix_connection(str(path)))
+        return cls(*await asyncio.open_unix_connection(str(socket_of(directory))))
 
     @classmethod
     async def connect_as(cls, directory: Path, uid: int, *groups: int) -> Caller:
@@ -167,7 +171,7 @@ class Caller:
         os.setegid(group)
         os.seteuid(uid)
         try:
-            sock.connect(str(directory / "run" / "shannotd.sock"))
+            sock.connect(str(socket_of(directory)))
         finally:
             os.seteuid(0)
             os.setegid(0)

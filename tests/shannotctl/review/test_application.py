@@ -12,7 +12,7 @@ from shannotd.wire.session import SessionPage, State
 from tests.support import samples
 from tests.support.peer import Peer
 from tests.support.reviewing import both, files, reviewing, state_of
-from tests.support.service import Caller, in_loop, running_service, script
+from tests.support.service import Caller, in_loop, running_service, script, socket_of
 
 pytestmark = pytest.mark.P7
 
@@ -149,7 +149,7 @@ async def test_a_dry_run_is_followed(tmp_path: Path) -> None:
 async def test_a_lost_daemon_is_told_and_found_again(tmp_path: Path) -> None:
     async with running_service(tmp_path) as _, await Caller.connect(tmp_path) as caller:
         session = await caller.submit(*files("a"), name="kept")
-        socket = tmp_path / "run" / "shannotd.sock"
+        socket = socket_of(tmp_path)
         manager = reviewing(socket)
         screen = await manager.__aenter__()
         await screen.until("kept")
@@ -186,7 +186,7 @@ async def test_leaving(tmp_path: Path) -> None:
 async def test_one_session_is_opened_at_once(tmp_path: Path) -> None:
     async with running_service(tmp_path) as _, await Caller.connect(tmp_path) as caller:
         session = await caller.submit(*files("a"), name="one")
-        socket = tmp_path / "run" / "shannotd.sock"
+        socket = socket_of(tmp_path)
         async with reviewing(socket, id=session["id"][:8]) as screen:
             await screen.until("create /srv/a")
             await screen.press("q")

@@ -17,7 +17,7 @@ from tests.support.accounts import is_root
 from tests.support.peer import Link as PeerLink
 from tests.support.peer import Peer
 from tests.support.reviewing import Terminal, both, files, reviewing, state_of
-from tests.support.service import Caller, in_loop, running_service
+from tests.support.service import Caller, in_loop, running_service, socket_of
 
 pytestmark = pytest.mark.P7
 
@@ -198,7 +198,7 @@ async def test_a_service_refuses_ones_own_plan_and_the_screen_says_why(tmp_path:
         await Caller.connect(tmp_path) as caller,
     ):
         await caller.submit(*files("a"), name="own")
-        async with reviewing(tmp_path / "run" / "shannotd.sock") as screen:
+        async with reviewing(socket_of(tmp_path)) as screen:
             await screen.until("own")
             await screen.press("enter")
             await screen.until("create /srv/a")
