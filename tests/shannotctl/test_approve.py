@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
-import pexpect
 import pytest
 
 from shannotd.wire.decision import Risk
 from shannotd.wire.errors import DigestMismatch
-from shannotd.wire.plan import Plan
 from shannotd.wire.session import Failure, Session, State
-from shannotd.wire.step import Step
 from tests.support.peer import Link, Peer
-from tests.support.samples import ABSENT, ID, bare, file_step, session
+from tests.support.samples import ABSENT, ID, RELOAD, bare, digest_of, file_step, session
+from tests.support.terminal import finish, on_terminal
 
 Run = Any
 
@@ -25,10 +21,6 @@ STEP = file_step("create", "/etc/x", before=ABSENT)
 PENDING = session(STEP)
 EXECUTED = session(STEP, state=State.EXECUTED, decided_at=2.0, decided_by=(0,))
 DANGEROUS = session(file_step("create", "/etc/sudoers.d/x", before=ABSENT, risk=Risk.DANGER))
-
-
-def digest_of(made: Any) -> str:
-    return Plan.parse(made.plan_canonical).digest
 
 
 @pytest.fixture
@@ -47,20 +39,7 @@ def applying(peer: Peer) -> Peer:
 
 
 def approve(peer: Peer, *arguments: str) -> Any:
-    return pexpect.spawn(
-        sys.executable,
-        ["-m", "shannotctl", "approve", *arguments],
-        env={**os.environ, "SHANNOT_SOCKET": peer.path, "TERM": "xterm", "NO_COLOR": "1"},
-        encoding="utf-8",
-        dimensions=(50, 100),
-        timeout=60,
-    )
-
-
-def finish(child: Any) -> tuple[str, int]:
-    child.expect(pexpect.EOF)
-    child.close()
-    return child.before, child.exitstatus
+    return on_terminal(peer, "approve", *arguments)
 
 
 @pytest.mark.parametrize("answer", ["yes", "y", "YES"])
@@ -89,23 +68,9 @@ def test_what_a_long_plan_amounts_to_stands_beside_the_question(applying: Peer) 
     assert finish(child)[1] == 3
 
 
-COMMAND = Step(
-    "command",
-    argv=("systemctl", "reload", "nginx"),
-    program="/usr/bin/systemctl",
-    cwd="/etc",
-    decision="review",
-    rule="services",
-    exit_status=0,
-    assumed=True,
-    risk=Risk.CAUTION,
-    reason="changes what services do",
-)
-
-
 @pytest.mark.P7
 def test_warnings_of_commands_stand_beside_the_question(applying: Peer) -> None:
-    applying.answers("sessions.get", session(STEP, COMMAND))
+    applying.answers("sessions.get", session(STEP, RELOAD))
     child = approve(applying, ID)
     child.expect(r"\[yes/no\] ")
     beside = " ".join("".join(child.before.splitlines()[-6:]).split())
@@ -117,7 +82,7 @@ def test_warnings_of_commands_stand_beside_the_question(applying: Peer) -> None:
 
 @pytest.mark.P7
 def test_what_commands_print_is_shown_while_the_plan_is_applied(applying: Peer) -> None:
-    made = session(STEP, COMMAND)
+    made = session(STEP, RELOAD)
 
     def wait(link: Link, params: dict[str, Any]) -> Any:
         printed = {"id": ID, "index": 1, "stream": "stdout", "data": b"reload\x1b[2Jed"}

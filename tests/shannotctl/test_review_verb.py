@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from typing import Any
 
-import pexpect
 import pytest
 
 from shannotd.wire.decision import Risk
 from shannotd.wire.errors import NotAllowed
-from shannotd.wire.plan import Plan
 from shannotd.wire.session import SessionPage, State
 from tests.support.peer import Link, Peer
-from tests.support.samples import ABSENT, ID, bare, file_step, session
+from tests.support.samples import ABSENT, ID, bare, digest_of, file_step, session
+from tests.support.terminal import finish, on_terminal
 
 Run = Any
 
@@ -26,10 +24,6 @@ DANGEROUS = session(
     file_step("create", "/etc/sudoers.d/x", before=ABSENT, risk=Risk.DANGER), id=OTHER, name="other"
 )
 EXECUTED = session(STEP, state=State.EXECUTED, decided_at=2.0, decided_by=(0,))
-
-
-def digest_of(made: Any) -> str:
-    return Plan.parse(made.plan_canonical).digest
 
 
 @pytest.fixture
@@ -43,24 +37,6 @@ def waiting(peer: Peer) -> Peer:
     peer.answers("sessions.wait", EXECUTED)
     peer.answers("sessions.reject", session(state=State.REJECTED, reason="no"))
     return peer
-
-
-def on_terminal(peer: Peer, *words: str, **variables: str) -> Any:
-    environment = {**os.environ, "SHANNOT_SOCKET": peer.path, "TERM": "xterm", "NO_COLOR": "1"}
-    return pexpect.spawn(
-        sys.executable,
-        ["-m", "shannotctl", *words],
-        env={**environment, **variables},
-        encoding="utf-8",
-        dimensions=(50, 100),
-        timeout=60,
-    )
-
-
-def finish(child: Any) -> tuple[str, int]:
-    child.expect(pexpect.EOF)
-    child.close()
-    return child.before, child.exitstatus
 
 
 @pytest.mark.parametrize("words", [("review",), ("approve",), ("review", ID)])

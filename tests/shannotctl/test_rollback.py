@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pexpect
 import pytest
 
 from shannotctl.cli import watch
@@ -29,6 +26,7 @@ from shannotd.wire.session import State, StayingCommand
 from shannotd.wire.submission import ScriptKind
 from tests.support.peer import Link, Peer
 from tests.support.samples import ID, bare, canonical, file_step, session
+from tests.support.terminal import finish, on_terminal
 
 Run = Any
 
@@ -82,23 +80,6 @@ def waiting(peer: Peer) -> Peer:
     peer.answers("sessions.approve", bare(PENDING, state=State.APPROVED))
     peer.handlers["sessions.wait"] = wait
     return peer
-
-
-def on_terminal(peer: Peer, *arguments: str) -> Any:
-    return pexpect.spawn(
-        sys.executable,
-        ["-m", "shannotctl", *arguments],
-        env={**os.environ, "SHANNOT_SOCKET": peer.path, "TERM": "xterm", "NO_COLOR": "1"},
-        encoding="utf-8",
-        dimensions=(50, 100),
-        timeout=60,
-    )
-
-
-def finish(child: Any) -> tuple[str, int]:
-    child.expect(pexpect.EOF)
-    child.close()
-    return child.before, child.exitstatus
 
 
 @pytest.mark.P2

@@ -18,6 +18,7 @@ from shannotd.wire.errors import LimitExceeded, NotAllowed, SandboxUnavailable, 
 from shannotd.wire.session import Failure, Session, State
 from tests.support.peer import Link, Peer
 from tests.support.samples import ABSENT, ID, bare, file_step, session
+from tests.support.terminal import on_terminal
 
 Run = Any
 
@@ -290,7 +291,7 @@ def test_on_a_terminal_output_is_escaped_and_the_plan_shown(peer: Peer) -> None:
         return session(file_step("create", "/etc/\x1b[2Jx", before=ABSENT))
 
     peer.handlers["sessions.submit"] = submit
-    child = spawn(peer, "submit", "-c", "1")
+    child = on_terminal(peer, "submit", "-c", "1", colours=True)
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 3
@@ -303,7 +304,7 @@ def test_on_a_terminal_output_is_escaped_and_the_plan_shown(peer: Peer) -> None:
 
 def test_no_color(peer: Peer) -> None:
     peer.answers("sessions.submit", session(file_step("create", "/etc/x", before=ABSENT)))
-    child = spawn(peer, "submit", "-c", "1", NO_COLOR="1")
+    child = on_terminal(peer, "submit", "-c", "1")
     child.expect(pexpect.EOF)
     child.close()
     assert "+new" in child.before
@@ -324,7 +325,7 @@ def test_an_interrupt_cancels_what_runs(peer: Peer) -> None:
 
     peer.handlers["sessions.submit"] = submit
     peer.handlers["sessions.cancel"] = cancel
-    child = spawn(peer, "submit", "-c", "1")
+    child = on_terminal(peer, "submit", "-c", "1", colours=True)
     child.expect("begun")
     child.sendintr()
     child.expect(pexpect.EOF)
@@ -382,15 +383,3 @@ def test_a_reader_that_goes_away_is_no_error(peer: Peer) -> None:
     )
     assert done.stdout == b"x" * 10
     assert done.stderr == b""
-
-
-def spawn(peer: Peer, *arguments: str, **environment: str) -> Any:
-    """The program on a terminal of its own."""
-    return pexpect.spawn(
-        sys.executable,
-        ["-m", "shannotctl", *arguments],
-        env={**os.environ, "SHANNOT_SOCKET": peer.path, "TERM": "xterm", **environment},
-        encoding="utf-8",
-        dimensions=(50, 100),
-        timeout=60,
-    )

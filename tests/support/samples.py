@@ -17,6 +17,18 @@ from shannotd.wire.submission import ScriptKind
 ID = "3f9c51d2a07be8846610c9b7e25d4a13"
 ABSENT = FileState("absent")
 STATUS = DaemonStatus("0.1.0", "embedded", 7, 0, 1.0, "privileged", 2, 0, 1, ("submit",), "/s")
+RELOAD = Step(
+    "command",
+    argv=("systemctl", "reload", "nginx"),
+    program="/usr/bin/systemctl",
+    cwd="/etc",
+    decision="review",
+    rule="services",
+    exit_status=0,
+    assumed=True,
+    risk=Risk.CAUTION,
+    reason="changes what services do",
+)
 _NOTES = {"risk", "reason", "diff", "binary", "too_large", "applied", "result"}
 
 
@@ -116,6 +128,12 @@ def session(*steps: Step, **changes: Any) -> Session:
             ),
         )
     return replace(made, **changes)
+
+
+def digest_of(made: Session) -> str:
+    """The digest of its plan."""
+    assert made.plan is not None
+    return made.plan.digest
 
 
 def bare(full: Session, **changes: Any) -> Session:

@@ -17,7 +17,7 @@ from shannotd.wire.plan import StartedProgram
 from shannotd.wire.session import Session, State
 from shannotd.wire.step import CommandOutput, FileState, Step
 from shannotd.wire.submission import ScriptKind
-from tests.support.samples import ABSENT, file_step, regular, session
+from tests.support.samples import ABSENT, RELOAD, file_step, regular, session
 
 pytestmark = pytest.mark.P7
 
@@ -41,18 +41,7 @@ def diff(count: int) -> str:
 
 EVERYTHING = session(
     file_step("create", "/etc/x", before=ABSENT, risk=Risk.DANGER, reason="opens a door"),
-    Step(
-        "command",
-        argv=("systemctl", "reload", "nginx"),
-        program="/usr/bin/systemctl",
-        cwd="/etc",
-        decision="review",
-        rule="services",
-        exit_status=0,
-        assumed=True,
-        risk=Risk.CAUTION,
-        reason="changes what services do",
-    ),
+    RELOAD,
     Step(
         "command",
         argv=("df", "/"),
