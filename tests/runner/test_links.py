@@ -10,8 +10,7 @@ import pytest
 
 from shannotctl.client import Client, ScriptKind, Session, State, Submission
 from tests.support.accounts import is_root
-from tests.support.daemon import running_daemon
-from tests.support.private_system import PrivateSystem, private_system
+from tests.support.private_system import PrivateSystem, private_system, root_client
 
 pytestmark = [
     pytest.mark.P2,
@@ -37,8 +36,8 @@ def system() -> Iterator[PrivateSystem]:
 @pytest.fixture
 def client(system: PrivateSystem, tmp_path: Path) -> Iterator[Client]:
     """A client of a daemon of root's in it."""
-    with running_daemon(tmp_path / "d", prefix=system.prefix) as daemon, daemon.client() as made:
-        yield made
+    with root_client(system, tmp_path / "d") as connected:
+        yield connected
 
 
 def submitted(client: Client, text: str) -> Session:

@@ -16,7 +16,7 @@ from shannotd.runner.passwords import NO_PASSWORDS, Passwords, Shown, take_from
 from shannotd.wire.errors import InvalidRequest
 from tests.support.accounts import is_root
 from tests.support.daemon import Daemon, running_daemon
-from tests.support.private_system import PrivateSystem, private_system
+from tests.support.private_system import PrivateSystem, private_system, submitted
 
 pytestmark = pytest.mark.P1
 
@@ -158,10 +158,6 @@ def client(daemon: Daemon) -> Iterator[Client]:
     """A client of it."""
     with daemon.client() as connected:
         yield connected
-
-
-def submitted(client: Client, text: str) -> Session:
-    return client.submit(Submission(ScriptKind.SHELL, text.encode(), cwd="/root"))
 
 
 def approved(client: Client, session: Session) -> None:

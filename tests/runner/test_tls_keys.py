@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from shannotctl.client import Client, ScriptKind, Session, State, Submission
+from shannotctl.client import Client, ScriptKind, State, Submission
 from shannotd.runner import tls_keys
 from shannotd.runner.host_keys import MARK
 from shannotd.runner.tls_keys import stand_in
 from tests.support.accounts import is_root
-from tests.support.daemon import running_daemon
-from tests.support.private_system import PrivateSystem, private_system
+from tests.support.private_system import PrivateSystem, private_system, root_client, submitted
 
 pytestmark = [
     pytest.mark.P1,
@@ -156,13 +155,8 @@ def system() -> Iterator[PrivateSystem]:
 @pytest.fixture(scope="module")
 def client(system: PrivateSystem, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A client of a daemon of root's in it."""
-    directory = tmp_path_factory.mktemp("d") / "d"
-    with running_daemon(directory, prefix=system.prefix) as daemon, daemon.client() as connected:
+    with root_client(system, tmp_path_factory.mktemp("d") / "d") as connected:
         yield connected
-
-
-def submitted(client: Client, text: str) -> Session:
-    return client.submit(Submission(ScriptKind.SHELL, text.encode(), cwd="/root"))
 
 
 CONFIGURATION = """

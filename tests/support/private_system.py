@@ -12,6 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from shannotctl.client import Client, ScriptKind, Session, Submission
+from tests.support.daemon import running_daemon
+
 _ENTER = """
 while [ "$1" != -- ]; do mount --bind "$2" "$1" || exit 1; shift 2; done; shift; exec "$@"
 """
@@ -57,3 +60,15 @@ def private_system(
         yield PrivateSystem(base, [*copies, *empty])
     finally:
         shutil.rmtree(base)
+
+
+@contextmanager
+def root_client(system: PrivateSystem, directory: Path) -> Iterator[Client]:
+    """A client of a daemon of root's within `system`, which has its files in `directory`."""
+    with running_daemon(directory, prefix=system.prefix) as daemon, daemon.client() as client:
+        yield client
+
+
+def submitted(client: Client, text: str) -> Session:
+    """A session of a shell's text in root's home."""
+    return client.submit(Submission(ScriptKind.SHELL, text.encode(), cwd="/root"))
