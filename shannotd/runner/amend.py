@@ -64,9 +64,7 @@ def serve(channel: Channel, *, key: bytes, own: Sequence[str] = ()) -> None:
 
 
 def _receive(channel: Channel, key: bytes) -> _Order:
-    header, payload, descriptors = channel.receive()
-    for descriptor in descriptors:
-        os.close(descriptor)
+    header, payload = channel.receive_plain()
     size = header.get("canonical_size")
     if type(size) is not int or not 0 <= size <= len(payload):
         raise _invalid("a size that is none")

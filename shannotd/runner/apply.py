@@ -87,9 +87,7 @@ def serve(
 
 def _receive(channel: Channel, key: bytes) -> Tuple[Plan, bytes]:
     """The plan to be applied: one that this runner recorded, for this machine."""
-    header, encoded, descriptors = channel.receive()
-    for descriptor in descriptors:
-        os.close(descriptor)
+    header, encoded = channel.receive_plain()
     return opened(header, encoded, key, "apply"), encoded
 
 

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import List
 
 from shannotd.runner import checkpoints, plan
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.plan import FileStep
-from shannotd.runner.sealed import SESSION
+from shannotd.runner.sealed import session_asked
 
 
 def serve(channel: Channel, *, state: str) -> None:
     """Tell what the checkpoint that is asked for has (see frames.py); returns when it is told."""
     try:
         try:
-            header, _, descriptors = channel.receive()
-            for descriptor in descriptors:
-                os.close(descriptor)
-            session = str(header.get("session"))
-            if header.get("op") != "checkpoint" or SESSION.fullmatch(session) is None:
-                raise RunnerError("invalid_request", method="checkpoint", reason="no session's id")
+            session = session_asked(channel, "checkpoint")
             channel.hold({"event": "saved"}, json.dumps(saved(state, session)).encode("ascii"))
         except RunnerError as error:
             channel.hold(error.header())

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Callable, List, Optional, Tuple
 
 from shannotd.runner import cgroups, identity, sandbox, turning
+from shannotd.runner.child import in_child
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.pool import INTERPRETER
 
@@ -181,7 +182,7 @@ def _sandbox() -> Check:
         settings = warm.Settings(sandbox.choose_builder(), _compiled(), "/nonexistent", ())
         warm.build(settings).close()
 
-    failure = _in_child(attempt)
+    failure = _failure(attempt)
     if failure is None:
         return Check("sandbox", _OK, "was built")
     reason, remedy = failure
@@ -194,28 +195,22 @@ def _compiled() -> bytes:
     return seccomp.compile_filter()
 
 
-def _in_child(action: Callable[[], None]) -> Optional[Tuple[str, str]]:
+def _failure(action: Callable[[], None]) -> Optional[Tuple[str, str]]:
     """Run `action` in a fork; None, or the reason and remedy of its failure."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 0
+
+    def told() -> str:
         try:
             action()
         except RunnerError as error:
-            message = json.dumps([str(error.details.get(k, "")) for k in ("reason", "remedy")])
-            os.write(writer, message.encode("ascii"))
+            return json.dumps([str(error.details.get(k, "")) for k in ("reason", "remedy")])
         except BaseException as error:
-            os.write(writer, json.dumps([repr(error), ""]).encode("ascii"))
-        finally:
-            os._exit(status)
-    os.close(writer)
-    with open(reader, "rb") as file:
-        message_bytes = file.read()
-    os.waitpid(child, 0)
-    if not message_bytes:
+            return json.dumps([repr(error), ""])
+        return ""
+
+    text, _ = in_child(told)
+    if not text:
         return None
-    reason, remedy = json.loads(message_bytes)
+    reason, remedy = json.loads(text)
     return reason, remedy
 
 

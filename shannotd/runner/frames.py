@@ -274,6 +274,13 @@ class Channel:
         taken, self._descriptors = self._descriptors[:count], self._descriptors[count:]
         return header, payload, taken
 
+    def receive_plain(self) -> Tuple[Header, bytes]:
+        """The next frame, which needs no descriptors: those that came with it are closed."""
+        header, payload, descriptors = self.receive()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return header, payload
+
     def pending(self) -> bool:
         """Whether received bytes wait that `receive` has not used: poll would not tell."""
         return bool(self._buffer)

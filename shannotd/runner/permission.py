@@ -13,6 +13,7 @@ import stat
 from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from shannotd.runner import filesystem
+from shannotd.runner.child import in_child
 from shannotd.runner.course import Course
 from shannotd.runner.directories import Directories, writable
 from shannotd.runner.filesystem import Status
@@ -59,22 +60,12 @@ def as_identity(identity: Identity, work: Callable[[], str]) -> str:
     """
     if os.geteuid() == identity.uid or os.geteuid() != 0:
         return work()
-    answer, question = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.close(answer)
-            become(identity)
-            with open(question, "w", encoding="ascii") as pipe:
-                pipe.write(work())
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(question)
-    with open(answer, encoding="ascii") as pipe:
-        text = pipe.read()
-    _, status = os.waitpid(child, 0)
+
+    def become_and_work() -> str:
+        become(identity)
+        return work()
+
+    text, status = in_child(become_and_work)
     if status != 0:
         raise OSError(0, f"the host could not be checked as {identity.name}")
     return text

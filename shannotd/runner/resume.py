@@ -9,13 +9,14 @@ from typing import Optional
 
 from shannotd.runner import checkpoints, permission, plan
 from shannotd.runner.batch import Points, Setting
+from shannotd.runner.child import in_child
 from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.identity import read_floor
 from shannotd.runner.journal import Damaged
 from shannotd.runner.obstacles import protected_paths
 from shannotd.runner.outcome import Outcome
 from shannotd.runner.recovery import recover
-from shannotd.runner.sealed import SESSION
+from shannotd.runner.sealed import session_asked
 from shannotd.runner.stop import Stop
 from shannotd.runner.turn import Turn
 from shannotd.runner.workspace import as_runner_error
@@ -28,12 +29,7 @@ def serve(channel: Channel, *, state: str) -> None:
     """
     try:
         try:
-            header, _, descriptors = channel.receive()
-            for descriptor in descriptors:
-                os.close(descriptor)
-            session = str(header.get("session"))
-            if header.get("op") != "resume" or SESSION.fullmatch(session) is None:
-                raise RunnerError("invalid_request", method="resume", reason="no session's id")
+            session = session_asked(channel, "resume")
             with Turn(state) as turn:
                 turn.wait()  # whatever the daemon wants: without it nothing may be touched
                 ended = _outcome(state, session)
@@ -76,22 +72,7 @@ def settle(state: str, session: str) -> None:
     """
     if checkpoints.is_finished(state, session):
         return
-    answer, question = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.close(answer)
-            reason = _recover(state, session)
-            with open(question, "w", encoding="utf-8") as pipe:
-                json.dump(reason, pipe)
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(question)
-    with open(answer, encoding="utf-8") as pipe:
-        text = pipe.read()
-    os.waitpid(child, 0)
+    text, _ = in_child(lambda: json.dumps(_recover(state, session)))
     if not checkpoints.is_finished(state, session):
         reason = json.loads(text) if text else "the process that recovers it ended"
         raise RunnerError("recovery_failed", id=session, reason=str(reason))

@@ -7,7 +7,6 @@ This process was started for one such plan. It looks at the host as the session'
 from __future__ import annotations
 
 import json
-import os
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, FrozenSet, List, Sequence, Tuple, Union
@@ -83,9 +82,7 @@ def serve(channel: Channel, *, key: bytes, state: str, own: Sequence[str] = ()) 
 
 
 def _receive(channel: Channel) -> _Order:
-    header, payload, descriptors = channel.receive()
-    for descriptor in descriptors:
-        os.close(descriptor)
+    header, payload = channel.receive_plain()
     session, of = str(header.get("session")), str(header.get("of"))
     known = SESSION.fullmatch(session) and SESSION.fullmatch(of) and session != of
     try:

@@ -1,6 +1,7 @@
-"""Plans that come back to the runner: only what its own seal shows to have been recorded here.
+"""What a job is about, as whoever asks for it says: a session's id, or a plan that comes back.
 
-Whoever sends one is believed nothing but that (P2).
+Of plans only what the runner's own seal shows to have been recorded here; whoever sends one is
+believed nothing but that (P2).
 """
 
 from __future__ import annotations
@@ -9,12 +10,24 @@ import hmac
 import re
 
 from shannotd.runner import plan
-from shannotd.runner.frames import Header, RunnerError
+from shannotd.runner.frames import Channel, Header, RunnerError
 from shannotd.runner.identity import machine
 from shannotd.runner.plan import Plan
 from shannotd.runner.workspace import apply_failed
 
 SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+
+
+def session_asked(channel: Channel, operation: str) -> str:
+    """The session that the first frame on `channel` asks something of, for `operation`.
+
+    :raises RunnerError: `invalid_request`: it is another operation, or no session's id.
+    """
+    header, _ = channel.receive_plain()
+    session = str(header.get("session"))
+    if header.get("op") != operation or SESSION.fullmatch(session) is None:
+        raise RunnerError("invalid_request", method=operation, reason="no session's id")
+    return session
 
 
 def opened(header: Header, encoded: bytes, key: bytes, operation: str) -> Plan:
