@@ -153,14 +153,7 @@ class AsyncClient:
     ) -> Session:
         """Make another plan of the pending one whose digest you computed from what you displayed.
 
-        Returns the session that waits with it; the one before is rejected. Steps are named by
-        their indexes: those in `drop` are left out, with `with_dependents` also what cannot stay
-        without them; those in `edits` write another content (an `append` appends it).
-
-        :raises StepNeeded: other steps cannot stay without what is dropped.
-        :raises NotAmendable: the plan cannot be changed like that.
-        :raises DigestMismatch: the session's plan is another one.
-        :raises OutcomeUnknown: the daemon went away before it answered.
+        `Client.amend` says what its parameters mean and what it raises.
         """
         return await self._perform(protocol.amend(id, digest, drop, edits or {}, with_dependents))
 
@@ -175,15 +168,7 @@ class AsyncClient:
         """Make a session with a plan that takes another one back. It waits for approval like any
         other; with `dry_run` nothing is kept, and its id is nobody's.
 
-        At the paths in `force`, or with `force_all` at all, it counts for nothing that somebody has
-        changed something since: what is there then is replaced (and can be had back by a rollback
-        of the rollback).
-
-        :raises RollbackConflict: somebody has changed something since; its details have `path`,
-            `expected`, `found`, and in `conflicts` all of them as JSON. A `dry_run` returns them.
-        :raises NotReversible, CheckpointUnknown, CheckpointInUse, WrongState, RollbackPending: it
-            cannot be rolled back, or not now.
-        :raises OutcomeUnknown: the daemon went away before it answered.
+        `Client.rollback` says what its parameters mean and what it raises.
         """
         return await self._perform(protocol.rollback(id, dry_run, force, force_all))
 
