@@ -20,7 +20,7 @@ from shannotd.runner.interpreters import shebang
 from shannotd.runner.sandbox import SCRIPT_DIRECTORY
 
 # What an identity of root may do inside: what apt, chown and edits under /etc need, over files
-# only (design section 5).
+# only.
 _FILE_CAPABILITIES = (
     "CHOWN",
     "DAC_OVERRIDE",

@@ -14,7 +14,7 @@ from shannotd.wire.submission import ScriptKind
 
 
 class State(StrEnum):
-    """Where a session is in its life (design section 2)."""
+    """Where a session is in its life."""
 
     RUNNING = "running"
     PENDING = "pending"
