@@ -69,7 +69,7 @@ def test_nothing_of_the_hosts_tree_can_be_changed(observer: ObserverProcess, she
         (shelf / name).mkdir()
         (shelf / name / "file").write_text("planted")
         for path in (shelf / name, shelf / name / "file"):
-            os.chown(path, observer.uid, observer.uid)
+            os.chown(path, observer.uid, -1)
     before = os.stat(shelf / "seen/file")
     assert observer.naive_python(WRITE, f"{shelf}/naive/file").stdout.split() == [
         *("append", "truncate", "chmod", "chown", "utime", "xattr", "link", "rename"),
