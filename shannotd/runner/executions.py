@@ -197,13 +197,19 @@ def _string(memory: int, address: int, limit: int) -> Tuple[bytes, bool]:
 
 
 def _some(memory: int, address: int, size: int) -> bytes:
-    """At most `size` bytes from `address`: fewer where the next page is not mapped."""
+    """At most `size` bytes from `address`: fewer where the next page is not mapped.
+
+    :raises OSError: there is none, or its process is gone.
+    """
     try:
-        return os.pread(memory, size, address)
+        found = os.pread(memory, size, address)
     except OSError as error:
         if error.errno != errno.EIO:
             raise
-        return os.pread(memory, min(size, 4096 - address % 4096), address)
+        found = os.pread(memory, min(size, 4096 - address % 4096), address)
+    if not found:
+        raise ProcessLookupError(errno.ESRCH, "its memory is gone")
+    return found
 
 
 def _signed(value: int) -> int:

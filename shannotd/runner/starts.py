@@ -253,7 +253,8 @@ class Starts:
         if start.asked:
             whole = read_words(waiting.pid, where)
             if whole is None:
-                self._refuse_size(start, execution, waiting)
+                if self._notifier.waits(waiting.identifier):  # else it was killed meanwhile
+                    self._refuse_size(start, execution, waiting)
                 return
             argv = whole or argv
         if start.words:

@@ -53,7 +53,14 @@ class Answers(Decisions):
 class Filtered:
     """A child under the script's filter, which executes one program."""
 
-    def __init__(self, argv: list[str], deny: tuple[str, ...], cwd: str, decision: str) -> None:
+    def __init__(
+        self,
+        argv: list[str],
+        deny: tuple[str, ...],
+        cwd: str,
+        decision: str,
+        inside: tuple[str, ...],
+    ) -> None:
         ours, theirs = socket.socketpair()
         program = seccomp.compile_filter()
         self.pid = os.fork()
@@ -87,11 +94,11 @@ class Filtered:
             self.notifier,
             self.tree,
             os.open(os.devnull, os.O_RDONLY),
-            Programs("", Identity("test", os.geteuid(), os.getegid(), (), 0o022)),
+            Programs("/usr/bin", Identity("test", os.geteuid(), os.getegid(), (), 0o022)),
             self.policy,
             self.denied.append,
             lambda *_: None,
-            asked=Asked(Names("*")),
+            asked=Asked(Names(inside)),
             denied=Denied([(name, "") for name in deny]),
         )
 
@@ -123,9 +130,13 @@ class Filtered:
 
 @contextmanager
 def filtered(
-    argv: list[str], deny: tuple[str, ...] = (), cwd: str = "/", decision: str = "contain"
+    argv: list[str],
+    deny: tuple[str, ...] = (),
+    cwd: str = "/",
+    decision: str = "contain",
+    inside: tuple[str, ...] = ("*",),
 ) -> Iterator[Filtered]:
-    child = Filtered(argv, deny, cwd, decision)
+    child = Filtered(argv, deny, cwd, decision, inside)
     try:
         yield child
     finally:
@@ -269,6 +280,57 @@ def test_a_flood_of_programs_is_counted() -> None:
     listed = kept.listed()
     assert len(listed) == MAX_RECORDS + 1
     assert listed[-1] == {"argv": [], "count": 5, "cut": True}
+
+
+@pytest.mark.P10
+@pytest.mark.parametrize("reads", range(1, 4))
+def test_a_process_that_ends_while_it_is_read_holds_nobody_up(
+    reads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no byte in its memory any more, and no end of a word."""
+    caller = subprocess.Popen(["/bin/sleep", "1000"])
+    status = Path(f"/proc/{caller.pid}/stat").read_text().rpartition(")")[2].split()
+    # proc_pid_stat(5): startstack, where the number of words is, and then their addresses.
+    where = addresses("execve", [int(status[45]), int(status[25]) + 8, 0, 0, 0, 0])
+    assert read_words(caller.pid, where) == ("/bin/sleep", "1000")
+    left = reads
+    pread = os.pread
+
+    def killing(descriptor: int, size: int, offset: int) -> bytes:
+        nonlocal left
+        left -= 1
+        assert left > -100, "it is read for ever"
+        if left == 0:
+            caller.kill()
+            caller.wait()
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", killing)
+    assert read_words(caller.pid, where) is None
+    assert caller.returncode == -signal.SIGKILL
+    assert read_execution(caller.pid, where) is None
+
+
+@pytest.mark.P7
+@pytest.mark.parametrize("reads", range(1, 8))
+def test_a_process_that_is_killed_while_it_is_read_was_denied_nothing(
+    reads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = reads
+    pread = os.pread
+    with filtered(["/usr/bin/true", "word"], inside=()) as child:
+
+        def killing(descriptor: int, size: int, offset: int) -> bytes:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os.kill(child.pid, signal.SIGKILL)
+                os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+            return pread(descriptor, size, offset)
+
+        monkeypatch.setattr(os, "pread", killing)
+        assert child.serve() == -signal.SIGKILL
+        assert child.denied == []
 
 
 def test_memory_of_nobody_is_no_execution() -> None:
