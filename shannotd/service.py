@@ -38,6 +38,7 @@ from shannotd.server.listener import (
 from shannotd.server.methods import Methods
 from shannotd.server.presence import Presence, RolesAlone
 from shannotd.server.roles import EmbeddedRoles, Roles, ServiceRoles
+from shannotd.server.standing import Standing
 from shannotd.sessions.access import Caller
 from shannotd.sessions.amendments import Amendments
 from shannotd.sessions.approval import Approvals
@@ -128,6 +129,7 @@ class Service:
         self._manager = _service_manager()
         self._started_at = time.time()
         self._roles = self._make_roles()
+        self._standing = Standing(lambda: self._roles)
         self._total_connections = total_connections(raise_descriptor_limit())
         self._stop = asyncio.Event()
         self._idle: asyncio.TimerHandle | None = None
@@ -251,7 +253,7 @@ class Service:
         except ConfigError as error:
             log.error("%s", visible(str(error)))
         else:
-            self._roles = self._make_roles()
+            self._roles = await asyncio.to_thread(self._make_roles)  # looks groups up
             self._sessions.configure(self._config)
             await self._runner.resize_pool(
                 self._config.daemon.pool_size, Usual.of(self._most_sessions())
@@ -308,7 +310,7 @@ class Service:
         return BusService(
             address,
             events=events,
-            roles=lambda: self._roles,
+            standing=self._standing,
             version=version(),
             pending=self._pending_of,
             changed=self._touch,
@@ -335,7 +337,7 @@ class Service:
             self._store,
             self._audit,
             self._status,
-            lambda: self._roles,
+            self._standing,
             self._presence(),
         )
 
@@ -343,7 +345,7 @@ class Service:
         return Server(
             self._methods,
             events,
-            lambda: self._roles,
+            self._standing,
             limits=self._limits,
             max_unread_bytes=lambda: self._config.daemon.max_unread_bytes,
             changed=self._touch,

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _DAEMON = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 MAX_CALL_BYTES = 64 * 1024  # of all arguments together
+_QUEUE_AND_KEEP = 0  # flags of RequestName: nobody may replace us, and we replace nobody
+_PRIMARY_OWNER = 1  # what it answers
 _MILLISECONDS = 5000  # for the bus daemon's own answers
 _NO_LIMIT = 2**31 - 1  # G_MAXINT: GLib waits without an end
 _STOP_SECONDS = 5.0
@@ -68,15 +70,23 @@ Answer = Callable[[Incoming], Coroutine[Any, Any, Sequence[Value]]]
 class Adapter:
     """The daemon on one bus."""
 
-    def __init__(self, address: str, answer: Answer, left: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        answer: Answer,
+        left: Callable[[str], None],
+        named: Callable[[], None],
+    ) -> None:
         """:param answer: gives the values of a method's answer; runs in the asyncio loop.
         :param left: called (there) with the unique name of a watched client that has left.
+        :param named: called (there) when the name is had, at once or later.
         """
         self.lost = asyncio.Event()
-        self.nameless: str | None = None  # why the name could not be had
+        self.nameless: str | None = None  # why the name is not had
         self._address = address
         self._answer = answer
         self._left = left
+        self._named = named
         self._asyncio = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._asyncio.create_future()
         self._thread = threading.Thread(target=self._run, name="D-Bus", daemon=True)
@@ -93,6 +103,8 @@ class Adapter:
 
     async def start(self) -> None:
         """Connect, offer the object and own the name; without the name, `nameless` says why.
+
+        A name that another one has is taken when it is free.
 
         :raises LibrariesMissing, BusUnavailable: there is no connection.
         """
@@ -194,16 +206,36 @@ class Adapter:
             self._bus.con.connect("closed", self._closed)
             (interface,) = Gio.DBusNodeInfo.new_for_xml(XML).interfaces
             self._bus.con.register_object(PATH, interface, self._called, None, None)
-            try:
-                self._bus.request_name(NAME, allow_replacement=False)
-            except RuntimeError as error:  # pydbus's: another one has it
-                self.nameless = str(error)
-            except GLib.Error as error:  # the bus's policy
-                if self._bus.con.is_closed():
-                    raise
-                self.nameless = error.message
+            self._take_name()
         except GLib.Error as error:
             raise BusUnavailable(error.message) from None
+
+    def _take_name(self) -> None:
+        """Own the name, or wait in the bus's queue for it.
+
+        :raises GLib.Error: the connection is lost.
+        """
+        self._bus.subscribe(
+            sender=_DAEMON[0],
+            iface=_DAEMON[2],
+            signal="NameAcquired",
+            object=_DAEMON[1],
+            arg0=NAME,
+            signal_fired=self._has_name,
+        )
+        try:
+            (answer,) = self._ask_daemon("RequestName", "su", NAME, _QUEUE_AND_KEEP)
+        except self._glib.Error as error:  # the bus's policy
+            if self._bus.con.is_closed():
+                raise
+            self.nameless = error.message
+        else:
+            if answer != _PRIMARY_OWNER:
+                self.nameless = "another program has the name already; it is taken when it is free"
+
+    def _has_name(self, *_: object) -> None:
+        self.nameless = None
+        self._tell(self._named)
 
     def _end(self) -> None:
         for watch in self._watches.values():

@@ -4,39 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from shannotd.bus import interface
 from shannotd.bus.adapter import Incoming
 from shannotd.bus.interface import INTERFACE, Value
+from shannotd.server.delivery import Delivery
 from shannotd.server.methods import Methods
-from shannotd.server.peers import Peer, current_groups
+from shannotd.server.peers import Peer
 from shannotd.server.presence import BusName, Subject
-from shannotd.server.roles import Roles
-from shannotd.sessions.access import Caller, may_see
+from shannotd.server.standing import Standing
+from shannotd.sessions.access import Caller, not_served
 from shannotd.sessions.events import Changed, Event, Events
 from shannotd.wire.errors import (
     FrameTooLarge,
     InvalidRequest,
-    NotAllowed,
     TooManySessions,
     UnknownMethod,
 )
 from shannotd.wire.session import State
+
+log = logging.getLogger(__name__)
 
 # A system bus throws out who sends it more than 32 MiB.
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_CALLS = 16  # of one client at once
 MAX_CALLS_OF_ACCOUNT = 64  # of all its clients
 MAX_SUBSCRIBERS = 64  # of one account
+MAX_WAITING_BYTES = 1024 * 1024  # of events, until a subscriber's roles are known
+
+
+@dataclass(frozen=True)
+class Subscriber:
+    """A client that is told of sessions."""
+
+    uid: int
+    delivery: Delivery
 
 
 class BusClient:
     """Who called, as the methods see it."""
 
-    def __init__(self, caller: Caller, incoming: Incoming) -> None:
+    def __init__(self, peer: Peer, caller: Caller, incoming: Incoming) -> None:
+        self.peer = peer
         self.caller = caller
         self.interactive = incoming.interactive
         self._name = incoming.sender
@@ -67,7 +81,7 @@ class Manager:
     def __init__(
         self,
         methods: Methods,
-        roles: Callable[[], Roles],
+        standing: Standing,
         version: str,
         pending: Callable[[Caller], int],
         events: Events,
@@ -79,7 +93,7 @@ class Manager:
         :param watch: has `left` called when a client has left.
         """
         self._methods = methods
-        self._roles = roles
+        self._standing = standing
         self._version = version
         self._pending = pending
         self._events = events
@@ -87,7 +101,7 @@ class Manager:
         self._watch = watch
         self._calls: Counter[str | int] = Counter()  # by client, and by account
         self._large_answer = asyncio.Lock()
-        self._subscribers: dict[str, Caller] = {}
+        self._subscribers: dict[str, Subscriber] = {}
         self._end_listening: Callable[[], None] | None = None  # there are subscribers
 
     async def answer(self, incoming: Incoming) -> Sequence[Value]:
@@ -110,13 +124,13 @@ class Manager:
                     del self._calls[who]
 
     async def _answer(self, incoming: Incoming) -> Sequence[Value]:
-        caller = await self._caller(incoming)
+        peer = await self._peer(incoming)
+        caller = await self._standing.look(peer)
         if incoming.member in ("Get", "GetAll", "Set"):
             return self._property(caller, incoming)
         if not caller.roles:
-            reason = "this daemon is another's" if caller.embedded else "it has no role here"
-            raise NotAllowed(uid=caller.uid, action="use this daemon", reason=reason)
-        client = BusClient(caller, incoming)
+            raise not_served(caller)
+        client = BusClient(peer, caller, incoming)
         match (incoming.member, *incoming.arguments):
             case ("ListSessions", states, limit):
                 return await self._list(client, states, limit)
@@ -137,15 +151,15 @@ class Manager:
             case ("Cancel", identifier):
                 return _state(await self._call(client, "sessions.cancel", id=identifier))
             case ("Subscribe",):
-                self._subscribe(incoming.sender, caller)
+                self._subscribe(incoming.sender, peer)
                 return ()
         raise UnknownMethod(method=incoming.member)
 
-    async def _caller(self, incoming: Incoming) -> Caller:
+    async def _peer(self, incoming: Incoming) -> Peer:
         groups = incoming.groups
         if groups is None:
-            groups = await asyncio.to_thread(current_groups, incoming.uid)
-        return self._roles().caller(Peer(0, incoming.uid, groups or frozenset()))
+            groups = await self._standing.groups(incoming.uid)
+        return Peer(0, incoming.uid, groups)
 
     async def _call(self, client: BusClient, name: str, **params: object) -> Mapping[str, Any]:
         result = await self._methods.call(client, name, self._methods.find(name), params)
@@ -182,23 +196,38 @@ class Manager:
 
     # Signals
 
-    def _subscribe(self, name: str, caller: Caller) -> None:
-        mine = [known for known in self._subscribers.values() if known.uid == caller.uid]
-        if name not in self._subscribers and len(mine) >= MAX_SUBSCRIBERS:
+    def _subscribe(self, name: str, peer: Peer) -> None:
+        if name in self._subscribers:
+            return
+        mine = [known for known in self._subscribers.values() if known.uid == peer.uid]
+        if len(mine) >= MAX_SUBSCRIBERS:
             raise TooManySessions(count=MAX_SUBSCRIBERS, kind="subscriptions")
-        self._subscribers[name] = caller
+        self._subscribers[name] = Subscriber(
+            peer.uid,
+            Delivery(
+                self._standing,
+                peer,
+                lambda event: self._tell(name, event),
+                max_waiting_bytes=MAX_WAITING_BYTES,
+                overflow=lambda: self._unanswered(name),
+            ),
+        )
         self._watch(name)
         if self._end_listening is None:
             self._end_listening = self._events.listen(self._heard)
 
     def left(self, name: str) -> None:
         """The client of that name has left the bus."""
-        self._subscribers.pop(name, None)
+        subscriber = self._subscribers.pop(name, None)
+        if subscriber is not None:
+            subscriber.delivery.close()
         if not self._subscribers:
             self.close()
 
     def close(self) -> None:
         """Forget all clients: the bus is gone."""
+        for subscriber in self._subscribers.values():
+            subscriber.delivery.close()
         self._subscribers.clear()
         if self._end_listening is not None:
             self._end_listening()
@@ -206,15 +235,21 @@ class Manager:
 
     def _heard(self, event: Event) -> None:
         """Tell each subscriber that may see the session of it, and nobody else."""
-        if not isinstance(event, Changed):
-            return
-        identifier = Value("s", event.session)
-        for name, caller in self._subscribers.items():
-            if not may_see(caller, event.submitter):
-                continue
-            if event.now.state is State.PENDING and not event.now.decided_by:
-                self._emit(name, "SessionPending", identifier)
-            self._emit(name, "SessionChanged", identifier, Value("s", event.now.state.value))
+        if isinstance(event, Changed):
+            for subscriber in tuple(self._subscribers.values()):
+                subscriber.delivery.take(event)
+
+    def _tell(self, name: str, event: Event) -> None:
+        assert isinstance(event, Changed)
+        identifier, now = Value("s", event.session), event.now
+        if now.state is State.PENDING and not now.decided_by:
+            self._emit(name, "SessionPending", identifier)
+        self._emit(name, "SessionChanged", identifier, Value("s", now.state.value))
+
+    def _unanswered(self, name: str) -> None:
+        uid = self._subscribers[name].uid
+        log.warning("uid %d is not found in time to tell it more: its subscription ends", uid)
+        self.left(name)
 
 
 def _state(session: Mapping[str, Any]) -> Sequence[Value]:

@@ -11,7 +11,7 @@ from shannotd.bus.interface import NAME, Value
 from shannotd.bus.manager import Manager
 from shannotd.bus.polkit import Polkit
 from shannotd.server.methods import Methods
-from shannotd.server.roles import Roles
+from shannotd.server.standing import Standing
 from shannotd.sessions.access import Caller
 from shannotd.sessions.events import Events
 from shannotd.wire.text import visible
@@ -29,7 +29,7 @@ class BusService:
         address: str,
         *,
         events: Events,
-        roles: Callable[[], Roles],
+        standing: Standing,
         version: str,
         pending: Callable[[Caller], int],
         changed: Callable[[], None],
@@ -37,7 +37,7 @@ class BusService:
         """:param changed: called whenever somebody has called."""
         self._address = address
         self._events = events
-        self._roles = roles
+        self._standing = standing
         self._version = version
         self._pending = pending
         self._changed = changed
@@ -50,7 +50,7 @@ class BusService:
         """Begin to serve on the bus, in the background."""
         self._manager = Manager(
             methods,
-            self._roles,
+            self._standing,
             self._version,
             self._pending,
             self._events,
@@ -71,7 +71,7 @@ class BusService:
     async def _run(self, with_polkit: bool) -> None:
         first, hopeless = True, False
         while True:
-            adapter = Adapter(self._address, self._answer, self._manager.left)
+            adapter = Adapter(self._address, self._answer, self._manager.left, self._named)
             try:
                 await adapter.start()
             except BusUnavailable as error:
@@ -80,11 +80,12 @@ class BusService:
                     log.warning("without D-Bus: %s", self.missing)
                 hopeless = isinstance(error, LibrariesMissing)
             else:
-                self._adapter, self.missing = adapter, adapter.nameless
-                if adapter.nameless is None:
-                    log.info("on D-Bus as %s", NAME)
+                self._adapter, nameless = adapter, adapter.nameless
+                if nameless is None:
+                    self._named()
                 else:
-                    log.warning("not on D-Bus as %s: %s", NAME, visible(adapter.nameless))
+                    self.missing = visible(nameless)
+                    log.warning("not on D-Bus as %s: %s", NAME, self.missing)
             if first and with_polkit:
                 await self._look_for_polkit()
             first = False
@@ -97,6 +98,12 @@ class BusService:
             elif hopeless:
                 return
             await asyncio.sleep(_AGAIN_SECONDS)
+
+    def _named(self) -> None:
+        """The adapter may have its name just now, or have had it when it was connected."""
+        if self._adapter is not None and self.missing is not None:
+            self.missing = None
+            log.info("on D-Bus as %s", NAME)
 
     async def _look_for_polkit(self) -> None:
         await self.polkit.look()

@@ -14,10 +14,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol, cast
 
+from shannotd.server.delivery import Delivery
 from shannotd.server.hangup import HangUps
 from shannotd.server.methods import Method, Methods
 from shannotd.server.peers import Peer, process_of
 from shannotd.server.presence import Subject
+from shannotd.server.standing import Standing
 from shannotd.sessions.access import Caller
 from shannotd.sessions.events import Event, Events
 from shannotd.wire.errors import (
@@ -67,6 +69,7 @@ class Connection(asyncio.Protocol):
         owner: Owner,
         methods: Methods,
         events: Events,
+        standing: Standing,
         hang_ups: HangUps,
         *,
         max_unread_bytes: int,
@@ -74,6 +77,7 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._methods = methods
         self._events = events
+        self._standing = standing
         self._hang_ups = hang_ups
         self._max_unread_bytes = max_unread_bytes
         self._unfinished = 0  # bytes that the decoder holds
@@ -82,6 +86,7 @@ class Connection(asyncio.Protocol):
         self._descriptor = -1
         self._peer: Peer | None = None
         self._caller: Caller | None = None
+        self._delivery: Delivery | None = None
         self._calls: dict[asyncio.Task[None], Method] = {}
         self._queued: deque[Request] = deque()  # came with others, beyond MAX_CALLS
         self._large_answer = asyncio.Lock()
@@ -93,10 +98,20 @@ class Connection(asyncio.Protocol):
         self._ending = False  # nothing more is read; closed when all is answered
 
     @property
+    def peer(self) -> Peer:
+        """Who is at the other end, as the kernel says."""
+        assert self._peer is not None
+        return self._peer
+
+    @property
     def caller(self) -> Caller:
-        """Who is at the other end."""
+        """Who is at the other end, with his roles as last looked at."""
         assert self._caller is not None
         return self._caller
+
+    @caller.setter
+    def caller(self, caller: Caller) -> None:
+        self._caller = caller
 
     @property
     def interactive(self) -> bool:
@@ -108,8 +123,7 @@ class Connection(asyncio.Protocol):
 
         :raises ProcessLookupError: it is gone.
         """
-        assert self._peer is not None
-        return process_of(self._transport.get_extra_info("socket"), self._peer)
+        return process_of(self._transport.get_extra_info("socket"), self.peer)
 
     # asyncio.Protocol
 
@@ -122,6 +136,14 @@ class Connection(asyncio.Protocol):
             self._peer, self._caller = self._owner.admit(self, self._transport)
         except ShannotError as error:
             self._refuse(error)
+            return
+        self._delivery = Delivery(
+            self._standing,
+            self._peer,
+            self._write,
+            max_waiting_bytes=self._max_unread_bytes,
+            overflow=self._unanswered,
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what only this client waited for; what it began goes on."""
@@ -131,6 +153,8 @@ class Connection(asyncio.Protocol):
         self._may_send.set()
         if self._stop_listening is not None:
             self._stop_listening()
+        if self._delivery is not None:
+            self._delivery.close()
         self._end_waiting()
         self._owner.closed(self, self._unfinished)
 
@@ -207,6 +231,7 @@ class Connection(asyncio.Protocol):
     async def _response(self, request: Request, method: Method) -> Response:
         try:
             result = await self._methods.call(self, request.method, method, request.params)
+            await self._told()
             return Response(request.id, None, result)
         except ShannotError as error:
             return Response(request.id, error.to_wire(), None)
@@ -278,8 +303,21 @@ class Connection(asyncio.Protocol):
         return end
 
     def _notify(self, event: Event) -> None:
-        if not any(wanted(event) for wanted in self._wanted.values()):
+        if self._delivery is None or self._transport.is_closing():
             return
+        if any(wanted(event) for wanted in self._wanted.values()):
+            self._delivery.take(event)
+
+    async def _told(self) -> None:
+        """Return when the client was told of what had happened before: no answer overtakes that."""
+        if self._delivery is not None:
+            await self._delivery.settled()
+
+    def _unanswered(self) -> None:
+        log.warning("uid %d is not found in time to tell it more: disconnected", self.peer.uid)
+        self._transport.abort()
+
+    def _write(self, event: Event) -> None:
         if self._transport.is_closing():
             return
         unread = self._transport.get_write_buffer_size() - self._answered_bytes

@@ -18,10 +18,10 @@ from shannotd.server.connection import Connection
 from shannotd.server.hangup import HangUps
 from shannotd.server.methods import Methods
 from shannotd.server.peers import Peer, peer_of
-from shannotd.server.roles import Roles
-from shannotd.sessions.access import Caller
+from shannotd.server.standing import Standing
+from shannotd.sessions.access import Caller, not_served
 from shannotd.sessions.events import Events
-from shannotd.wire.errors import NotAllowed, ShannotError, UsageError
+from shannotd.wire.errors import ShannotError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Server:
         self,
         methods: Methods,
         events: Events,
-        roles: Callable[[], Roles],
+        standing: Standing,
         *,
         limits: Callable[[], Limits],
         max_unread_bytes: Callable[[], int],
@@ -109,7 +109,7 @@ class Server:
         """`changed` is called whenever a connection has ended."""
         self._methods = methods
         self._events = events
-        self._roles = roles
+        self._standing = standing
         self._limits = limits
         self._max_unread_bytes = max_unread_bytes
         self._changed = changed
@@ -134,6 +134,7 @@ class Server:
             self,
             self._methods,
             self._events,
+            self._standing,
             self._hang_ups,
             max_unread_bytes=self._max_unread_bytes(),
         )
@@ -150,10 +151,9 @@ class Server:
             peer = peer_of(sock)
         except OSError as error:
             raise ShannotError(reason=f"the kernel does not say who you are ({error})") from error
-        caller = self._roles().caller(peer)
+        caller = self._standing.claimed(peer)
         if not caller.roles:
-            reason = "it has no role here" if not caller.embedded else "this daemon is another's"
-            raise NotAllowed(uid=peer.uid, action="use this daemon", reason=reason)
+            raise not_served(caller)
         self._admission.enter(caller, self._limits())
         self._connections[connection] = peer.uid
         self._empty.clear()

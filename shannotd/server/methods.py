@@ -11,10 +11,10 @@ from typing import Any, Protocol, TypeVar
 
 from shannotd.audit.log import AuditLog
 from shannotd.server.explain import explain
-from shannotd.server.peers import account_name, current_groups
+from shannotd.server.peers import Peer, account_name
 from shannotd.server.presence import Action, Person, Presence
-from shannotd.server.roles import Roles
-from shannotd.sessions.access import Caller, Role, is_own, require_reverser
+from shannotd.server.standing import Standing
+from shannotd.sessions.access import Caller, Role, is_own, not_served, require_reverser
 from shannotd.sessions.amending import Changes, Edit
 from shannotd.sessions.amendments import Amendments
 from shannotd.sessions.approval import Approvals
@@ -43,7 +43,13 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Client(Person, Protocol):
-    """The connection that a call came over."""
+    """The connection that a call came over; `caller` has the roles as last looked at."""
+
+    caller: Caller
+
+    @property
+    def peer(self) -> Peer:
+        """Who is at the other end, as the kernel or the bus says."""
 
     def listen(self, wanted: Callable[[Event], bool]) -> Callable[[], None]:
         """Send it the events that are `wanted`, until the result is called or it closes."""
@@ -179,7 +185,7 @@ class Methods:
         store: Store,
         audit: AuditLog,
         status: Callable[[], Awaitable[DaemonStatus]],
-        roles: Callable[[], Roles],
+        standing: Standing,
         presence: Presence,
     ) -> None:
         self._sessions = sessions
@@ -192,7 +198,7 @@ class Methods:
         self._store = store
         self._audit = audit
         self._status = status
-        self._roles = roles
+        self._standing = standing
         self._presence = presence
         self._names: dict[int, str] = {}
         self._methods: Mapping[str, Method] = {
@@ -231,8 +237,12 @@ class Methods:
     ) -> object:
         """What `method` answers; plain maps and lists, ready to travel.
 
+        :raises NotAllowed: the client has no role any more.
         :raises ShannotError: what went wrong.
         """
+        client.caller = await self._standing.look(client.peer)
+        if not client.caller.roles:
+            raise not_served(client.caller)
         try:
             checked = decode(method.params, params, "params")
         except ValueError as error:
@@ -282,7 +292,7 @@ class Methods:
         comment = _bounded("sessions.approve", "comment", params.comment)
         proven = await self._prove(client, identifier, params.digest)
         # Only now: a proof may have taken its time.
-        caller = replace(await self._caller_now(client.caller), proven=proven)
+        caller = replace(await self._looked_up(client), proven=proven)
         await self._approvals.approve(caller, identifier, params.digest, comment)
         return await self._lookup.get(identifier)
 
@@ -296,7 +306,7 @@ class Methods:
         identifier = await self._lookup.find(client.caller, params.id)
         if len({edit.index for edit in params.edits}) < len(params.edits):
             raise _invalid("sessions.amend", "edits: one step has two contents")
-        caller = await self._caller_now(client.caller)
+        caller = await self._looked_up(client)
         name = await self._account_name(caller.uid)
         changes = Changes(params.drop, params.edits, params.with_dependents)
         new = await self._amendments.amend(caller, name, identifier, params.digest, changes)
@@ -308,7 +318,7 @@ class Methods:
             require_reverser(client.caller, identifier)
             session = await self._lookup.summary(identifier)
             await self._presence.ask(client, Action.ROLLBACK, session)
-        caller = await self._caller_now(client.caller)
+        caller = await self._looked_up(client)
         wanted = Wanted(Force(params.force, params.force_all), params.dry_run)
         answer = await self._rollbacks.roll_back(caller, identifier, wanted)
         return {"session": answer.session, "conflicts": encode(answer.conflicts)}
@@ -322,7 +332,7 @@ class Methods:
 
     async def _drop_checkpoint(self, client: Client, params: SessionId) -> object:
         identifier = await self._lookup.find(client.caller, params.id)
-        await self._checkpoints.drop(await self._caller_now(client.caller), identifier)
+        await self._checkpoints.drop(await self._looked_up(client), identifier)
         return {}
 
     async def _cancel(self, client: Client, params: SessionId) -> object:
@@ -331,18 +341,13 @@ class Methods:
         return await self._lookup.get(identifier)
 
     async def _watch(self, client: Client, params: WatchParams) -> object:
-        caller = client.caller
+        # What of it the client may see is decided when it is sent.
         if params.id is not None:
-            identifier = await self._lookup.find(caller, params.id)
+            identifier = await self._lookup.find(client.caller, params.id)
             client.listen(lambda event: event.session == identifier)
         else:
             # The output and the calls of every session would drown who watches them all.
-            client.listen(
-                lambda event: (
-                    not isinstance(event, Output | Decided)
-                    and (caller.sees_all or event.submitter == caller.uid)
-                )
-            )
+            client.listen(lambda event: not isinstance(event, Output | Decided))
         return {}
 
     async def _wait(self, client: Client, params: WaitParams) -> object:
@@ -350,6 +355,8 @@ class Methods:
             raise _invalid("sessions.wait", "timeout: must be a number of seconds")
         identifier = await self._lookup.find(client.caller, params.id)
         await self._lookup.wait(identifier, frozenset(params.states), params.timeout)
+        client.caller = await self._standing.look(client.peer)
+        identifier = await self._lookup.find(client.caller, identifier)  # if he still may see it
         return await self._lookup.get(identifier)
 
     async def _content(self, client: Client, params: ContentParams) -> object:
@@ -414,11 +421,10 @@ class Methods:
         await self._presence.ask(client, Action.APPROVE, session)
         return False
 
-    async def _caller_now(self, caller: Caller) -> Caller:
-        """The caller with those roles only that the account database still gives him."""
-        roles = self._roles()
-        groups = await self._store.run(lambda: current_groups(caller.uid))
-        return replace(caller, roles=caller.roles & roles.of(caller.uid, groups or frozenset()))
+    async def _looked_up(self, client: Client) -> Caller:
+        """The caller with the roles that he has at this very moment."""
+        client.caller = await self._standing.look(client.peer, anew=True)
+        return client.caller
 
     async def _account_name(self, uid: int) -> str:
         name = self._names.get(uid)

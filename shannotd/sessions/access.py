@@ -52,6 +52,12 @@ class Caller:
         return bool(self.roles & {Role.REVIEW, Role.ADMIN})
 
 
+def not_served(caller: Caller) -> NotAllowed:
+    """What an account without a role is told."""
+    reason = "this daemon is another's" if caller.embedded else "it has no role here"
+    return NotAllowed(uid=caller.uid, action="use this daemon", reason=reason)
+
+
 def may_see(caller: Caller, submitter: int) -> bool:
     """Whether a session of `submitter` exists for the caller."""
     return caller.sees_all or caller.uid == submitter

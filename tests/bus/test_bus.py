@@ -9,13 +9,13 @@ import os
 import pwd
 import textwrap
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.accounts import is_root, temporary_account
+from tests.support.accounts import is_root, run, temporary_account, temporary_group
 from tests.support.bus import MANAGER, NAME, PATH, REPOSITORY, Account, Bus, Refused, message_bus
 from tests.support.service import Caller, in_loop, public_directory, running_service
 
@@ -53,6 +53,21 @@ def people() -> Iterator[tuple[int, int, int]]:
         pytest.skip("takes on other accounts")
     with temporary_account() as one, temporary_account() as two, temporary_account() as three:
         yield tuple(pwd.getpwnam(name).pw_uid for name in (one, two, three))  # type: ignore[misc]
+
+
+# Has a name, as another program would that does not let go of it.
+SQUATTER = """
+import sys
+from gi.repository import Gio, GLib
+flags = Gio.DBusConnectionFlags
+bus = Gio.DBusConnection.new_for_address_sync(
+    sys.argv[1], flags.AUTHENTICATION_CLIENT | flags.MESSAGE_BUS_CONNECTION, None, None)
+daemon = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+asked = GLib.Variant("(su)", (sys.argv[2], 4))
+assert bus.call_sync(*daemon, "RequestName", asked, None, 0, 10000, None).unpack() == (1,)
+print("taken", flush=True)
+GLib.MainLoop().run()
+"""
 
 
 @asynccontextmanager
@@ -235,14 +250,16 @@ GLib.MainLoop().run()
 
     @classmethod
     @asynccontextmanager
-    async def of(cls, address: str, uid: int, subscribe: bool = True) -> AsyncIterator[Listener]:
+    async def of(
+        cls, address: str, uid: int, *groups: int, subscribe: bool = True
+    ) -> AsyncIterator[Listener]:
         process = await asyncio.create_subprocess_exec(
             *("/usr/bin/python3", "-c", cls.PROGRAM, address),
             "subscribe" if subscribe else "listen",
             stdout=asyncio.subprocess.PIPE,
             user=uid,
             group=uid,
-            extra_groups=[],
+            extra_groups=groups,
             cwd="/",
         )
         listener = cls(process)
@@ -301,6 +318,48 @@ def test_signals_reach_only_who_may_see_the_session(
             ]
             assert await agent.rest() == []
             assert await nobody.rest() == []
+
+    scenario()
+
+
+@pytest.mark.P5
+@pytest.mark.parametrize("way", ["leave", "vanish", "reconfigure"])
+def test_a_subscriber_who_lost_the_role_hears_of_his_own_sessions_only(
+    directory: Path, system_bus: Bus, people: tuple[int, int, int], way: str
+) -> None:
+    _, submitter, _ = people
+    name = pwd.getpwuid(submitter).pw_name
+    config = ROLES.format(submitter=submitter, reviewer=0)
+
+    @in_loop
+    async def scenario() -> None:
+        with temporary_group() as group:
+            await run("usermod", "--append", "--groups", group.gr_name, name)
+            reviewing = config.replace('review = ["uid:0"]', f'review = ["{group.gr_name}"]')
+            assert reviewing != config
+            async with running_service(directory, config=reviewing, embedded=False) as service:
+                await on_bus(service)
+                account = Account(system_bus.address, submitter, submitter, group.gr_gid)
+                listening = Listener.of(system_bus.address, submitter, group.gr_gid)
+                async with listening as person:
+                    theirs = await submitted(directory, 0)
+                    lines = [await person.line() for _ in range(3)]
+                    assert lines[-1] == f"SessionChanged {theirs['id']} pending"
+                    assert await account.property("PendingCount") == 1
+                    if way == "leave":
+                        await run("gpasswd", "--delete", name, group.gr_name)
+                    elif way == "vanish":
+                        await run("userdel", "--force", name)
+                    else:
+                        (directory / "shannotd.toml").write_text(config)
+                        await service.reload()
+                    await submitted(directory, 0)
+                    own = await submitted(directory, submitter)
+                    lines = [await person.line() for _ in range(3)]
+                    assert all(own["id"] in line for line in lines)
+                    assert await person.rest() == []
+                assert "NotFound" in await account.error("GetSession", theirs["id"])
+                assert await account.property("PendingCount") == 1
 
     scenario()
 
@@ -442,6 +501,49 @@ def test_an_embedded_daemon_is_on_the_session_bus(
                         assert "already" in status["bus_missing"]
 
     scenario()
+
+
+def test_a_name_that_another_has_is_taken_when_it_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def waits(service: Any) -> None:
+        async with asyncio.timeout(30):
+            while "already" not in (service._bus.missing or ""):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    @in_loop
+    async def scenario() -> None:
+        with message_bus(system=False) as bus:
+            monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", bus.address)
+            person = Account(bus.address)
+            squatter = await asyncio.create_subprocess_exec(
+                *("/usr/bin/python3", "-c", SQUATTER, bus.address, NAME),
+                stdout=asyncio.subprocess.PIPE,
+            )
+            assert squatter.stdout is not None and await squatter.stdout.readline()
+            async with AsyncExitStack() as stack:
+                first = await stack.enter_async_context(running_service(tmp_path / "first"))
+                await waits(first)
+                async with running_service(tmp_path / "second") as second:
+                    await waits(second)
+                    squatter.kill()
+                    await squatter.wait()
+                    await on_bus(first)  # it waited longer
+                    assert await person.call("ListSessions", "asu", "0", "10") == [[]]
+                    async with await Caller.connect(tmp_path / "second") as caller:
+                        pending = await caller.submit(("files", [FILE]))
+                        assert "already" in (await caller.call("daemon.status"))["bus_missing"]
+                        await stack.aclose()
+                        await on_bus(second)
+                        assert (await caller.call("daemon.status"))["bus_missing"] is None
+                    ((session,),) = await person.call("ListSessions", "asu", "0", "10")
+                    assert session["id"]["data"] == pending["id"]
+
+    with caplog.at_level("INFO"):
+        scenario()
+    said = [record.getMessage() for record in caplog.records]
+    assert len([line for line in said if line.startswith("not on D-Bus as")]) == 2
+    assert len([line for line in said if line.startswith("on D-Bus as")]) == 2
 
 
 @pytest.mark.parametrize("address", ["unix:path=/nowhere/bus", "nonsense:", None])

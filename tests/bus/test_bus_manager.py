@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+import threading
+from typing import Any, cast
 
 import pytest
 
 from shannotd.bus.adapter import Incoming
+from shannotd.bus.interface import Value
 from shannotd.bus.manager import MAX_CALLS, MAX_CALLS_OF_ACCOUNT, Manager
 from shannotd.server.methods import Methods
 from shannotd.server.roles import EmbeddedRoles
+from shannotd.server.standing import Standing
+from shannotd.sessions.access import Role
 from shannotd.sessions.events import Events
 from shannotd.wire.errors import TooManySessions
-from tests.support.service import in_loop
+from shannotd.wire.session import Session, State
+from tests.support.service import SECONDS, in_loop
 
 UID = 7
+GROUP = 70
+
+
+def session() -> Session:
+    """One that runs."""
+    return Session(
+        id="0" * 32,
+        name="test",
+        state=State.RUNNING,
+        profile="default",
+        target="local",
+        submitter=0,
+        submitter_name="root",
+        identity="root",
+        created_at=0.0,
+        expires_at=None,
+    )
 
 
 class Waiting:
@@ -39,7 +61,7 @@ async def test_how_many_calls_a_client_and_an_account_have_at_once() -> None:
     methods = Waiting()
     manager = Manager(
         cast(Methods, methods),
-        lambda: EmbeddedRoles(UID),
+        Standing(lambda: EmbeddedRoles(UID)),
         "0",
         lambda _: 0,
         Events(),
@@ -71,3 +93,56 @@ async def test_how_many_calls_a_client_and_an_account_have_at_once() -> None:
     await asyncio.gather(*of_one[:-1], *(call for call in of_others if not call.done()))
     (again,) = await begun(":1.1")
     await again
+
+
+class Reviewers(EmbeddedRoles):
+    """Whoever is in the group reviews."""
+
+    def of(self, uid: int, groups: frozenset[int]) -> frozenset[Role]:
+        """The role of reviewers, or none."""
+        return frozenset({Role.REVIEW}) if GROUP in groups else frozenset()
+
+
+@pytest.mark.P10
+@in_loop
+async def test_signals_that_wait_for_the_account_database_are_bounded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[tuple[Any, ...]] = []
+    may = threading.Event()
+
+    def groups(uid: int) -> frozenset[int]:
+        assert may.wait(SECONDS)
+        return frozenset({GROUP})
+
+    monkeypatch.setattr("shannotd.server.standing.current_groups", groups)
+    monkeypatch.setattr("shannotd.bus.manager.MAX_WAITING_BYTES", 4096)
+    events = Events()
+    manager = Manager(
+        cast(Methods, Waiting()),
+        Standing(lambda: Reviewers(0)),
+        "0",
+        lambda _: 0,
+        events,
+        lambda *signal: told.append(signal),
+        lambda _: None,
+    )
+    subscribe = Incoming(":1.1", UID, frozenset({GROUP}), False, "Subscribe", ())
+    may.set()
+    await manager.answer(subscribe)
+    await manager.answer(subscribe)  # twice is once
+    events.changed(session())
+    assert told == [(":1.1", "SessionChanged", Value("s", "0" * 32), Value("s", "running"))]
+    # The account database is asked again, and does not answer.
+    may.clear()
+    monkeypatch.setattr("shannotd.server.standing._FRESH_SECONDS", -1.0)
+    for _ in range(100):
+        events.changed(session())
+    monkeypatch.undo()
+    may.set()
+    await manager.answer(subscribe)
+    assert len(told) == 1
+    events.changed(session())
+    assert len(told) == 2
+    said = [record.getMessage() for record in caplog.records]
+    assert len([line for line in said if "its subscription ends" in line]) == 1

@@ -141,4 +141,6 @@ async def test_who_left_the_group_approves_no_more(directory: Path, accounts: li
             pending = await agent.submit(("files", [PATH]))
             with pytest.raises(NotAllowed):
                 await former.call("sessions.approve", id=pending["id"], digest=pending["digest"])
-            assert (await former.call("sessions.get", id=pending["id"]))["state"] == "pending"
+            with pytest.raises(NotAllowed):
+                await former.call("sessions.get", id=pending["id"])
+            assert (await agent.call("sessions.get", id=pending["id"]))["state"] == "pending"

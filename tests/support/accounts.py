@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import grp
 import os
 import pwd
 import secrets
@@ -23,14 +25,35 @@ def temporary_account() -> Iterator[str]:
     """A new account with a home directory; gone afterwards with all of its processes."""
     name = f"shannot-{secrets.token_hex(4)}"
     subprocess.run(["useradd", "--create-home", "--shell", "/bin/sh", name], check=True)
+    account = pwd.getpwnam(name)
     try:
         yield name
     finally:
-        uid = pwd.getpwnam(name).pw_uid
+        uid = account.pw_uid
         subprocess.run(["pkill", "-KILL", "-u", str(uid)], check=False)
         subprocess.run(
             ["userdel", "--force", "--remove", name], check=False, stderr=subprocess.DEVNULL
         )
+        shutil.rmtree(account.pw_dir, ignore_errors=True)  # of one that the test has deleted
+
+
+@contextmanager
+def temporary_group() -> Iterator[grp.struct_group]:
+    """A new group without members; gone afterwards."""
+    name = f"shannot-{secrets.token_hex(4)}"
+    subprocess.run(["groupadd", name], check=True)
+    try:
+        yield grp.getgrnam(name)
+    finally:
+        subprocess.run(["groupdel", name], check=True)
+
+
+async def run(*command: str) -> None:
+    """Run a command on accounts; it may warn, and does not fail."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    assert await process.wait() == 0, command
 
 
 @contextmanager

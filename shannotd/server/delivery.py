@@ -1,0 +1,70 @@
+"""Events for one client, in their order: each is shown if he may see it when it is handed over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from shannotd.server.peers import Peer
+from shannotd.server.standing import Standing
+from shannotd.sessions.access import Caller, may_see
+from shannotd.sessions.events import Event
+
+
+class Delivery:
+    """Hands events over at once where the client's roles are known, and else when they are."""
+
+    def __init__(
+        self,
+        standing: Standing,
+        peer: Peer,
+        deliver: Callable[[Event], None],
+        *,
+        max_waiting_bytes: int,
+        overflow: Callable[[], None],
+    ) -> None:
+        """:param overflow: called instead when more is waiting, for the account database."""
+        self._standing = standing
+        self._peer = peer
+        self._deliver = deliver
+        self._max_waiting_bytes = max_waiting_bytes
+        self._overflow = overflow
+        self._waiting: deque[Event] = deque()
+        self._waiting_bytes = 0
+        self._settling: asyncio.Task[None] | None = None
+
+    def take(self, event: Event) -> None:
+        """Hand `event` over after those that wait, if the client may see it by then."""
+        caller = None if self._waiting else self._standing.now(self._peer)
+        if caller is not None:
+            self._hand_over(caller, event)
+            return
+        self._waiting.append(event)
+        self._waiting_bytes += len(event.packed)
+        if self._waiting_bytes > self._max_waiting_bytes:
+            self._overflow()
+        elif self._settling is None:
+            self._settling = asyncio.get_running_loop().create_task(self._settle())
+
+    async def settled(self) -> None:
+        """Return when what was taken before is handed over."""
+        if self._settling is not None:
+            await asyncio.shield(self._settling)
+
+    def close(self) -> None:
+        """Forget what waits."""
+        self._waiting.clear()
+        if self._settling is not None:
+            self._settling.cancel()
+
+    async def _settle(self) -> None:
+        caller = await self._standing.look(self._peer)
+        self._settling = None
+        self._waiting_bytes = 0
+        while self._waiting:
+            self._hand_over(caller, self._waiting.popleft())
+
+    def _hand_over(self, caller: Caller, event: Event) -> None:
+        if caller.roles and may_see(caller, event.submitter):
+            self._deliver(event)
