@@ -89,8 +89,21 @@ def turn(
         # Any other stop is that of a signal, which it is to get.
         _ptrace(_DETACH, pid, 0 if interrupted else os.WSTOPSIG(status))
     except ProcessLookupError:
+        _take_end(pid)
         return False
     return turned
+
+
+def _take_end(pid: int) -> None:
+    """Wait for a thread that was killed, if it is traced: its parent learns of its end only then.
+
+    :raises OSError: it does not end.
+    """
+    try:
+        while os.WIFSTOPPED(_wait(pid)):
+            pass
+    except ProcessLookupError:
+        pass  # it was not
 
 
 def _change(pid: int, machine: _Machine, waiting: Sequence[int], instead: Sequence[int]) -> bool:

@@ -54,6 +54,37 @@ def test_a_signal_that_comes_first_is_delivered() -> None:
         assert child.wait() == -signal.SIGTERM
 
 
+@pytest.mark.P10
+@pytest.mark.parametrize("calls", range(2, 5))
+def test_a_parent_learns_of_the_end_of_who_is_killed_meanwhile(
+    calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before its tracer has (ptrace(2))."""
+    left = calls
+    trace = turning._ptrace
+
+    def killing(request: int, pid: int, *more: int) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(pid, signal.SIGKILL)
+            while ") Z" not in Path(f"/proc/{pid}/stat").read_text():
+                os.sched_yield()
+        trace(request, pid, *more)
+
+    command = ["/bin/sh", "-c", "/bin/sleep 1000 & echo $!; wait"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        monkeypatch.setattr(turning, "_ptrace", killing)
+        assert not turning.turn(child, (7,), (0, 0, 0, 0, 0), lambda _: None)
+        try:
+            assert parent.wait(20) == 0
+        finally:
+            parent.kill()
+    assert left <= 0
+
+
 def test_a_process_that_does_not_stop_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """As one whose child has its memory: it goes on when that child does (vfork(2))."""
     monkeypatch.setattr(turning, "PATIENCE_SECONDS", 0.2)
