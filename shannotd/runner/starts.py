@@ -12,6 +12,7 @@ import errno
 import os
 import shlex
 import stat
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
@@ -115,6 +116,7 @@ class Starts:
         self._executions = Executions()
         self._questions: Dict[int, _Question] = {}
         self._turned: Dict[int, Turned] = {}
+        self._unfinished: Counter[str] = Counter()  # of earlier calls of the same processes
         self._interpreters: Dict[Tuple[int, ...], Optional[List[str]]] = {}
         self.count = 0  # of the calls that policy was asked about
 
@@ -132,10 +134,7 @@ class Starts:
 
     def unfinished(self) -> List[BlockedStep]:
         """Calls that policy let be recorded or observed, and whose shim was killed too early."""
-        counts: Dict[str, int] = {}
-        for turned in self._turned.values():
-            words = shlex.join(turned.argv)
-            counts[words] = counts.get(words, 0) + 1
+        counts = self._unfinished + Counter(map(_words, self._turned.values()))
         return [BlockedStep("call", words, count) for words, count in counts.items()]
 
     def begin(self, waiting: Waiting) -> None:
@@ -306,6 +305,9 @@ class Starts:
             self._notifier.refuse(waiting, errno.EMFILE)
             return
         if turned:
+            before = self._turned.get(process)
+            if before is not None:
+                self._unfinished[_words(before)] += 1
             self._turned[process] = Turned(
                 start.path, start.program, question.argv, question.execution.cwd, verdict
             )
@@ -318,6 +320,10 @@ class Starts:
         verdict = Verdict("deny", "", reason, "caution")
         argv = (*start.words, *execution.argv)
         self._record(_denied(start, argv, execution.cwd, verdict))
+
+
+def _words(turned: Turned) -> str:
+    return shlex.join(turned.argv)
 
 
 def _process(thread: int) -> int:

@@ -215,6 +215,7 @@ def test_what_is_observed_is_what_is_recorded(bench: Bench) -> None:
 turn("uname", "-s")
 first = connect()
 turn("seq", "1")  # policy is asked: whoever called before is accepted
+turn("seq", "1")
 turn("seq", "7", "7")
 call(first)
 call(connect())
@@ -223,6 +224,9 @@ call(connect())
     assert (outcome.error, outcome.stderr) == (None, b"")
     found = [(step["argv"], outcome.blobs[step["stdout"]["sha256"]]) for step in outcome.commands()]
     assert found == [(["uname", "-s"], b"Linux\n"), (["seq", "7", "7"], b"7\n")]
+    # Of what it turned to no more, all is told (P7).
+    blocked = [step for step in outcome.steps if step["kind"] == "blocked"]
+    assert [(step["target"], step["count"]) for step in blocked] == [("seq 1", 2)]
 
 
 def _views(bench: Bench) -> list[int]:
