@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
-import signal
 import stat
-import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+from shannotctl import foreground
 from shannotd.wire.errors import EditorFailed, EditTooLarge, FileUnreadable
 from shannotd.wire.rpc import MAX_EDIT_BYTES
 
@@ -58,8 +60,18 @@ class Drafts:
         except OSError as error:
             reason = f"cannot be given a copy: {error.strerror or error}"
             raise EditorFailed(editor=_editor()[0], reason=reason) from None
-        _run_editor(draft)
+        _run_editor(draft, lambda: self._ending(draft, content))
         return _read(draft)
+
+    def _ending(self, draft: Path, content: bytes) -> None:
+        """Have stay what an editor leaves that had to end before its time."""
+        assert self.directory is not None
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            if list(self.directory.iterdir()) != [draft] or draft.read_bytes() != content:
+                self.keep()
+                print(f"what the editor left is kept in {self.directory}", file=sys.stderr)
+            else:
+                shutil.rmtree(self.directory)
 
 
 def read_content(path: str) -> bytes:
@@ -80,19 +92,13 @@ def read_content(path: str) -> bytes:
     return content
 
 
-def _run_editor(draft: Path) -> None:
+def _run_editor(draft: Path, ending: Callable[[], None]) -> None:
     words = _editor()
     try:
-        editor = subprocess.Popen([*words, str(draft)])
+        status = foreground.run([*words, str(draft)], ending=ending)
     except OSError as error:
         reason = f"cannot be started: {error.strerror or error}"
         raise EditorFailed(editor=words[0], reason=reason) from None
-    # Ctrl-C is the editor's while it runs.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        status = editor.wait()
-    finally:
-        signal.signal(signal.SIGINT, before)
     if status != 0:
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         raise EditorFailed(editor=words[0], reason=how)

@@ -37,9 +37,9 @@ class Board:
         for key in self._put_away.keys() - wanted.keys():
             del self._put_away[key]
         for key, notice in wanted.items():
-            if self._shown.get(key) == notice or notice.sessions <= self._put_away.get(
-                key, frozenset()
-            ):
+            if self._shown.get(key) == notice:
+                continue
+            if key in self._put_away and notice.sessions <= self._put_away[key]:
                 continue
             self._put_away.pop(key, None)
             self._shown[key] = notice
@@ -53,7 +53,7 @@ class Board:
     def put_away(self, key: str) -> None:
         """Somebody has closed the notice, or it went by itself."""
         notice = self._shown.pop(key, None)
-        if notice is not None:
+        if notice is not None and notice.sessions:  # else the next is another one
             self._put_away[key] = notice.sessions
 
     def forget(self) -> None:

@@ -94,7 +94,7 @@ class Reviewer:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGHUP):
             with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread
-                loop.add_signal_handler(number, self._end, 128 + number)
+                loop.add_signal_handler(number, self._asked_to_end, number)
         self._start(self._connection.follow(self.tell))
         self._start(self._tick())
         glyphs = "".join(map(chr, GLYPHS))
@@ -152,12 +152,13 @@ class Reviewer:
         """What comes of it when polkit may ask on the terminal, which is the shell's meanwhile."""
         async with in_terminal():
             agent = terminal_agent()
-            if not await asyncio.to_thread(agent.__enter__):
-                await asyncio.to_thread(agent.__exit__, None, None, None)
-                return failed
+            entering = asyncio.create_task(asyncio.to_thread(agent.__enter__))
             try:
+                if not await asyncio.shield(entering):
+                    return failed
                 return await self._connection.perform(failed.effect)
             finally:
+                await entering
                 await asyncio.to_thread(agent.__exit__, None, None, None)
 
     async def _copy(self, effect: m.Effect, text: str) -> None:
@@ -207,6 +208,12 @@ class Reviewer:
         # A fault of ours: better the end, with the terminal as it was, than half a screen.
         if error is not None and self.application.is_running and not self.application.is_done:
             self.application.exit(exception=error)
+
+    def _asked_to_end(self, number: int) -> None:
+        # The end waits for whoever has the terminal.
+        for task in self._tasks:
+            task.cancel()
+        self._end(128 + number)
 
     def _end(self, status: int) -> None:
         if self.application.is_running and not self.application.is_done:

@@ -6,10 +6,10 @@ import base64
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterable
 
+from shannotctl import foreground
 from shannotctl.drafts import Drafts
 from shannotd.wire.errors import UsageError
 
@@ -34,21 +34,11 @@ def page(lines: Iterable[str]) -> None:
     """
     words = _pager()
     text = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
-    # Ctrl-C is the pager's while it runs.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with subprocess.Popen(words, stdin=subprocess.PIPE) as pager:
-            assert pager.stdin is not None
-            try:
-                pager.stdin.write(text)
-                pager.stdin.close()
-            except BrokenPipeError:
-                pass  # it was left before its end
+        foreground.run(words, text)
     except OSError as error:
         reason = f"the pager {words[0]} cannot be started: {error.strerror or error}"
         raise UsageError(reason=reason) from None
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _pager() -> list[str]:

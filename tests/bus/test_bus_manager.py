@@ -9,14 +9,14 @@ from typing import Any, cast
 import pytest
 
 from shannotd.bus.adapter import Incoming
-from shannotd.bus.interface import Value
-from shannotd.bus.manager import MAX_CALLS, MAX_CALLS_OF_ACCOUNT, Manager
+from shannotd.bus.interface import INTERFACE, Value
+from shannotd.bus.manager import MAX_CALLS, MAX_CALLS_OF_ACCOUNT, MAX_SUBSCRIBERS, Manager
 from shannotd.server.methods import Methods
-from shannotd.server.roles import EmbeddedRoles
+from shannotd.server.roles import EmbeddedRoles, Roles
 from shannotd.server.standing import Standing
 from shannotd.sessions.access import Role
 from shannotd.sessions.events import Events
-from shannotd.wire.errors import TooManySessions
+from shannotd.wire.errors import InvalidRequest, NotAllowed, TooManySessions, UnknownMethod
 from shannotd.wire.session import Session, State
 from tests.support.service import SECONDS, in_loop
 
@@ -146,3 +146,82 @@ async def test_signals_that_wait_for_the_account_database_are_bounded(
     assert len(told) == 2
     said = [record.getMessage() for record in caplog.records]
     assert len([line for line in said if "its subscription ends" in line]) == 1
+
+
+def manager_of(roles: Roles, **more: Any) -> Manager:
+    """A manager for whom nobody waits."""
+    given: dict[str, Any] = {"methods": Waiting(), "emit": lambda *_: None, **more}
+    return Manager(
+        cast(Methods, given["methods"]),
+        Standing(lambda: roles),
+        "0.1",
+        lambda _: 3,
+        Events(),
+        given["emit"],
+        lambda _: None,
+    )
+
+
+@pytest.mark.P5
+@pytest.mark.parametrize(("groups", "reviews"), [({GROUP}, True), (set(), False), (None, False)])
+@in_loop
+async def test_a_bus_that_tells_no_groups_has_them_looked_up(
+    groups: set[int] | None, reviews: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = None if groups is None else frozenset(groups)
+    monkeypatch.setattr("shannotd.server.standing.current_groups", lambda uid: found)
+    manager = manager_of(Reviewers(0))
+    subscribe = Incoming(":1.1", UID, None, False, "Subscribe", ())
+    if reviews:
+        assert await manager.answer(subscribe) == ()
+    else:
+        with pytest.raises(NotAllowed, match="may not use this daemon"):
+            await manager.answer(subscribe)
+
+
+@pytest.mark.P10
+@in_loop
+async def test_subscriptions_of_one_account_are_bounded() -> None:
+    manager = manager_of(EmbeddedRoles(UID))
+
+    def subscribe(client: str) -> Incoming:
+        return Incoming(client, UID, frozenset(), False, "Subscribe", ())
+
+    for number in range(MAX_SUBSCRIBERS):
+        await manager.answer(subscribe(f":1.{number}"))
+    with pytest.raises(TooManySessions):
+        await manager.answer(subscribe(":1.999"))
+    await manager.answer(subscribe(":1.0"))  # it is one of them
+    manager.left(":1.0")
+    await manager.answer(subscribe(":1.999"))
+    manager.left(":1.nobody")
+
+
+@pytest.mark.P10
+@in_loop
+async def test_properties() -> None:
+    manager = manager_of(EmbeddedRoles(UID))
+
+    async def ask(uid: int, member: str, *arguments: str) -> Any:
+        ((value),) = await manager.answer(
+            Incoming(":1.1", uid, frozenset(), False, member, arguments)
+        )
+        return value.value
+
+    assert (await ask(UID, "Get", INTERFACE, "PendingCount")).value == 3
+    both = await ask(UID, "GetAll", INTERFACE)
+    assert {name: value.value for name, value in both.items()} == {
+        "Version": "0.1",
+        "PendingCount": 3,
+    }
+    # Who is not served learns nothing.
+    assert (await ask(UID + 1, "Get", INTERFACE, "PendingCount")).value == 0
+    for member, *arguments in (
+        ("Get", INTERFACE, "Secret"),
+        ("Get", "org.example.Other", "Version"),
+        ("Set", INTERFACE, "PendingCount", "7"),
+    ):
+        with pytest.raises(InvalidRequest):
+            await ask(UID, member, *arguments)
+    with pytest.raises(UnknownMethod):
+        await ask(UID, "Submit", "x")

@@ -105,3 +105,15 @@ def test_a_number_that_is_anothers_by_now(tmp_path: Path, monkeypatch: pytest.Mo
         later.end()
         first.socket.close()
         later.socket.close()
+
+
+def test_a_connection_that_is_no_accounts() -> None:
+    """Of the other end of a network connection the kernel says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = listening.getsockname()
+        with (
+            socket.create_connection(address),
+            listening.accept()[0] as accepted,
+            pytest.raises(OSError),
+        ):
+            peer_of(accepted)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import select
+import signal
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -295,10 +299,19 @@ def test_which_editor(tmp_path: Path, editor: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.P7
 @pytest.mark.parametrize(
-    "path", ["/etc/../../x", "/x\x1b[2J\n-rf", "/" + "y" * 300 + ".py", "/\udcff", "/.", "/a b"]
+    ("path", "end"),
+    [
+        ("/etc/nginx/nginx.conf", "-nginx.conf"),
+        ("/etc/../../x", "-x"),
+        ("/x\x1b[2J\n-rf", "-x__2J_-rf"),
+        ("/" + "y" * 300 + ".py", "yyy.py"),
+        ("/\udcff.service", "-_.service"),
+        ("/.", "-."),
+        ("/a b", "-a_b"),
+    ],
 )
 def test_names_of_copies_are_harmless(
-    editor: Path, monkeypatch: pytest.MonkeyPatch, path: str
+    editor: Path, monkeypatch: pytest.MonkeyPatch, path: str, end: str
 ) -> None:
     for name, value in acts(editor, f'echo "$f" >{editor.parent}/name').items():
         monkeypatch.setenv(name, value)
@@ -307,6 +320,7 @@ def test_names_of_copies_are_harmless(
         assert drafts.directory is not None
         (made,) = os.listdir(drafts.directory)
     assert made.startswith("step-7-") and len(made) < 80
+    assert made.endswith(end)
     assert all(c.isascii() and (c.isalnum() or c in "._-") for c in made)
 
 
@@ -317,6 +331,70 @@ def test_an_editor_that_leaves_too_much(editor: Path, monkeypatch: pytest.Monkey
         monkeypatch.setenv(name, value)
     with Drafts() as drafts, pytest.raises(EditTooLarge):
         drafts.edit(b"x", 1, "/x")
+
+
+@pytest.mark.parametrize("saved", ["", 'echo saved >"$f"; '])
+def test_who_is_asked_to_end_ends_the_editor(
+    waiting: Peer, editor: Path, tmp_path: Path, saved: str
+) -> None:
+    fifo = tmp_path / "runs"
+    os.mkfifo(fifo)
+    # The editor's own child outlives whoever ends the editor alone.
+    act = saved + f"sh -c 'echo $$; exec sleep 1000' >{fifo}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shannotctl", "amend", ID, "--edit", "1"],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={
+            **os.environ,
+            "SHANNOT_SOCKET": waiting.path,
+            "TMPDIR": str(tmp_path),
+            **acts(editor, act),
+        },
+    )
+    with fifo.open() as told:
+        child = int(told.readline())
+        ended = os.pidfd_open(child)
+        try:
+            process.terminate()
+            _, error = process.communicate(timeout=60)
+            assert select.select([ended], [], [], 60)[0], "the editor's child goes on"
+        finally:
+            os.close(ended)
+    assert process.returncode == -signal.SIGTERM
+    kept = list(tmp_path.glob("shannot-amend-*/step-1-x.conf"))
+    if saved:
+        assert [file.read_text() for file in kept] == ["saved\n"]
+        assert f"what the editor left is kept in {kept[0].parent}" in error.decode()
+    else:
+        assert error == b"" and list(tmp_path.glob("shannot-amend-*")) == []
+    assert waiting.asked("sessions.amend") == []
+
+
+def test_one_that_was_started_to_ignore_a_signal_goes_on(
+    waiting: Peer, editor: Path, tmp_path: Path
+) -> None:
+    """As nohup starts programs."""
+    fifo = tmp_path / "runs"
+    os.mkfifo(fifo)
+    process = subprocess.Popen(
+        [
+            *("sh", "-c", 'trap "" HUP; exec "$@"', "-"),
+            *(sys.executable, "-m", "shannotctl", "amend", ID, "--edit", "1"),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env={
+            **os.environ,
+            "SHANNOT_SOCKET": waiting.path,
+            **acts(editor, f'echo x >"$f"; echo runs >{fifo}; read done <{fifo}'),
+        },
+    )
+    assert fifo.read_text() == "runs\n"
+    process.send_signal(signal.SIGHUP)
+    fifo.write_text("done\n")
+    process.wait(60)
+    assert len(waiting.asked("sessions.amend")) == 1
 
 
 def test_one_that_waits_no_more_is_not_edited(waiting: Peer, run: Run, editor: Path) -> None:

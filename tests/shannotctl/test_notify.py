@@ -22,12 +22,15 @@ from shannotctl.notify.notices import (
     APART,
     APPROVE,
     CONFIRM,
+    KEEP,
+    REJECT,
     TOGETHER,
     Notice,
     Reader,
     notices,
 )
 from shannotd.wire.decision import Risk
+from shannotd.wire.errors import WrongState
 from shannotd.wire.plan import StepCounts
 from shannotd.wire.session import Session, State
 from tests.support.accounts import is_root, temporary_account
@@ -242,6 +245,118 @@ async def test_only_what_a_notice_offers_can_be_chosen_in_it() -> None:
     assert daemon.approved == []
     await choose(WAITING, (question, CONFIRM))
     assert daemon.approved == [(WAITING.id, WAITING.digest)]
+
+
+class Shown:
+    """A desktop that only keeps what is to be shown."""
+
+    def __init__(self) -> None:
+        self.notices: dict[str, Notice] = {}
+
+    async def show(self, notice: Notice) -> None:
+        self.notices[notice.key] = notice
+
+    async def withdraw(self, key: str) -> None:
+        del self.notices[key]
+
+
+class Refusing:
+    """A daemon of which somebody else was quicker."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, ...]] = []
+
+    async def approve(self, id: str, digest: str) -> Session:
+        self.asked.append(("approve", id, digest))
+        raise WrongState(id=id, state="rejected", action="approve")
+
+    async def reject(self, id: str, reason: str) -> Session:
+        self.asked.append(("reject", id, reason))
+        raise WrongState(id=id, state="approved", action="reject\x1b[2J")
+
+
+@pytest.mark.P7
+def test_what_was_not_decided_is_shown_until_it_is_put_away(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @in_loop
+    async def scenario() -> None:
+        daemon, shown, changed = Refusing(), Shown(), asyncio.Event()
+        desk = Desk(cast(AsyncClient, daemon), shown, changed.set, ())
+
+        async def choose(key: str, action: str) -> None:
+            desk.invoked(key, action)
+            changed.clear()
+            await asyncio.wait_for(changed.wait(), SECONDS)
+            await desk.update([WAITING], READER)
+
+        await desk.update([WAITING], READER)
+        await choose(WAITING.id, REJECT)
+        assert daemon.asked == [("reject", WAITING.id, "rejected from a desktop notification")]
+        failure = f"failed {WAITING.id}"
+        assert shown.notices[failure].summary == "Nothing was decided"
+        assert "approved" in shown.notices[failure].body
+        assert "\x1b" not in shown.notices[failure].body
+        del shown.notices[failure]  # somebody has closed it
+        desk.closed(failure)
+        # There is nothing to review in.
+        await choose(WAITING.id, "default")
+        assert "--terminal names one" in shown.notices[failure].body
+        # A desktop that has started again is shown all of it.
+        shown.notices.clear()
+        desk.restarted()
+        await desk.update([WAITING], READER)
+        assert set(shown.notices) == {WAITING.id, failure}
+
+    scenario()
+    assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.P5
+def test_a_question_that_is_answered_otherwise_decides_nothing() -> None:
+    @in_loop
+    async def scenario() -> None:
+        daemon, shown = Refusing(), Shown()
+        desk = Desk(cast(AsyncClient, daemon), shown, lambda: None, ())
+        question = f"{CONFIRM} {WAITING.id}"
+        for answer in (KEEP, "closed"):
+            await desk.update([WAITING], READER)
+            desk.invoked(WAITING.id, APPROVE)
+            await desk.update([WAITING], READER)
+            assert question in shown.notices
+            if answer == KEEP:
+                desk.invoked(question, KEEP)
+            else:
+                desk.closed(question)
+            desk.invoked(question, CONFIRM)
+            await asyncio.sleep(0)
+            await desk.update([WAITING], READER)
+            assert daemon.asked == []
+        # Nor does an answer after the plan has become another.
+        desk.invoked(WAITING.id, APPROVE)
+        await desk.update([WAITING], READER)
+        await desk.update([replace(WAITING, digest="cd" * 32)], READER)
+        desk.invoked(question, CONFIRM)
+        await asyncio.sleep(0)
+        assert daemon.asked == []
+
+    scenario()
+
+
+def test_a_terminal_that_cannot_be_started(tmp_path: Path) -> None:
+    @in_loop
+    async def scenario() -> None:
+        shown, changed = Shown(), asyncio.Event()
+        missing = str(tmp_path / "terminal")
+        desk = Desk(cast(AsyncClient, Refusing()), shown, changed.set, (missing, "-e"))
+        await desk.update([WAITING], READER)
+        desk.invoked(TOGETHER, "default")
+        changed.clear()
+        await asyncio.wait_for(changed.wait(), SECONDS)
+        await desk.update([WAITING], READER)
+        assert shown.notices[f"failed {TOGETHER}"].body == f"{missing}: No such file or directory"
+
+    scenario()
 
 
 @pytest.mark.P7

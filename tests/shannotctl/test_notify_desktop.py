@@ -283,6 +283,38 @@ def test_a_service_that_answers_otherwise(tmp_path: Path) -> None:
         scenario(bus)
 
 
+@pytest.mark.P10
+def test_a_session_bus_that_ends_ends_it(tmp_path: Path) -> None:
+    directory = tmp_path / "daemon"
+
+    @in_loop
+    async def scenario(bus: Bus) -> None:
+        service = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", _ODD_SERVICE, bus.address), stdout=asyncio.subprocess.PIPE
+        )
+        assert service.stdout is not None
+        try:
+            assert await asyncio.wait_for(service.stdout.readline(), SECONDS) == b"here\n"
+            async with (
+                running_service(directory),
+                await Caller.connect(directory) as caller,
+                Desktop(tmp_path, bus, "").notifier(socket_of(directory)) as notifier,
+            ):
+                await caller.submit(CAUTION)
+                for word in (b"GetCapabilities\n", b"Notify\n"):
+                    assert await asyncio.wait_for(service.stdout.readline(), SECONDS) == word
+                bus.stop()
+                _, told = await asyncio.wait_for(notifier.communicate(), SECONDS)
+            assert notifier.returncode == 8
+            assert b"the session bus has ended" in told and b"Traceback" not in told
+        finally:
+            service.terminate()
+            await service.wait()
+
+    with message_bus(system=False) as bus:
+        scenario(bus)
+
+
 @in_loop
 async def test_a_daemon_that_goes_takes_its_notices_along(screen: Desktop, tmp_path: Path) -> None:
     directory = tmp_path / "daemon"

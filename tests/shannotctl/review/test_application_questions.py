@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -223,8 +228,8 @@ async def test_polkit_asks_on_the_terminal(
     agent = tmp_path / "bin" / "pkttyagent"
     agent.parent.mkdir()
     if agent_starts:
-        # $2 is the descriptor that it closes when it is ready to ask.
-        agent.write_text(f'#!/bin/sh\necho $$ > {seen}\neval "exec $2>&-"\nexec sleep 60\n')
+        # $2 is the descriptor that it closes when it is ready to ask (dash knows one digit only).
+        agent.write_text(f'#!/bin/bash\necho $$ > {seen}\neval "exec $2>&-"\nexec sleep 60\n')
         agent.chmod(0o755)
     monkeypatch.setenv(
         "PATH", f"{agent.parent}:/usr/bin:/bin" if agent_starts else str(agent.parent)
@@ -252,3 +257,47 @@ async def test_polkit_asks_on_the_terminal(
         await screen.until(lambda r: any(isinstance(t, m.Approved) for t in screen.reviewer.told))
         assert len(peer.asked("sessions.approve")) == 2
         assert not runs(seen.read_text().strip()), "it is gone again"
+
+
+@pytest.mark.P5
+@in_loop
+async def test_a_signal_ends_the_question_on_the_terminal(
+    peer: Peer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = samples.session(samples.file_step("create", "/etc/x"))
+    fifo, agent = tmp_path / "asks", tmp_path / "pkttyagent"
+    os.mkfifo(fifo)
+    agent.write_text(f'#!/bin/bash\neval "exec $2>&-"\necho $$ > {fifo}\nexec sleep 60\n')
+    agent.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    peer.answers("sessions.list", SessionPage((samples.bare(made),), 1))
+    peer.answers("sessions.watch", {})
+    peer.answers("sessions.get", made)
+    peer.answers("daemon.status", samples.STATUS)
+    asked, over = threading.Semaphore(0), threading.Event()
+
+    def approve(link: PeerLink, params: dict[str, Any]) -> Any:
+        asked.release()
+        if len(peer.asked("sessions.approve")) > 1:
+            over.wait(60)
+        raise AuthenticationNeeded(action="approve this plan", reason="nobody could ask")
+
+    peer.handlers["sessions.approve"] = approve
+    try:
+        async with reviewing(peer.path) as screen:
+            await screen.until("1 pending")
+            await screen.press("enter")
+            await screen.until("create /etc/x")
+            await screen.press("x")
+            pressing = asyncio.ensure_future(screen.send("y", 1))  # nothing is drawn meanwhile
+            process = await asyncio.to_thread(fifo.read_text)
+            for _ in range(2):
+                assert await asyncio.to_thread(asked.acquire, True, 30)
+            began = time.monotonic()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert await asyncio.wait_for(screen.running, 30) == 128 + signal.SIGTERM
+            assert time.monotonic() - began < 10
+            assert not runs(process.strip()), "it is gone again"
+            await pressing
+    finally:
+        over.set()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import shutil
 import signal
 import stat
 from collections.abc import Callable, Iterator
@@ -194,6 +196,97 @@ def test_a_signal_leaves_the_terminal_sane(
     screen.until("Nothing waits")
     os.kill(int((home.work / "pid").read_text()), number)
     assert_sane(screen, 128 + number)
+
+
+# What an editor or a pager does to a terminal; the program that does it is started by another, as
+# by sensible-editor.
+RUDE = """#!/bin/sh
+sh -c 'stty raw -echo; printf "\\033[?1049h\\033[?25lRUDE"; echo $$ > rude; {trap}
+    while :; do sleep 1000 < /dev/null; done'
+"""
+TIDY = 'trap "stty sane; printf \\"\\\\033[?1049l\\\\033[?25h\\"; exit" TERM HUP;'
+
+
+def open_first(screen: Tmux, *keys: str) -> None:
+    """Go to the first step of the only session, and press `keys`."""
+    screen.until("1 pending")
+    screen.keys("Enter")
+    screen.until("x approve")
+    screen.keys("/")
+    screen.until("Search:")
+    screen.text("  create ")
+    screen.keys("Enter")
+    screen.until("x approve", without="Search:")
+    screen.keys(*keys)
+
+
+def ended(process: int) -> bool:
+    """Whether it has ended by now, or does soon."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], 30)[0])
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("variable", ["VISUAL", "PAGER"])
+@pytest.mark.parametrize("trap", [TIDY, ""], ids=["tidy", "rude"])
+def test_a_signal_ends_the_editor_and_the_pager_too(
+    home: Home, screen: Tmux, variable: str, trap: str, number: signal.Signals
+) -> None:
+    submit(home, EDIT)
+    rude = home.work / "program"
+    rude.write_text(RUDE.format(trap=trap))
+    rude.chmod(0o755)
+    tmux_start(screen, f"{variable}=./program shannotctl review & echo $! > pid; fg")
+    open_first(screen, "e" if variable == "VISUAL" else "p")
+    screen.until("RUDE")
+    os.kill(int((home.work / "pid").read_text()), number)
+    assert_sane(screen, 128 + number)
+    assert ended(int((home.work / "rude").read_text()))
+
+
+def test_an_editor_that_does_not_end_is_left(home: Home, screen: Tmux) -> None:
+    submit(home, EDIT)
+    rude = home.work / "program"
+    rude.write_text("#!/bin/sh\ntrap '' TERM; echo $$ > rude; echo RUDE; exec sleep 1000\n")
+    rude.chmod(0o755)
+    tmux_start(screen, "VISUAL=./program shannotctl review & echo $! > pid; fg")
+    open_first(screen, "e")
+    screen.until("RUDE")
+    os.kill(int((home.work / "pid").read_text()), signal.SIGTERM)
+    assert_sane(screen, 128 + signal.SIGTERM)
+    left = int((home.work / "rude").read_text())
+    assert Path(f"/proc/{left}").exists()
+    os.kill(left, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("program", ["vi", "less"])
+def test_a_real_editor_and_pager_end_with_the_reviewer(
+    home: Home, screen: Tmux, program: str
+) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not there")
+    submit(home, "seq 100 > b")
+    chosen = f"VISUAL={program} PAGER={program} TMPDIR={home.directory}"
+    tmux_start(screen, f"{chosen} shannotctl review & echo $! > pid; fg")
+    if program == "vi":
+        open_first(screen, "e")
+        screen.until("step-1-b", "1")
+        screen.text("ochanged")
+        screen.until("changed")
+    else:
+        open_first(screen, "p")
+        screen.until_it(lambda shown: shown.rstrip().endswith(":"))
+    os.kill(int((home.work / "pid").read_text()), signal.SIGTERM)
+    assert_sane(screen, 128 + signal.SIGTERM)
+    kept = [file.name for file in home.directory.glob("shannot-amend-*/.*")]
+    recovers = program == "vi" and "vim" in os.path.realpath(str(shutil.which(program)))
+    assert kept == ([".step-1-b.swp"] if recovers else []), "what was typed is not lost"
 
 
 def test_the_shell_in_between(home: Home, screen: Tmux) -> None:
