@@ -91,6 +91,7 @@ class Client:
         self._watching = False
         self._answered_at = 0  # how many events were queued when the last answer came
         self._events: deque[Event] = deque()
+        self._refusal: ShannotError | None = None  # came after what is still to be read
         self._sent = False  # maybe: an interrupt may come before we know
         self._submission: Call[Session] | None = None
         self.last_session: str | None = None
@@ -150,6 +151,7 @@ class Client:
         self._answers.clear()
         self._watching = False
         self._events.clear()
+        self._refusal = None
 
     def submit(
         self, submission: Submission, on_output: Callable[[Output], None] | None = None
@@ -314,8 +316,13 @@ class Client:
 
     def subscribe(self, id: str | None = None) -> None:
         """Ask for the events of one session, or of all; `watch` or `wait` then pass them on."""
-        self._perform(protocol.watch(id))
-        self._watching = True
+        self.connect()
+        before, self._watching = self._watching, True  # events may come with the answer
+        try:
+            self._perform(protocol.watch(id))
+        except BaseException:
+            self._watching = before
+            raise
 
     def watch(self, id: str | None = None) -> Iterator[Event]:
         """Events as they happen; those of one session begin with its present state and end with
@@ -402,6 +409,9 @@ class Client:
 
     def _receive(self, on_event: Callable[[Event], None] | None = None) -> None:
         assert self._socket is not None
+        if (refusal := self._refusal) is not None:
+            self.close()
+            raise refusal
         try:
             # Only then receive: an interrupt of the waiting must not lose what has just arrived.
             _wait_until_readable(self._socket)
@@ -420,8 +430,8 @@ class Client:
             if isinstance(message, Response):
                 if message.id == 0 and message.error is not None:
                     # No request of ours has this number: it is about the connection itself.
-                    self.close()
-                    raise error_from_wire(message.error)
+                    self._refusal = error_from_wire(message.error)
+                    return
                 self._answers[message.id] = message
                 self._answered_at = len(self._events)
             elif isinstance(message, Notification):

@@ -26,6 +26,7 @@ from shannotd.audit.log import AuditLog
 from shannotd.bus.address import bus_address
 from shannotd.config import Config, load
 from shannotd.policy.profiles import Profile
+from shannotd.server.accounts import Accounts
 from shannotd.server.admission import Limits, raise_descriptor_limit, total_connections
 from shannotd.server.listener import (
     EMBEDDED_MODE,
@@ -128,7 +129,9 @@ class Service:
         self._state = state
         self._manager = _service_manager()
         self._started_at = time.time()
-        self._roles = self._make_roles()
+        self._roles = self._make_roles(config)
+        self._reloading = asyncio.Lock()
+        self._accounts = Accounts()
         self._standing = Standing(lambda: self._roles)
         self._total_connections = total_connections(raise_descriptor_limit())
         self._stop = asyncio.Event()
@@ -222,7 +225,7 @@ class Service:
         await self._server.stop(_FAREWELL_SECONDS)
         await self._runner.stop()
         if self._background:
-            await asyncio.wait(self._background)
+            await asyncio.wait(self._background, timeout=_FAREWELL_SECONDS)
         self._registry.close()
         self._journal.note("daemon.stopped", uid=os.getuid(), session=None)
         await self._journal.close()
@@ -247,13 +250,19 @@ class Service:
 
     async def reload(self) -> None:
         """Read the configuration again and use it for what comes; a broken one changes nothing."""
+        async with self._reloading:  # or what was read first might be used last
+            await self._reload()
+
+    async def _reload(self) -> None:
         self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
-            self._config = await self._store.run(self._options.load)
+            config = await self._store.run(self._options.load)
         except ConfigError as error:
             log.error("%s", visible(str(error)))
         else:
-            self._roles = await asyncio.to_thread(self._make_roles)  # looks groups up
+            # Looks groups up.
+            self._roles = await self._accounts.ask(lambda: self._make_roles(config))
+            self._config = config
             self._sessions.configure(self._config)
             await self._runner.resize_pool(
                 self._config.daemon.pool_size, Usual.of(self._most_sessions())
@@ -289,10 +298,10 @@ class Service:
         except ShannotError:
             pass  # logged; who submits meanwhile gets this error, all else is served
 
-    def _make_roles(self) -> Roles:
+    def _make_roles(self, config: Config) -> Roles:
         if self._options.embedded:
             return EmbeddedRoles(os.getuid())
-        return ServiceRoles(self._config.roles)
+        return ServiceRoles(config.roles)
 
     def _make_bus(self, events: Events) -> BusService | None:
         """The daemon's place on its bus; None where there is none, or it is not wanted."""

@@ -11,7 +11,7 @@ from shannotctl.async_client import AsyncClient
 from shannotctl.protocol import CommandPrinted, Output, plan_of
 from shannotctl.review import messages as m
 from shannotctl.review.state import ACTIVE
-from shannotd.wire.errors import BadFrame, InvalidRequest, NotFound, ShannotError
+from shannotd.wire.errors import BadFrame, InvalidRequest, NotAllowed, NotFound, ShannotError
 from shannotd.wire.session import State
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts to connect
@@ -42,7 +42,7 @@ class Connection:
                         if not isinstance(event, Output | CommandPrinted):
                             tell(m.Happened(event))
             except ShannotError as error:
-                tell(m.Lost(str(error)))
+                tell(m.Lost(str(error), refused=isinstance(error, NotAllowed)))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 

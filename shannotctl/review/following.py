@@ -23,6 +23,7 @@ def connected(review: Review, message: Connected) -> Result:
         link=Link.UP,
         where=message.where,
         trouble="",
+        refused=False,
         sessions=known,
         older=message.more,
     )

@@ -80,9 +80,10 @@ class Connected:
 
 @dataclass(frozen=True)
 class Lost:
-    """The daemon is gone, or was never there."""
+    """The daemon is gone, or was never there; or `refused`: it does not let him see more."""
 
     reason: str
+    refused: bool = False
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,8 @@ def _above(review: Review) -> list[Line]:
     lines: list[Line] = [_title(review)]
     if review.link is Link.LOST:
         text = f"No daemon: {review.trouble} Trying again; what is shown may be old."
+        if review.refused:
+            text = f"{review.trouble} Trying again."
         pieces = fold(visible(text), review.columns - 2, at_blanks=True)
         lines += [padded((Span("lost", f" {piece}"),), review.columns, "lost") for piece in pieces]
     if review.place.kind is Kind.LIST:

@@ -202,6 +202,7 @@ class Review:
     now: float = 0.0
     link: Link = Link.CONNECTING
     trouble: str = ""
+    refused: bool = False  # by a daemon that is there
     where: str = ""
     sessions: Mapping[str, Session] = field(default_factory=dict)
     older: bool = False

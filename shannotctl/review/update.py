@@ -11,7 +11,7 @@ from shannotctl.review.answering import answer, paste
 from shannotctl.review.document import Document
 from shannotctl.review.following import Result, connected, happened, loaded
 from shannotctl.review.moving import scrolled, settled, to_row
-from shannotctl.review.opening import next_of_queue, open_session
+from shannotctl.review.opening import leave_session, next_of_queue, open_session
 from shannotctl.review.pressing import press
 from shannotctl.review.screen import document, is_too_small, screen
 from shannotctl.review.session_view import steps_read
@@ -26,7 +26,13 @@ from shannotctl.review.state import (
     Review,
     unread,
 )
-from shannotd.wire.errors import RollbackConflict, RollbackPending, ShannotError, StepNeeded
+from shannotd.wire.errors import (
+    NotFound,
+    RollbackConflict,
+    RollbackPending,
+    ShannotError,
+    StepNeeded,
+)
 from shannotd.wire.rollback import Conflict
 from shannotd.wire.session import State
 
@@ -63,10 +69,12 @@ def _update(review: Review, message: m.Message) -> Result:
             return replace(review, now=now), ()
         case m.Connected():
             return connected(review, message)
-        case m.Lost(reason):
-            return replace(review, link=Link.LOST, trouble=reason), ()
+        case m.Lost():
+            return _lost(review, message), ()
         case m.Happened(event):
             return happened(review, event)
+        case m.Loaded() if review.refused:
+            return review, ()
         case m.Loaded():
             return loaded(review, message)
         case m.Approved(session):
@@ -86,6 +94,16 @@ def _update(review: Review, message: m.Message) -> Result:
         case m.Failed():
             return _failed(review, message)
     raise AssertionError(message)
+
+
+def _lost(review: Review, message: m.Lost) -> Review:
+    if message.refused and (review.sessions or review.opened is not None):
+        # What is shown he may see no more, and he reads why, however soon he is connected again.
+        text = (message.reason, "What was shown of others' sessions is shown no more.")
+        panel = Panel(Ask.MESSAGE, text=text)
+        review = replace(leave_session(review), places=review.places[:1], queue=())
+        review = replace(review, sessions={}, panel=panel)
+    return replace(review, link=Link.LOST, trouble=message.reason, refused=message.refused)
 
 
 def _clicked(review: Review, message: m.Clicked) -> Result:
@@ -214,6 +232,8 @@ def _fetched(review: Review, message: m.Fetched) -> Review:
 def _failed(review: Review, message: m.Failed) -> Result:
     error, effect = message.error, message.effect
     review = replace(review, busy="")
+    if isinstance(effect, m.Load) and review.opened is None and not review.opening:
+        return review, ()  # of what he has left meanwhile
     if isinstance(effect, m.Rollback) and isinstance(error, RollbackConflict):
         return _conflicts(review, effect.id, conflicts_of(error)), ()
     if isinstance(effect, m.Rollback) and isinstance(error, RollbackPending):
@@ -226,11 +246,21 @@ def _failed(review: Review, message: m.Failed) -> Result:
         return replace(review, panel=panel), ()
     if isinstance(effect, m.Load) and review.opened is None:
         review = replace(review.left(), opening="") if len(review.places) > 1 else review
+    if isinstance(effect, m.Load) and isinstance(error, NotFound):
+        review = _gone(review, effect.id)
     review = replace(review, panel=_message(error))
     # What was shown may be true no more: it is asked for anew.
     if isinstance(effect, m.Load) or review.opened is None:
         return review, ()
     return review, (m.Load(review.opened.session.id),)
+
+
+def _gone(review: Review, id: str) -> Review:
+    """The session is there no more, or not for him: nothing is decided over what was shown."""
+    if review.opened is not None and review.opened.session.id == id:
+        review = replace(leave_session(review), places=review.places[:1])
+    sessions = {known: session for known, session in review.sessions.items() if known != id}
+    return replace(review, sessions=sessions)
 
 
 def _message(error: ShannotError) -> Panel:

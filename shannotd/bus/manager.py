@@ -60,7 +60,9 @@ class BusClient:
         """The client, as polkit is told."""
         yield BusName(self._name)
 
-    def listen(self, wanted: Callable[[Event], bool]) -> Callable[[], None]:
+    def listen(
+        self, wanted: Callable[[Event], bool], *, others: bool = False
+    ) -> Callable[[], None]:
         """Refused: no method that D-Bus has sends events.
 
         :raises UnknownMethod: always.

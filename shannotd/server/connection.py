@@ -20,12 +20,13 @@ from shannotd.server.methods import Method, Methods
 from shannotd.server.peers import Peer, process_of
 from shannotd.server.presence import Subject
 from shannotd.server.standing import Standing
-from shannotd.sessions.access import Caller
+from shannotd.sessions.access import Caller, not_served
 from shannotd.sessions.events import Event, Events
 from shannotd.wire.errors import (
     BadFrame,
     DaemonStopping,
     FrameTooLarge,
+    NotAllowed,
     ShannotError,
     TooManySessions,
     TooMuchUnfinished,
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 MAX_CALLS = 64  # at once on one connection
 MAX_WATCHES = 64
+_LOOK_SECONDS = 5.0  # while nothing happens, until a watcher's roles are looked at again
 _NO_REQUEST = 0  # the id of an answer to something that was no request
 
 Wanted = Callable[[Event], bool]
@@ -92,7 +94,9 @@ class Connection(asyncio.Protocol):
         self._large_answer = asyncio.Lock()
         self._may_send = asyncio.Event()
         self._may_send.set()
-        self._wanted: dict[object, Wanted] = {}
+        self._wanted: dict[object, tuple[Wanted, bool]] = {}  # and whether of others as well
+        self._looking: asyncio.Task[None] | None = None
+        self._parting: ShannotError | None = None  # said when all is answered
         self._stop_listening: Callable[[], None] | None = None
         self._answered_bytes = 0  # of answers, since everything was last sent
         self._ending = False  # nothing more is read; closed when all is answered
@@ -141,6 +145,7 @@ class Connection(asyncio.Protocol):
             self._standing,
             self._peer,
             self._write,
+            withheld=self._withheld,
             max_waiting_bytes=self._max_unread_bytes,
             overflow=self._unanswered,
         )
@@ -153,6 +158,8 @@ class Connection(asyncio.Protocol):
         self._may_send.set()
         if self._stop_listening is not None:
             self._stop_listening()
+        if self._looking is not None:
+            self._looking.cancel()
         if self._delivery is not None:
             self._delivery.close()
         self._end_waiting()
@@ -245,7 +252,11 @@ class Connection(asyncio.Protocol):
     def _called(self, task: asyncio.Task[None]) -> None:
         self._calls.pop(task, None)
         self._advance()
-        if self._ending and not self._has_work:
+        if self._has_work:
+            return
+        if self._parting is not None and not self._transport.is_closing():
+            self._refuse(self._parting)
+        elif self._ending:
             self._transport.close()
 
     def _answer(self, response: Response) -> None:
@@ -282,17 +293,21 @@ class Connection(asyncio.Protocol):
 
     # Notifications
 
-    def listen(self, wanted: Wanted) -> Callable[[], None]:
+    def listen(self, wanted: Wanted, *, others: bool = False) -> Callable[[], None]:
         """Send the client the events that are `wanted`, until the result is called.
+
+        :param others: he may see sessions of others among them, as long as his roles let him.
 
         :raises TooManySessions: it watches too much already.
         """
         if len(self._wanted) >= MAX_WATCHES:
             raise TooManySessions(count=len(self._wanted), kind="watches")
         key = object()
-        self._wanted[key] = wanted
+        self._wanted[key] = wanted, others
         if self._stop_listening is None and not self._ending:
             self._stop_listening = self._events.listen(self._notify)
+        if others and self._looking is None and not self._ending:
+            self._looking = asyncio.get_running_loop().create_task(self._look())
 
         def end() -> None:
             self._wanted.pop(key, None)
@@ -305,8 +320,35 @@ class Connection(asyncio.Protocol):
     def _notify(self, event: Event) -> None:
         if self._delivery is None or self._transport.is_closing():
             return
-        if any(wanted(event) for wanted in self._wanted.values()):
+        if any(wanted(event) for wanted, _ in self._wanted.values()):
             self._delivery.take(event)
+
+    def _withheld(self, caller: Caller, event: Event) -> None:
+        """He may not see `event`: who could when he began to watch is told so, and not left to
+        wait for what never comes."""
+        own = event.submitter == caller.uid
+        if any(wanted(event) and (own or others) for wanted, others in self._wanted.values()):
+            self._part(caller)
+
+    async def _look(self) -> None:
+        """Part from who watches others' sessions and may not any more, though nothing happens."""
+        while not self._transport.is_closing():
+            await asyncio.sleep(_LOOK_SECONDS)
+            if any(others for _, others in self._wanted.values()):
+                caller = await self._standing.look(self.peer)
+                if not caller.sees_all:
+                    self._part(caller)
+
+    def _part(self, caller: Caller) -> None:
+        """Say that he lost a role, and close, as soon as he has the answers that he waits for."""
+        if self._parting is not None or self._transport.is_closing():
+            return
+        self._parting = not_served(caller)
+        if caller.roles:
+            action, reason = "watch sessions of others any more", "it has lost the role for that"
+            self._parting = NotAllowed(uid=caller.uid, action=action, reason=reason)
+        if not self._has_work:
+            self._refuse(self._parting)
 
     async def _told(self) -> None:
         """Return when the client was told of what had happened before: no answer overtakes that."""

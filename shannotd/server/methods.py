@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from shannotd.audit.log import AuditLog
+from shannotd.server.accounts import Accounts
 from shannotd.server.explain import explain
 from shannotd.server.peers import Peer, account_name
 from shannotd.server.presence import Action, Person, Presence
@@ -51,8 +52,14 @@ class Client(Person, Protocol):
     def peer(self) -> Peer:
         """Who is at the other end, as the kernel or the bus says."""
 
-    def listen(self, wanted: Callable[[Event], bool]) -> Callable[[], None]:
-        """Send it the events that are `wanted`, until the result is called or it closes."""
+    def listen(
+        self, wanted: Callable[[Event], bool], *, others: bool = False
+    ) -> Callable[[], None]:
+        """Send it the events that are `wanted`, until the result is called or it closes.
+
+        :param others: it may see sessions of others among them; when it may not any more, it is
+            told so, and closed.
+        """
 
     def tell(self, event: Event) -> None:
         """Send it one event."""
@@ -200,7 +207,8 @@ class Methods:
         self._status = status
         self._standing = standing
         self._presence = presence
-        self._names: dict[int, str] = {}
+        self._accounts = Accounts()
+        self._names: dict[int, asyncio.Task[str]] = {}
         self._methods: Mapping[str, Method] = {
             "daemon.status": Method(NoParams, self._daemon_status),
             "sessions.submit": Method(Submission, self._submit),
@@ -344,10 +352,13 @@ class Methods:
         # What of it the client may see is decided when it is sent.
         if params.id is not None:
             identifier = await self._lookup.find(client.caller, params.id)
-            client.listen(lambda event: event.session == identifier)
+            session = await self._lookup.summary(identifier)
+            others = session.submitter != client.caller.uid
+            client.listen(lambda event: event.session == identifier, others=others)
         else:
             # The output and the calls of every session would drown who watches them all.
-            client.listen(lambda event: not isinstance(event, Output | Decided))
+            others = client.caller.sees_all
+            client.listen(lambda event: not isinstance(event, Output | Decided), others=others)
         return {}
 
     async def _wait(self, client: Client, params: WaitParams) -> object:
@@ -427,11 +438,16 @@ class Methods:
         return client.caller
 
     async def _account_name(self, uid: int) -> str:
-        name = self._names.get(uid)
-        if name is None:
-            name = await self._store.run(lambda: account_name(uid))
-            self._names[uid] = name
-        return name
+        """The name of an account, looked up once; that holds up nobody else."""
+        naming = self._names.get(uid)
+        if naming is None:
+            looking = self._accounts.ask(lambda: account_name(uid))
+            naming = self._names[uid] = asyncio.get_running_loop().create_task(looking)
+        try:
+            return await asyncio.shield(naming)
+        except Exception:
+            self._names.pop(uid, None)  # whoever is next asks again
+            raise
 
 
 def _invalid(method: str, reason: str) -> InvalidRequest:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from shannotd.server.accounts import Accounts
 from shannotd.server.peers import Peer, current_groups
 from shannotd.server.roles import Roles
 from shannotd.sessions.access import Caller, Role
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 # be elsewhere.
 _FILES = (Path("/etc/passwd"), Path("/etc/group"), Path("/etc/nsswitch.conf"))
 _FRESH_SECONDS = 1.0
+_MANY_KNOWN = 1000  # accounts: then those that may be used no more are forgotten
 
 _State = tuple[tuple[int, int, int] | None, ...]
 
@@ -37,6 +39,26 @@ class _Known:
     files: _State
     at: float
 
+    def is_fresh(self) -> bool:
+        """Whether it may still be used."""
+        return time.monotonic() - self.at <= _FRESH_SECONDS
+
+
+class _Lookup:
+    """One question to the account database."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.files: _State = ()  # as they were when it began
+        self.answer: asyncio.Future[_Known] = asyncio.get_running_loop().create_future()
+        self.task: asyncio.Task[None]
+
+    def ask(self, uid: int) -> frozenset[int] | None:
+        """The groups of `uid`. Blocking."""
+        self.files = _state_of_files()
+        self.begun = True
+        return current_groups(uid)
+
 
 class Standing:
     """Who has which role now."""
@@ -44,8 +66,9 @@ class Standing:
     def __init__(self, roles: Callable[[], Roles]) -> None:
         """:param roles: by the configuration as it is now."""
         self._roles = roles
+        self._accounts = Accounts()
         self._known: dict[int, _Known] = {}
-        self._looking: dict[int, asyncio.Task[None]] = {}
+        self._looking: dict[int, list[_Lookup]] = {}  # in the order in which they were asked for
 
     def claimed(self, peer: Peer) -> Caller:
         """Who connected, with all roles that the kernel's word gives him."""
@@ -53,48 +76,70 @@ class Standing:
 
     def now(self, peer: Peer) -> Caller | None:
         """Who connected, with his roles of now; None where the account must be looked up first."""
-        roles = self._roles()
-        caller = roles.caller(peer)
-        sure = roles.of(peer.uid, frozenset()) | {Role.SUBMIT}
-        if caller.roles <= sure:
+        caller = self.at_least(peer)
+        if caller.roles == self.claimed(peer).roles:
             return caller
         known = self._known.get(peer.uid)
-        if known is None or time.monotonic() - known.at > _FRESH_SECONDS:
+        if known is None or not known.is_fresh() or known.files != _state_of_files():
             return None
-        if known.files != _state_of_files():
-            return None
-        return replace(caller, roles=caller.roles & (sure | roles.of(peer.uid, known.groups)))
+        return self._having(peer, known.groups)
+
+    def at_least(self, peer: Peer) -> Caller:
+        """Who connected, with those of his roles that are no matter of the account database."""
+        return self._having(peer, frozenset())
 
     async def look(self, peer: Peer, *, anew: bool = False) -> Caller:
         """Who connected, with his roles of now.
 
         :param anew: whatever is known, ask the account database once more.
         """
-        if anew:
-            self._known.pop(peer.uid, None)
-            self._looking.pop(peer.uid, None)  # it may have read what is over by now
-        while (caller := self.now(peer)) is None:
-            looking = self._looking.get(peer.uid)
-            if looking is None:
-                looking = asyncio.get_running_loop().create_task(self._look_up(peer.uid))
-                self._looking[peer.uid] = looking
-            await asyncio.shield(looking)
-        return caller
+        caller = self.at_least(peer)
+        if caller.roles == self.claimed(peer).roles:
+            return caller
+        if not anew and (found := self.now(peer)) is not None:
+            return found
+        # It began after this was called: what changes meanwhile is for those who ask later.
+        known = await asyncio.shield(self._lookup(peer.uid, anew).answer)
+        return self._having(peer, known.groups)
 
     async def groups(self, uid: int) -> frozenset[int]:
         """The groups of an account by the database; none without an account there."""
-        return await asyncio.to_thread(current_groups, uid) or frozenset()
+        return await self._accounts.ask(lambda: current_groups(uid)) or frozenset()
 
-    async def _look_up(self, uid: int) -> None:
-        files = _state_of_files()
+    def _having(self, peer: Peer, groups: frozenset[int]) -> Caller:
+        """Who connected, if the account database has him in `groups`."""
+        roles = self._roles()
+        caller = roles.caller(peer)
+        return replace(caller, roles=caller.roles & (roles.of(peer.uid, groups) | {Role.SUBMIT}))
+
+    def _lookup(self, uid: int, anew: bool) -> _Lookup:
+        """A question that is not answered yet, and from now on: however many ask, one waits."""
+        asked = self._looking.setdefault(uid, [])
+        if asked and (not asked[-1].begun or (not anew and asked[-1].files == _state_of_files())):
+            return asked[-1]
+        lookup = _Lookup()
+        asked.append(lookup)
+        lookup.task = asyncio.get_running_loop().create_task(self._look_up(uid, lookup))
+        return lookup
+
+    async def _look_up(self, uid: int, lookup: _Lookup) -> None:
         try:
-            groups = await self.groups(uid)
-        except OSError:
+            groups = await self._accounts.ask(lambda: lookup.ask(uid))
+        except Exception:  # whatever it is: others ask again
             log.exception("the groups of uid %d", uid)
-            groups = frozenset()
-        if self._looking.get(uid) is asyncio.current_task():  # else a later one knows better
+            groups = None
+        asked = self._looking.get(uid, [])
+        if lookup not in asked:
+            return  # a later one was answered before, and knows better
+        if len(self._known) >= _MANY_KNOWN:
+            self._known = {uid: known for uid, known in self._known.items() if known.is_fresh()}
+        known = self._known[uid] = _Known(groups or frozenset(), lookup.files, time.monotonic())
+        answered = asked.index(lookup) + 1
+        for earlier in asked[:answered]:
+            earlier.answer.set_result(known)
+        del asked[:answered]
+        if not asked:
             del self._looking[uid]
-            self._known[uid] = _Known(groups, files, time.monotonic())
 
 
 def _state_of_files() -> _State:

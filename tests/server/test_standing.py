@@ -18,11 +18,13 @@ import pytest
 
 from shannotd.config import RoleRules
 from shannotd.server.peers import Peer, current_groups
+from shannotd.server.presence import Action, Person, RolesAlone
 from shannotd.server.roles import EmbeddedRoles, Roles, ServiceRoles
 from shannotd.server.standing import Standing
 from shannotd.service import Service
 from shannotd.sessions.access import Role
 from shannotd.wire.errors import NotAllowed, NotFound
+from shannotd.wire.session import Session
 from tests.support.accounts import is_root, run, temporary_account, temporary_group
 from tests.support.service import (
     SECONDS,
@@ -111,7 +113,77 @@ async def heard(person: Caller, until: str) -> list[tuple[str, str]]:
 
 
 @ways
-def test_who_lost_the_role_hears_of_his_own_sessions_only(place: Place, lose: Loss) -> None:
+def test_who_lost_the_role_is_told_so_and_hears_of_his_own_sessions_only(
+    place: Place, lose: Loss
+) -> None:
+    gid = grp.getgrnam(place.group).gr_gid
+
+    @in_loop
+    async def scenario() -> None:
+        async with running_service(
+            place.directory, config=place.config(), embedded=False
+        ) as service:
+            agent, person = await Caller.connect(place.directory), await place.person()
+            watcher, other = await place.person(), await place.person()
+            async with agent, person, watcher, other:
+                await person.call("sessions.watch")
+                before = await agent.submit(("files", [FILE]))
+                assert {told for told, _ in await heard(person, before["id"])} == {before["id"]}
+                await watcher.call("sessions.watch", id=before["id"])
+                own = await other.submit(("files", [FILE]))
+                await other.call("sessions.watch", id=own["id"])
+                await heard(person, own["id"])
+                refusals = [asyncio.ensure_future(one.raw_error()) for one in (person, watcher)]
+                await asyncio.sleep(0)
+                await lose(service, place)
+                await agent.submit(("output", "secret"), ("files", [FILE]))
+                await agent.call("sessions.cancel", id=before["id"])
+                # Nobody is left to wait for what he is told no more.
+                for one, refusal in zip((person, watcher), refusals, strict=True):
+                    refused = await refusal
+                    assert isinstance(refused, NotAllowed) and "lost the role" in str(refused)
+                    await one.closed()
+                    assert one.notifications.empty()
+                async with await Caller.connect_as(place.directory, place.uid, gid) as again:
+                    await again.call("sessions.watch")
+                    await agent.submit(("files", [FILE]))
+                    more = await again.submit(("files", [FILE]))
+                    assert {told for told, _ in await heard(again, more["id"])} == {more["id"]}
+                    await other.call("sessions.cancel", id=own["id"])
+                    for one in (again, other):
+                        assert (await one.changed_to("cancelled"))["id"] == own["id"]
+                        assert one.notifications.empty()
+
+    scenario()
+
+
+@ways
+def test_who_lost_the_role_is_told_so_though_nothing_happens(
+    place: Place, lose: Loss, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shannotd.server.connection._LOOK_SECONDS", 0.01)
+
+    @in_loop
+    async def scenario() -> None:
+        async with running_service(
+            place.directory, config=place.config(), embedded=False
+        ) as service:
+            person, other = await place.person(), await place.person()
+            async with person, other:
+                own = await other.submit(("files", [FILE]))
+                await other.call("sessions.watch", id=own["id"])
+                await person.call("sessions.watch")
+                refusal = asyncio.ensure_future(person.raw_error())
+                await asyncio.sleep(0)
+                await lose(service, place)
+                assert isinstance(await refusal, NotAllowed)
+                await person.closed()
+                assert (await other.call("daemon.status"))["roles"] == ["submit"]
+
+    scenario()
+
+
+def test_who_lost_the_role_has_the_answers_first_that_he_waits_for(place: Place) -> None:
     @in_loop
     async def scenario() -> None:
         async with running_service(
@@ -120,18 +192,21 @@ def test_who_lost_the_role_hears_of_his_own_sessions_only(place: Place, lose: Lo
             agent, person = await Caller.connect(place.directory), await place.person()
             async with agent, person:
                 await person.call("sessions.watch")
-                before = await agent.submit(("files", [FILE]))
-                await person.call("sessions.watch", id=before["id"])
-                assert {told for told, _ in await heard(person, before["id"])} == {before["id"]}
-                await lose(service, place)
-                await agent.submit(("output", "secret"), ("files", [FILE]))
-                await agent.call("sessions.cancel", id=before["id"])
-                own = await person.submit(("files", [FILE]))
-                assert {told for told, _ in await heard(person, own["id"])} == {own["id"]}
+                answer = person.send(
+                    "sessions.submit", kind="python", script=script(("cancelled", None))
+                )
+                own = (await person.notification("session.changed")).params["id"]
+                refusal = asyncio.ensure_future(person.raw_error())
+                await asyncio.sleep(0)
+                await leave(service, place)
                 await agent.submit(("files", [FILE]))
-                await person.call("sessions.cancel", id=own["id"])
-                assert (await person.changed_to("cancelled"))["id"] == own["id"]
-                assert person.notifications.empty()
+                assert (await person.call("daemon.status"))["roles"] == ["submit"]
+                await agent.call("sessions.list")
+                assert not refusal.done() and not answer.done()
+                await person.call("sessions.cancel", id=own)
+                assert (await answer).result["state"] == "cancelled"
+                assert isinstance(await refusal, NotAllowed)
+                await person.closed()
 
     scenario()
 
@@ -210,20 +285,27 @@ def test_who_waits_for_a_session_is_not_told_of_it_when_he_lost_the_role(
 def test_who_has_no_role_left_is_not_served(place: Place) -> None:
     @in_loop
     async def scenario() -> None:
-        config = place.config(submits=False)
+        config, gid = place.config(submits=False), grp.getgrnam(place.group).gr_gid
         async with running_service(place.directory, config=config, embedded=False) as service:
             agent, person = await Caller.connect(place.directory), await place.person()
             async with agent, person:
                 await person.call("sessions.watch")
+                refusal = asyncio.ensure_future(person.raw_error())
+                await asyncio.sleep(0)
                 await leave(service, place)
                 await agent.submit(("files", [FILE]))
-                refused = await person.failure("daemon.status")
+                refused = await refusal
                 assert isinstance(refused, NotAllowed) and "no role" in str(refused)
+                await person.closed()
                 assert person.notifications.empty()
-                # He has it again, and hears again.
-                await run("gpasswd", "--add", place.name, place.group)
-                again = await agent.submit(("files", [FILE]))
-                assert {told for told, _ in await heard(person, again["id"])} == {again["id"]}
+                async with await Caller.connect_as(place.directory, place.uid, gid) as former:
+                    refused = await former.failure("daemon.status")
+                    assert isinstance(refused, NotAllowed) and "no role" in str(refused)
+                    # He has it again, and hears again.
+                    await run("gpasswd", "--add", place.name, place.group)
+                    await former.call("sessions.watch")
+                    again = await agent.submit(("files", [FILE]))
+                    assert {told for told, _ in await heard(former, again["id"])} == {again["id"]}
 
     scenario()
 
@@ -424,5 +506,36 @@ def test_a_database_that_fails_gives_no_role(place: Place, monkeypatch: pytest.M
         roles = ServiceRoles(rules)
         peer = Peer(1, place.uid, frozenset({grp.getgrnam(place.group).gr_gid}))
         assert (await Standing(lambda: roles).look(peer)).roles == {Role.SUBMIT}
+
+    scenario()
+
+
+@pytest.mark.parametrize("method", ["approve", "rollback"])
+def test_who_loses_the_role_while_he_proves_that_he_is_there_decides_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    class Slow(RolesAlone):
+        """Asks, and meanwhile he is taken out of the group."""
+
+        async def ask(self, person: Person, action: Action, session: Session) -> bool:
+            await leave_group(place)
+            return True
+
+    monkeypatch.setattr(Service, "_presence", lambda service: Slow())
+
+    @in_loop
+    async def scenario() -> None:
+        async with running_service(place.directory, config=place.config(), embedded=False):
+            agent, person = await Caller.connect(place.directory), await place.person()
+            async with agent, person:
+                theirs = await agent.submit(("files", [FILE]))
+                refused = await person.failure(
+                    f"sessions.{method}",
+                    id=theirs["id"],
+                    **({"digest": theirs["digest"]} if method == "approve" else {}),
+                )
+                assert isinstance(refused, NotAllowed)
+                now = await agent.call("sessions.get", id=theirs["id"])
+                assert now["state"] == "pending" and not now["decided_by"]
 
     scenario()

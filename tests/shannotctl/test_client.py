@@ -26,11 +26,12 @@ from shannotd.wire.errors import (
     BadFrame,
     DigestMismatch,
     FrameTooLarge,
+    NotAllowed,
     NotFound,
     ShannotError,
     TooManySessions,
 )
-from shannotd.wire.rpc import Response, pack
+from shannotd.wire.rpc import Notification, Response, pack
 from shannotd.wire.session import SessionPage
 from tests.support.peer import Link, Peer
 from tests.support.samples import ABSENT, ID, STATUS, bare, file_step, session
@@ -308,3 +309,36 @@ def test_importing_the_client_loads_nothing_heavy() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert shown.stdout == b"[]\n"
+
+
+TOLD = pack(Notification("session.step", {"id": ID, "index": 0, "applied": "done"}))
+
+
+def test_no_event_is_lost_that_comes_with_the_answer(peer: Peer) -> None:
+    def watch(link: Link, params: dict[str, Any]) -> Any:
+        link.raw(pack(Response(1, None, {})) + TOLD + TOLD)
+        raise OSError
+
+    peer.handlers["sessions.watch"] = watch
+    with Client(peer.path) as client:
+        events = client.watch()
+        assert [type(next(events)) for _ in range(2)] == [StepApplied, StepApplied]
+
+
+def test_what_came_before_a_refusal_is_not_lost(peer: Peer) -> None:
+    """A daemon gives the answers first that are waited for, and tells what happened, then it
+    refuses to go on: all of that may arrive at once."""
+    refusal = pack(Response(0, NotAllowed(uid=1, action="watch", reason="why").to_wire(), None))
+
+    def watch(link: Link, params: dict[str, Any]) -> Any:
+        link.raw(pack(Response(1, None, {})) + TOLD + refusal)
+        raise OSError
+
+    peer.handlers["sessions.watch"] = watch
+    with Client(peer.path) as client:
+        events = client.watch()
+        assert isinstance(next(events), StepApplied)
+        with pytest.raises(NotAllowed):
+            next(events)
+        peer.answers("sessions.watch", {})
+        client.subscribe()  # on another connection

@@ -17,7 +17,7 @@ from shannotctl.review.spans import plain
 from shannotctl.review.state import Ask, Field, Kind, Link, Live, Piece, Review, Shown
 from shannotctl.review.update import first, update
 from shannotd.wire.decision import Risk
-from shannotd.wire.errors import DigestMismatch, NotAllowed, OutcomeUnknown, StepNeeded
+from shannotd.wire.errors import DigestMismatch, NotAllowed, NotFound, OutcomeUnknown, StepNeeded
 from shannotd.wire.session import Failure, Session, State
 from tests.support.samples import ABSENT, ID, bare, file_step, session
 
@@ -470,6 +470,35 @@ def test_a_lost_daemon_is_told_until_it_is_back() -> None:
     assert review.link is Link.LOST and "nobody answers" in text(review)
     review, effects = after(opened(), m.Lost("gone."), m.Connected("embedded", (bare(PENDING),)))
     assert m.Load(ID) in effects and "gone." not in text(review)
+
+
+@pytest.mark.P5
+@pytest.mark.P7
+def test_who_is_refused_sees_no_more_of_what_was_shown() -> None:
+    refused = m.Lost("You may not.", refused=True)
+    review, effects = after(opened(), refused, m.Connected("service", ()))
+    assert review.panel is not None and "You may not." in text(review)
+    assert review.opened is None and not review.sessions and not effects
+    assert review.place.kind is Kind.LIST
+    # What was on its way meanwhile.
+    late, _ = after(review, m.Failed(m.Load(ID), NotFound(id=ID)))
+    assert "You may not." in text(late)
+    late, _ = after(opened(), refused, m.Loaded(PENDING, PENDING.plan, {}))
+    assert late.opened is None and not late.sessions and "You may not." in text(late)
+    # Whoever was never let in is told why where it says that he is not connected.
+    review, _ = after(first(100, 40, 0.0, None, True)[0], refused, refused)
+    assert review.panel is None and "You may not. Trying again." in text(review)
+
+
+@pytest.mark.P7
+def test_an_opened_session_that_is_there_no_more_is_left() -> None:
+    gone = m.Failed(m.Load(ID), NotFound(id=ID))
+    review, effects = after(opened(), m.Lost("gone."), m.Connected("service", ()), gone)
+    assert review.opened is None and review.place.kind is Kind.LIST
+    assert review.panel is not None and "x approve" not in text(review) and m.Load(ID) in effects
+    # A failure of another kind says nothing of that.
+    review, _ = after(opened(), m.Failed(m.Load(ID), OutcomeUnknown(action="x", reason="y")))
+    assert review.opened is not None
 
 
 @given(
