@@ -80,6 +80,7 @@ async def test_a_client_that_left_before_it_was_watched_is_told_as_well() -> Non
                 (theirs,) = unique - {mine}
                 adapter.watch(theirs)
                 adapter.watch(theirs)  # once is enough
+                await adapter.call(DAEMON, "ListNames", [])  # both were seen to by now
             assert await asyncio.wait_for(left.get(), SECONDS) == theirs
             adapter.watch(theirs)
             assert await asyncio.wait_for(left.get(), SECONDS) == theirs

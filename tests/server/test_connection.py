@@ -378,9 +378,9 @@ async def test_clients_that_vanish_at_any_point(tmp_path: Path) -> None:
             gone.writer.transport.abort()
             if chance.random() < 0.2:
                 await caller.call("daemon.status")
-        assert (await caller.submit())["state"] == "executed"
         while (await caller.call("daemon.status"))["running"] or service._server.connections > 1:
             pass
+        assert (await caller.submit())["state"] == "executed"
         listed = await caller.call("sessions.list", limit=500)
         assert {session["state"] for session in listed["sessions"]} <= {"executed", "pending"}
 
