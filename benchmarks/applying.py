@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.bench import Bench, python, timed_command
+from benchmarks.bench import Bench, python, spread, timed_command
 from benchmarks.figures import Row, interleave, ratio_row
 from shannotctl.client import Session, State
 
@@ -45,12 +44,7 @@ def measure(bench: Bench, count: int, files: int = 1000) -> Iterator[Row]:
 
 
 class Places:
-    """Makes a new directory for every run; owns them.
-
-    Each is far from the others on the disk (the `T` of chattr(1)): ext4 without a journal looks at
-    all inodes that were freed in the last minutes near by before it gives out another one, so that
-    each run would be slower than the one before it.
-    """
+    """Makes a new directory for every run, far from the others (see `spread`); owns them."""
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
@@ -58,8 +52,7 @@ class Places:
 
     def __enter__(self) -> Places:
         self._top.mkdir()
-        # Of no use on other filesystems, and not there.
-        subprocess.run(["chattr", "+T", self._top], stderr=subprocess.DEVNULL, check=False)
+        spread(self._top)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -31,7 +31,7 @@ def bench() -> Iterator[Bench]:
         (partial(many_files.measure, few=20, many=40), 3),
         (partial(commands.measure, observed=1, contained=1, reviewed=4), 4),
         (partial(applying.measure, files=5), 1),
-        (partial(taking_back.measure, files=5, many=500), 3),
+        (partial(taking_back.measure, files=5, many=3000), 3),
     ],
     ids=["memory", "small", "crowd", "files", "commands", "apply", "back"],
 )
