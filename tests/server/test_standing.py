@@ -311,9 +311,14 @@ def test_who_has_no_role_left_is_not_served(place: Place) -> None:
 
 
 class Database:
-    """The account database, which answers only when it may."""
+    """The account database, which answers only when it may. What is known of it is as good as
+    new until `changed`: other tests make accounts meanwhile."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+        self._file, self._changes = file, 0
+        file.touch()
+        monkeypatch.setattr("shannotd.server.standing._FILES", (file,))
+        monkeypatch.setattr("shannotd.server.standing._FRESH_SECONDS", 1000.0)
         self.may = threading.Event()
         self.may.set()
         self.asked: list[int] = []
@@ -324,6 +329,11 @@ class Database:
         assert self.may.wait(SECONDS)
         return current_groups(uid)
 
+    def changed(self) -> None:
+        """What is known of accounts is old."""
+        self._changes += 1
+        os.utime(self._file, ns=(0, self._changes))
+
     async def is_asked(self) -> None:
         """Wait until somebody has asked."""
         async with asyncio.timeout(SECONDS):
@@ -332,8 +342,8 @@ class Database:
 
 
 @pytest.fixture
-def database(monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    made = Database(monkeypatch)
+def database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Database]:
+    made = Database(monkeypatch, tmp_path / "group")
     yield made
     made.may.set()
 
@@ -351,7 +361,7 @@ def test_no_answer_overtakes_the_events_before_it(place: Place, database: Databa
                     "sessions.submit", kind="python", script=script(("cancelled", None))
                 )
                 own = (await person.notification("session.changed")).params["id"]
-                await run("touch", "/etc/group")  # what is known of him is old
+                database.changed()
                 database.asked.clear()
                 database.may.clear()
                 theirs = await agent.submit(("files", [FILE]))
@@ -389,7 +399,7 @@ def test_events_that_wait_for_the_account_database_are_bounded(
             async with agent, person:
                 await person.call("sessions.watch")
                 database.may.clear()
-                await run("touch", "/etc/group")
+                database.changed()
                 for _ in range(10):
                     await agent.submit(("files", [FILE]))
                 await person.closed()
@@ -412,7 +422,7 @@ def test_who_has_gone_meanwhile_is_forgotten(place: Place, database: Database) -
             async with agent:
                 async with person:
                     await person.call("sessions.watch")
-                    await run("touch", "/etc/group")
+                    database.changed()
                     database.asked.clear()
                     database.may.clear()
                     await agent.submit(("files", [FILE]))
@@ -447,11 +457,12 @@ def test_what_is_known_is_used_until_the_database_changes(
         await standing.look(peer, anew=True)
         assert len(database.asked) == 2
         await leave_group(place)
+        database.changed()
         assert standing.now(peer) is None
         assert (await standing.look(peer)).roles == {Role.SUBMIT}
         # A database that no file tells of is asked again after a while.
         assert standing.now(peer) is not None
-        later = time.monotonic() + 2
+        later = time.monotonic() + 2000
         monkeypatch.setattr("shannotd.server.standing.time.monotonic", lambda: later)
         assert standing.now(peer) is None
         roles[0] = ServiceRoles(replace(rules, review=(submitter,)))
@@ -475,6 +486,8 @@ def test_an_earlier_answer_of_the_database_is_not_taken_for_the_later(
         return frozenset({member})
 
     monkeypatch.setattr("shannotd.server.standing.current_groups", groups)
+    monkeypatch.setattr("shannotd.server.standing._FILES", ())
+    monkeypatch.setattr("shannotd.server.standing._FRESH_SECONDS", 1000.0)
 
     class Rules(EmbeddedRoles):
         def of(self, uid: int, groups: frozenset[int]) -> frozenset[Role]:
