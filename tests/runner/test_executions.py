@@ -288,11 +288,15 @@ def test_a_process_that_ends_while_it_is_read_holds_nobody_up(
     reads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is no byte in its memory any more, and no end of a word."""
-    caller = subprocess.Popen(["/bin/sleep", "1000"])
+    caller = subprocess.Popen(["/bin/cat", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert caller.stdin is not None and caller.stdout is not None
+    caller.stdin.write(b"runs\n")
+    caller.stdin.flush()
+    assert caller.stdout.readline() == b"runs\n"  # before that it may have no stack yet
     status = Path(f"/proc/{caller.pid}/stat").read_text().rpartition(")")[2].split()
     # proc_pid_stat(5): startstack, where the number of words is, and then their addresses.
     where = addresses("execve", [int(status[45]), int(status[25]) + 8, 0, 0, 0, 0])
-    assert read_words(caller.pid, where) == ("/bin/sleep", "1000")
+    assert read_words(caller.pid, where) == ("/bin/cat", "-")
     left = reads
     pread = os.pread
 
@@ -309,6 +313,8 @@ def test_a_process_that_ends_while_it_is_read_holds_nobody_up(
     assert read_words(caller.pid, where) is None
     assert caller.returncode == -signal.SIGKILL
     assert read_execution(caller.pid, where) is None
+    caller.stdin.close()
+    caller.stdout.close()
 
 
 @pytest.mark.P7
