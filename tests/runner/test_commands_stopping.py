@@ -25,13 +25,13 @@ from tests.support.runner import RunnerProcess
 
 # Three that print their numbers, ignore SIGTERM and are in sessions of their own.
 HIDERS = """
-import os, signal, sys, time
+import os, signal, sys
 for _ in range(2):
     if os.fork() == 0:
         os.setsid()
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 os.write(1, b"%d\\n" % os.getpid())
-time.sleep(1000)
+signal.pause()
 """
 
 
