@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from typing import Dict, Iterable, Optional, Sequence, Tuple
-
-_KEPT = 4096
+from fnmatch import translate
+from typing import Iterable, Optional, Sequence, Tuple
 
 
 class Names:
@@ -14,23 +13,18 @@ class Names:
 
     def __init__(self, names: Iterable[str]) -> None:
         given = frozenset(names)
-        self._patterns = tuple(name for name in given if "*" in name or "?" in name)
-        self._exact = given.difference(self._patterns)
-        self._known: Dict[str, bool] = {}
+        patterns = sorted(name for name in given if "*" in name or "?" in name)
+        self._exact = given.difference(patterns)
+        # Once for all sandboxes of a zygote: compiling takes longer than starting a program.
+        self._pattern = re.compile("|".join(map(translate, patterns))) if patterns else None
 
     def __contains__(self, name: str) -> bool:
-        if name in self._exact or not self._patterns:
-            return name in self._exact
-        known = self._known.get(name)
-        if known is None:
-            if len(self._known) >= _KEPT:
-                self._known.clear()
-            known = any(fnmatchcase(name, pattern) for pattern in self._patterns)
-            self._known[name] = known
-        return known
+        if name in self._exact:
+            return True
+        return self._pattern is not None and self._pattern.match(name) is not None
 
     def __bool__(self) -> bool:
-        return bool(self._exact or self._patterns)
+        return bool(self._exact or self._pattern)
 
 
 class Denied:
