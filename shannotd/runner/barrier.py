@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from shannotd.runner.mounts import Overlay
     from shannotd.runner.warm import Settings, Warm
 
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _OVERLAY_NAMES = (TRUSTED, USER)
 
 
@@ -179,8 +180,10 @@ class Recorder:
         """
         name = f"upper/{overlay.index}"
         stage = self._warm.stage
-        mode = stat.S_IMODE(os.stat(name, dir_fd=stage, follow_symlinks=False).st_mode)
         expected = overlay.root_mode
+        if self._is_seen_untouched(name, overlay):
+            return None
+        mode = stat.S_IMODE(os.stat(name, dir_fd=stage, follow_symlinks=False).st_mode)
         if os.geteuid() != 0 and mode & 0o700 != 0o700:
             if mode != expected:
                 reason = "the script changed its mode so that it cannot be read"
@@ -188,12 +191,24 @@ class Recorder:
             expected = mode | 0o700
             os.chmod(name, expected, dir_fd=stage)
             opened.callback(os.chmod, name, mode, dir_fd=stage)
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-        upper = os.open(name, flags, dir_fd=stage)
+        upper = os.open(name, _DIRECTORY, dir_fd=stage)
         opened.callback(os.close, upper)
         if overlay.path not in self._touched and _is_untouched(upper, expected, overlay):
             return None
         return Layer(overlay.path, upper, self._prefix, expected, overlay.root_owner)
+
+    def _is_seen_untouched(self, name: str, overlay: Overlay) -> bool:
+        """Whether there is no trace in it, as can be said of most in a few calls."""
+        if overlay.path in self._touched:
+            return False
+        try:
+            upper = os.open(name, _DIRECTORY, dir_fd=self._warm.stage)
+        except PermissionError:
+            return False
+        try:
+            return _is_untouched(upper, overlay.root_mode, overlay)
+        finally:
+            os.close(upper)
 
 
 def _is_untouched(upper: int, mode: int, overlay: Overlay) -> bool:
