@@ -53,8 +53,8 @@ def _serve(channel: Channel, wanted: sandbox.Wanted, program: bytes) -> None:
     os.close(processes)
     os.close(listener)
     masked = _rehearse(channel, report)
-    sandbox.refresh(plan)  # the less is cached, the quicker is the next one
-    channel.receive()  # a job is about to come
+    # From here to the job nobody looks up a name: it and the script's process wait for it, and so
+    # the overlays show the host as it will be then.
     sandbox.refresh(plan)
     job, payload, _ = channel.receive()
     with report:

@@ -37,7 +37,7 @@ class Overlay:
     `root_mode` and `root_owner` are what the merged root directory gets: the host's, but in the
     one-uid builder it belongs to the runner, with the rights that the runner has on the host.
     `optional`: a mount of the host's, whose filesystem may refuse to be a lower directory.
-    It is `read_only` where the host's mount is, from when it is handed out.
+    It is `read_only` where the host's mount is, once it is warm.
     """
 
     path: str

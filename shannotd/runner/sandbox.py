@@ -295,8 +295,7 @@ def seal_proc() -> None:
 
 
 def refresh(plan: Blueprint) -> None:
-    """Drop what the overlays cached of the host while the sandbox was warm, and have those
-    read-only that the host has so.
+    """Drop what the overlays cached of the host, and have those read-only that the host has so.
 
     A remount shrinks the superblock's dentry cache; without it a name that was absent stays
     absent and a replaced file keeps its old content.

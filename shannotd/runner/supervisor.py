@@ -25,7 +25,7 @@ from shannotd.runner.record import Record
 from shannotd.runner.rehearsal import build_rehearsed
 from shannotd.runner.resolution import Programs
 from shannotd.runner.view import View
-from shannotd.runner.warm import Settings, Warm
+from shannotd.runner.warm import Outdated, Settings, Warm
 from shannotd.runner.watch import Watch
 
 MAX_AGE_SECONDS = 300.0
@@ -61,8 +61,6 @@ def _serve(control: Channel, settings: Settings) -> None:
         if warm is not None:
             warm.close()
         raise
-    if warm is not None:
-        warm.prepare()
     try:
         with Channel(socket.socket(fileno=descriptors[0])) as job:
             request, payload, _ = job.receive()
@@ -70,14 +68,18 @@ def _serve(control: Channel, settings: Settings) -> None:
             job.limit_sending(DAEMON_SECONDS)
             request = settings.usual.complete(request)
             try:
-                if warm is None:
-                    # What was missing a moment ago may be there now.
-                    warm = build_rehearsed(settings)
-                elif _outdated(warm, request):
+                # What was missing a moment ago may be there now.
+                just_built = warm is None
+                warm = warm or build_rehearsed(settings)
+                try:
+                    if not just_built and _unfit(warm, request):
+                        raise Outdated
+                    _run(warm, control, job, request, payload, settings, just_built=just_built)
+                except Outdated:
                     warm.close()
                     warm = None
                     warm = build_rehearsed(settings, [str(request["cwd"])])
-                _run(warm, control, job, request, payload, settings)
+                    _run(warm, control, job, request, payload, settings, just_built=True)
             except RunnerError as error:
                 job.send(error.header())
             job.send({"event": "end"})
@@ -94,15 +96,13 @@ def _await_close(job: Channel) -> None:
     poll.poll(CLOSE_SECONDS * 1000)
 
 
-def _outdated(warm: Warm, request: Header) -> bool:
+def _unfit(warm: Warm, request: Header) -> bool:
     """Whether mounts came or went since `warm` was built, it is too old, or lacks a place."""
     if time.monotonic() - warm.built_at > MAX_AGE_SECONDS:
         return True
     if warm.blueprint.builder == sandbox.ONE_UID and _needs_own_overlay(warm, str(request["cwd"])):
         return True
-    if warm.mounts.changed():
-        return True
-    return warm.blueprint.outdated
+    return warm.mounts.changed()
 
 
 def _needs_own_overlay(warm: Warm, cwd: str) -> bool:
@@ -116,20 +116,39 @@ def _needs_own_overlay(warm: Warm, cwd: str) -> bool:
 
 
 def _run(
-    warm: Warm, control: Channel, job: Channel, request: Header, payload: bytes, settings: Settings
+    warm: Warm,
+    control: Channel,
+    job: Channel,
+    request: Header,
+    payload: bytes,
+    settings: Settings,
+    *,
+    just_built: bool,
 ) -> None:
+    """Have `warm` run the job, and send the daemon all that becomes of it.
+
+    :raises Outdated: it was not `just_built`, and the host has changed. Nothing has run.
+    :raises RunnerError: what could not be done.
+    """
     # Floor and account were read when the sandbox was built (MAX_AGE_SECONDS ago at most).
     known = warm.account if request["run_as"] == settings.usual.run_as else None
     who, account = known or identity.resolve(request["run_as"], warm.floor)
-    warm.prepare()
     warm.limit(request["limits"])
+    order = order_of(request, who, account)
     out_read, out_write = os.pipe()
     err_read, err_write = os.pipe()
-    record = Record(request, who, warm, time.time_ns(), settings)
-    order = order_of(request, who, account)
-    warm.begin(order, payload, (out_write, err_write), request["hide"])
-    os.close(out_write)
-    os.close(err_write)
+    started_ns = time.time_ns()
+    try:
+        outputs = out_write, err_write
+        warm.begin(order, payload, outputs, request["hide"], just_built=just_built)
+    except Outdated:
+        os.close(out_read)
+        os.close(err_read)
+        raise
+    finally:
+        os.close(out_write)
+        os.close(err_write)
+    record = Record(request, who, warm, started_ns, settings)
     loop = Loop()
     desk = Desk(
         loop=loop,

@@ -27,6 +27,10 @@ ATTEMPTS = 3
 Account = Optional[Tuple[Identity, Dict[str, str]]]
 
 
+class Outdated(Exception):
+    """The host has changed what the sandbox copied of it: another one is to take the job."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What every supervisor of a runner shares; `usual` is what most jobs have."""
@@ -67,30 +71,29 @@ class Warm:
     account: Account
     cgroup: Optional[cgroups.Cgroup]
     passwords: Passwords = NO_PASSWORDS
-    prepared: bool = False
     reaped: bool = False
 
-    def prepare(self) -> None:
-        """Have it see the host as it is now: a job is about to come."""
-        if self.prepared:
-            return
-        self.prepared = True
-        try:
-            self.channel.send({"op": "prepare"})
-        except Closed:
-            pass  # Who follows its job finds out why.
-
     def begin(
-        self, order: Header, payload: bytes, outputs: Tuple[int, int], hide: Sequence[str]
+        self,
+        order: Header,
+        payload: bytes,
+        outputs: Tuple[int, int],
+        hide: Sequence[str],
+        *,
+        just_built: bool = False,
     ) -> None:
         """Have it run the script of `order` (order.py), whose bytes and input are `payload`.
 
         It prints to `outputs`. What the patterns `hide` name on the host as it is now is hidden.
+
+        :raises Outdated: it was not `just_built`, and the host has changed. Nothing has run.
         """
         limits = order["limits"]
         try:
             self.orders.send(order, descriptors=outputs)
             # The script's process gets ready while the host is looked at.
+            if not just_built and self.blueprint.outdated:
+                raise Outdated
             found = self.concealment.difference(hide, for_root=order["identity"]["uid"] == 0)
             self.passwords = found.passwords
             views = found.passwords.views

@@ -170,6 +170,41 @@ def test_a_host_that_changes_all_the_time_is_shown_as_it_is(
     assert told == [[0, "file\n", None]] * sessions
 
 
+_READY = "    while not r.ask({'op': 'hello'})['ready']: pass\n"
+
+
+@pytest.mark.P1
+def test_what_changes_while_a_sandbox_is_warm_is_shown(own_mounts: OwnMounts, place: Path) -> None:
+    """Beside a mount some builders copy what they show otherwise."""
+    (place / "mnt").mkdir()
+    told = own_mounts.run(
+        "mount('none', 'mnt', 'tmpfs')\n"
+        "Path('file').write_text('first')\n"
+        "with runner() as r:\n"
+        f"  for text in ('second', 'third', 'third'):\n{_READY}"
+        "    Path('file').write_text(text)\n"
+        "    tell(r.run('shell', 'cat file; echo; ls', cwd=place))\n"
+    )
+    assert told == [[0, f"{text}\nfile\nmnt\n", None] for text in ("second", "third", "third")]
+
+
+@pytest.mark.P1
+def test_a_module_that_came_while_a_sandbox_was_warm_is_imported(
+    own_mounts: OwnMounts, place: Path
+) -> None:
+    """Its interpreter is warm as well, and has looked where modules are."""
+    told = own_mounts.run(
+        "modules = '/usr/lib/python3/dist-packages'\n"
+        "mount('none', modules, 'tmpfs')\n"
+        "with runner() as r:\n"
+        f"  for number in range(3):\n{_READY}"
+        "    Path(modules, 'new').write_text(f'print({number})')\n"
+        "    os.rename(f'{modules}/new', f'{modules}/lately.py')\n"
+        "    tell(r.run('python', 'import lately', cwd=place))\n"
+    )
+    assert told == [[0, f"{number}\n", None] for number in range(3)]
+
+
 def test_a_copy_has_the_directories_that_the_layout_saw(tmp_path: Path) -> None:
     """A later one has no overlay: it would appear empty."""
     source, copy = tmp_path / "source", tmp_path / "copy"

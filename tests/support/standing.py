@@ -44,7 +44,6 @@ result = {"deltas": [], "seconds": [], "output": "", "error": None, "exit_code":
 
 
 def main(one):
-    one.prepare()
     who, account = identity.resolve(None, identity.read_floor())
     command = ["/usr/bin/python3", "-c", asked["script"]]
     request = {
