@@ -12,7 +12,7 @@ from shannotctl.render.layout import block, in_gutter, labelled, table
 from shannotctl.render.plan import WITH_DIFFS, plan_lines
 from shannotctl.render.rollback import reversal_lines, staying_lines
 from shannotctl.render.style import Style
-from shannotd.wire.plan import StepCounts
+from shannotd.wire.plan import Plan, StepCounts
 from shannotd.wire.session import Session, State
 from shannotd.wire.submission import ScriptKind
 from shannotd.wire.text import visible
@@ -32,7 +32,7 @@ def session_lines(session: Session, style: Style, view: View = WITH_DIFFS) -> It
     :raises BadFrame: the daemon sent a plan that is none.
     """
     plan = plan_of(session)
-    yield from header_lines(session, style)
+    yield from header_lines(session, plan, style)
     yield from output_lines(session, style)
     if session.programs:
         yield ""
@@ -48,7 +48,7 @@ def session_lines(session: Session, style: Style, view: View = WITH_DIFFS) -> It
         yield from plan_lines(plan, style, view)
 
 
-def header_lines(session: Session, style: Style) -> Iterator[str]:
+def header_lines(session: Session, plan: Plan | None, style: Style) -> Iterator[str]:
     """What was submitted by whom, and the session's state."""
     state = style.state(session.state)
     risk = f", {style.risk(session.risk)}" if session.risk is not None else ""
@@ -71,7 +71,7 @@ def header_lines(session: Session, style: Style) -> Iterator[str]:
         "profile", f"{session.profile}, as {session.identity} on {session.target}", style
     )
     yield from origin_lines(session, style)
-    yield from reversal_lines(session, style)
+    yield from reversal_lines(session, plan, style)
     if session.analysis:
         yield from labelled("analysis", "what the submitter says of it:", style)
         for line in session.analysis.split("\n"):

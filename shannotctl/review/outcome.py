@@ -8,6 +8,7 @@ from shannotctl.render.amendment import steps_text as steps_named
 from shannotctl.render.amounts import number
 from shannotctl.render.layout import labelled
 from shannotctl.render.plan import applied_text
+from shannotctl.render.rollback import is_reversible
 from shannotctl.render.session import ending_text, steps_text
 from shannotctl.render.style import Style
 from shannotctl.review.spans import STATE_ROLES
@@ -48,11 +49,7 @@ def outcome_lines(opened: Opened, style: Style) -> Iterator[str]:
         yield from labelled("reason", session.reason, style, indent="")
     if plan is not None and session.state not in (State.PENDING, State.RUNNING):
         yield from _steps(plan, applied(opened), style)
-    if session.checkpoint == "kept" and session.state in (
-        State.EXECUTED,
-        State.FAILED,
-        State.STALE,
-    ):
+    if is_reversible(session, applied(opened).values()):
         yield from labelled("checkpoint", "kept: `u` takes the session back", style, indent="")
 
 

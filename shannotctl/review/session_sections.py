@@ -70,7 +70,7 @@ def all_sections(opened: Opened, width: int) -> Iterator[Section]:
     if session.programs:
         head, *programs = rendered(program_lines(session.programs, inner, whole=True))
         yield Section("programs", (head,), *fixed(programs), True)
-    details = [*rendered(header_lines(session, inner))][1:]
+    details = [*rendered(header_lines(session, plan, inner))][1:]
     if plan is not None:
         details += rendered(labelled("plan", f"sha256 {plan.digest}", inner))
         details += rendered(labelled("policy", plan.policy_version, inner))

@@ -226,6 +226,13 @@ def test_one_that_is_rolled_back_offers_nothing() -> None:
     assert "shannotctl rollback" not in " ".join(session_lines(made, Style()))
 
 
+@pytest.mark.parametrize(("applied", "offered"), [("undone", False), ("done", True)])
+def test_one_of_which_nothing_is_left_offers_nothing(applied: str, offered: bool) -> None:
+    steps = [replace(STEP, applied=applied), replace(STEP, applied="skipped")]
+    made = session(*steps, state=State.FAILED, checkpoint="kept")
+    assert ("shannotctl rollback" in " ".join(session_lines(made, Style()))) is offered
+
+
 @pytest.mark.parametrize(
     ("applied", "expected"),
     [("undone", "it was done, and taken back"), ("in_doubt", "it was running when the apply")],
