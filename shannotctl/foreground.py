@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
-_GRACE_SECONDS = 2.0
+_GRACE_SECONDS = 1.0  # twice
 
 
 class _Asked(Exception):
@@ -36,7 +36,7 @@ def run(
     :raises OSError: it cannot be started.
     """
     asked: list[int] = []
-    waiting = True
+    waiting = False
 
     def ask(number: int, _: FrameType | None) -> None:
         nonlocal waiting
@@ -45,25 +45,41 @@ def run(
             waiting = False
             raise _Asked
 
-    program = subprocess.Popen(words, stdin=None if text is None else subprocess.PIPE)
-    with _terminal_kept() as restore:
-        before = {number: signal.signal(number, ask) for number in _heeded()}
-        before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            _feed(program, text)
-            program.wait()
-            waiting = False
-        except _Asked:
-            _end(program.pid, asked[0])
-            restore()
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    # Heard from before it runs: until it ends, nobody else here would act on a signal.
+    with _terminal_kept() as restore, _handled(_heeded(), ask):
+        program = subprocess.Popen(words, stdin=None if text is None else subprocess.PIPE)
+        with _handled([signal.SIGINT], signal.SIG_IGN):  # which the program does not inherit
+            try:
+                waiting = True
+                if asked:
+                    raise _Asked
+                _feed(program, text)
+                program.wait()
+                waiting = False
+            except _Asked:
+                waiting = False
+                if program.poll() is None:
+                    _end(program.pid, asked[0])
+                restore()
     if not asked:
         return program.returncode
     ending()
     signal.raise_signal(asked[0])
     return -asked[0]
+
+
+@contextlib.contextmanager
+def _handled(
+    numbers: Sequence[signal.Signals],
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers,
+) -> Iterator[None]:
+    """Meanwhile `handler` gets these signals."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def _heeded() -> list[signal.Signals]:
@@ -97,24 +113,37 @@ def _terminal_kept() -> Iterator[Callable[[], None]]:
 
 
 def _end(process: int, number: int) -> None:
-    """Ask a process and its descendants to end, and wait a little until they have."""
-    descriptors = [descriptor for each in _family(process) if (descriptor := _opened(each)) >= 0]
-    poll = select.poll()
+    """Ask a process and its descendants to end, and wait a little until they have.
+
+    Then those are asked that they have started meanwhile, in time to tidy up: a shell that was
+    just about to start a program heard of it, and waits for that program.
+    """
+    left: dict[int, int] = {}  # descriptors of those that were asked
     try:
-        for descriptor in descriptors:
-            poll.register(descriptor, select.POLLIN)
-            for sent in (number, signal.SIGCONT):
-                with contextlib.suppress(OSError):  # ended by now, or somebody else's
-                    signal.pidfd_send_signal(descriptor, sent)
-        deadline = time.monotonic() + _GRACE_SECONDS
-        left = len(descriptors)
-        while left and (seconds := deadline - time.monotonic()) > 0:
-            for descriptor, _ in poll.poll(seconds * 1000):
-                poll.unregister(descriptor)
-                left -= 1
+        for parents in ([process], left):
+            for each in [one for parent in parents for one in _family(parent)]:
+                if each not in left and (descriptor := _opened(each)) >= 0:
+                    left[each] = descriptor
+                    _ask(descriptor, number)
+            _await(left, _GRACE_SECONDS)
     finally:
-        for descriptor in descriptors:
+        for descriptor in left.values():
             os.close(descriptor)
+
+
+def _ask(descriptor: int, number: int) -> None:
+    for sent in (number, signal.SIGCONT):
+        with contextlib.suppress(OSError):  # ended by now, or somebody else's
+            signal.pidfd_send_signal(descriptor, sent)
+
+
+def _await(left: dict[int, int], seconds: float) -> None:
+    """Wait so long until all have ended, and be left with those that have not."""
+    deadline = time.monotonic() + seconds
+    while left and (seconds := deadline - time.monotonic()) > 0:
+        ended = select.select(left.values(), [], [], seconds)[0]
+        for process in [each for each, descriptor in left.items() if descriptor in ended]:
+            os.close(left.pop(process))
 
 
 def _family(process: int) -> Iterator[int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.embedded import Home, temporary_home
+from tests.support.processes import descendants
 from tests.support.tmux import Tmux, terminal
 
 pytestmark = pytest.mark.P7
@@ -201,9 +202,10 @@ def test_a_signal_leaves_the_terminal_sane(
 # What an editor or a pager does to a terminal; the program that does it is started by another, as
 # by sensible-editor.
 RUDE = """#!/bin/sh
-sh -c 'stty raw -echo; printf "\\033[?1049h\\033[?25lRUDE"; echo $$ > rude; {trap}
+sh -c 'stty raw -echo; echo $$ > rude; printf "\\033[?1049h\\033[?25lRUDE"; {trap}
     while :; do sleep 1000 < /dev/null; done'
 """
+LATE = 'trap "sleep 1000 < /dev/null; exit" TERM HUP;'  # starts one more when it is asked to end
 TIDY = 'trap "stty sane; printf \\"\\\\033[?1049l\\\\033[?25h\\"; exit" TERM HUP;'
 
 
@@ -232,9 +234,24 @@ def ended(process: int) -> bool:
         os.close(descriptor)
 
 
+def settled(process: int) -> int:
+    """The shell `process`, as soon as it waits for the program that it runs."""
+    while "sleep" not in [program(child) for child in descendants(process)]:
+        pass
+    return process
+
+
+def program(process: int) -> str:
+    """What a process runs; empty if it has ended."""
+    try:
+        return Path(f"/proc/{process}/comm").read_text().rstrip()
+    except OSError:
+        return ""
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("variable", ["VISUAL", "PAGER"])
-@pytest.mark.parametrize("trap", [TIDY, ""], ids=["tidy", "rude"])
+@pytest.mark.parametrize("trap", [TIDY, LATE, ""], ids=["tidy", "late", "rude"])
 def test_a_signal_ends_the_editor_and_the_pager_too(
     home: Home, screen: Tmux, variable: str, trap: str, number: signal.Signals
 ) -> None:
@@ -245,9 +262,10 @@ def test_a_signal_ends_the_editor_and_the_pager_too(
     tmux_start(screen, f"{variable}=./program shannotctl review & echo $! > pid; fg")
     open_first(screen, "e" if variable == "VISUAL" else "p")
     screen.until("RUDE")
+    shell = settled(int((home.work / "rude").read_text()))
     os.kill(int((home.work / "pid").read_text()), number)
     assert_sane(screen, 128 + number)
-    assert ended(int((home.work / "rude").read_text()))
+    assert ended(shell)
 
 
 def test_an_editor_that_does_not_end_is_left(home: Home, screen: Tmux) -> None:
@@ -263,6 +281,16 @@ def test_an_editor_that_does_not_end_is_left(home: Home, screen: Tmux) -> None:
     left = int((home.work / "rude").read_text())
     assert Path(f"/proc/{left}").exists()
     os.kill(left, signal.SIGKILL)
+
+
+def test_a_signal_is_heard_as_soon_as_the_editor_is_there(home: Home, screen: Tmux) -> None:
+    submit(home, EDIT)
+    program = home.work / "program"
+    program.write_text("#!/bin/sh\nkill -TERM $PPID\nexec sleep 1000\n")
+    program.chmod(0o755)
+    tmux_start(screen, "VISUAL=./program shannotctl review")
+    open_first(screen, "e")
+    assert_sane(screen, 128 + signal.SIGTERM)
 
 
 @pytest.mark.parametrize("program", ["vi", "less"])
