@@ -18,11 +18,10 @@ from typing import Collection, Dict, Iterable, List, Optional, Sequence, Tuple
 from shannotd.runner import kernel, passwords
 from shannotd.runner.delta import CLOCK_LAG_NS, version
 from shannotd.runner.hiding import hidden_paths, search
+from shannotd.runner.layout import LOCAL
 from shannotd.runner.passwords import NO_PASSWORDS, Passwords
 from shannotd.runner.paths import above, resolved
 
-# Filesystems that nothing but this kernel changes; of others it does not hear everything.
-_LOCAL = frozenset("ext2 ext3 ext4 xfs btrfs f2fs zfs tmpfs ramfs overlay squashfs erofs".split())
 # So many directories are watched: `**` may lead into very many.
 _MOST = 1024
 _EVENTS = (
@@ -176,7 +175,7 @@ class DirectoryWatch:
         # A link may be led elsewhere by a directory that is not watched.
         if resolved(path) != path:
             return False
-        return filesystems.get((os.major(device), os.minor(device))) in _LOCAL
+        return filesystems.get((os.major(device), os.minor(device))) in LOCAL
 
     def changed(self) -> bool:
         """Whether there was a change."""

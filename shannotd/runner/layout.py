@@ -29,6 +29,7 @@ from shannotd.runner.mounts import (
     Symlink,
     Tmpfs,
 )
+from shannotd.runner.paths import above
 
 # What the sandbox makes fresh. Nothing of the host is mounted at or below these.
 FRESH = ("/proc", "/sys", "/dev", "/run")
@@ -39,6 +40,9 @@ VIRTUAL = frozenset(
     "hugetlbfs mqueue nfsd nsfs proc pstore ramfs rpc_pipefs securityfs selinuxfs sysfs tracefs"
     " fuse.portal fuse.gvfsd-fuse fuse.lxcfs".split()
 )
+
+# Filesystems that nothing but this kernel changes: it hears of every change, and never waits long.
+LOCAL = frozenset("ext2 ext3 ext4 xfs btrfs f2fs zfs tmpfs ramfs overlay squashfs erofs".split())
 
 # Not even to be read: uid 0 could, without any capability.
 PROC_MASKED = (
@@ -122,6 +126,14 @@ def _mount_at(path: str) -> Tuple[int, Optional[bool]]:
             return identity, None
     finally:
         os.close(descriptor)
+
+
+def held(mounts: Sequence[HostMount], extra: Sequence[str]) -> List[str]:
+    """The directories that a sandbox of these holds on to: those above what is mounted in it, and
+    the roots whose mode and owner it copies, where to look at them takes no time."""
+    roots = {mount.path for mount in mounts if mount.is_directory and mount.filesystem in LOCAL}
+    places = [*extra, *(mount.path for mount in mounts)]
+    return sorted({*roots, *extra, *(directory for path in places for directory in above(path))})
 
 
 def unescape(path: str) -> str:

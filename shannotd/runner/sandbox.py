@@ -53,12 +53,14 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What one sandbox looks like: its overlays, what appears empty, and what it copied."""
+    """What one sandbox looks like: its overlays, what appears empty, what it copied and which
+    directories it holds on to."""
 
     builder: str
     overlays: Tuple[mounts.Overlay, ...]
     empty: Tuple[str, ...]
     copied: Tuple[Tuple[str, Tuple[versions.Entry, ...]], ...]
+    held: Tuple[Tuple[str, Tuple[int, ...]], ...]
 
     def encode(self) -> bytes:
         """What `decode` takes, to be sent from inside the sandbox before any script is there."""
@@ -83,12 +85,16 @@ class Blueprint:
             tuple(overlays),
             tuple(fields["empty"]),
             tuple(copied),
+            tuple((path, tuple(seen)) for path, seen in fields["held"]),
         )
 
     @property
     def outdated(self) -> bool:
-        """Whether the host has changed what was copied."""
-        return any(versions.look(path) != seen for path, seen in self.copied)
+        """Whether the host has changed what was copied or is held on to."""
+        user = self.builder == ONE_UID
+        return any(versions.look(path) != seen for path, seen in self.copied) or any(
+            versions.place(path, user=user) != seen for path, seen in self.held
+        )
 
 
 def choose_builder() -> str:
@@ -171,14 +177,16 @@ def _lay_out(wanted: Wanted) -> Tuple[List[mounts.Operation], Blueprint]:
     """The sandbox of this host as it is now."""
     found = layout.host_mounts(read_mountinfo())
     user = wanted.builder == ONE_UID
+    also = wanted.also_writable
+    extra = layout.writable_directories_of_others(found, also) if user else []
+    held = tuple((path, versions.place(path, user=user)) for path in layout.held(found, extra))
     if user:
-        extra = layout.writable_directories_of_others(found, wanted.also_writable)
         operations, overlays, empty = layout.one_uid_operations(found, extra)
     else:
         operations, overlays, empty = layout.privileged_operations(found)
     copies = (each for each in operations if isinstance(each, (mounts.File, mounts.Skeleton)))
     copied = tuple((copy.path, copy.seen) for copy in copies)
-    plan = Blueprint(wanted.builder, tuple(overlays), tuple(empty), copied)
+    plan = Blueprint(wanted.builder, tuple(overlays), tuple(empty), copied, held)
     return operations, plan
 
 

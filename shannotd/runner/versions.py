@@ -1,7 +1,8 @@
-"""What of the host a sandbox copies, as it was when the layout looked at it.
+"""What of the host a sandbox copies or holds on to, as it was when the layout looked at it.
 
-An overlay shows the host as it is; a copy shows what was. So the layout looks first and acts
-on what it saw: any later change makes a difference to the next look.
+An overlay shows the host as it is; a copy shows what was, and so does a directory in which
+something is mounted. So the layout looks first and acts on what it saw: any later change makes a
+difference to the next look.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import NamedTuple, Tuple
 
 
 class Entry(NamedTuple):
-    """One name of the host. Of directories, which are never copied, only what gives rights."""
+    """One name of the host. Of directories, which are never copied, only which one it is and what
+    gives rights."""
 
     name: str
     mode: int
@@ -53,11 +55,25 @@ def look(path: str) -> Tuple[Entry, ...]:
     return entries(path) if stat.S_ISDIR(status.st_mode) else (_entry(path, status),)
 
 
+def place(path: str, *, user: bool) -> Tuple[int, ...]:
+    """Which directory is at `path` and what gives rights to it; nothing if we may not see it.
+
+    In the `user` namespace of a one-uid sandbox all other owners look alike.
+    """
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return ()
+    ours = int(status.st_uid == os.geteuid())
+    owner = (ours,) if user else (status.st_uid, status.st_gid)
+    return (status.st_dev, status.st_ino, status.st_mode, *owner)
+
+
 def _entry(name: str, status: os.stat_result) -> Entry:
     # Other owners look alike in the user namespace of a one-uid sandbox.
     ours = status.st_uid == os.geteuid()
     if stat.S_ISDIR(status.st_mode):
-        return Entry(name, status.st_mode, ours)
+        return Entry(name, status.st_mode, ours, status.st_ino)
     return Entry(
         name,
         status.st_mode,

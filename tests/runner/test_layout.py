@@ -21,7 +21,7 @@ pytestmark = pytest.mark.P8
 
 # Drives a runner in a mount namespace of its own: the machine's mounts stay as they are.
 _DRIVER = """
-import ctypes, json, os, sys, threading
+import ctypes, json, os, subprocess, sys, threading
 from pathlib import Path
 from tests.support.runner import running_runner
 
@@ -186,6 +186,38 @@ def test_what_changes_while_a_sandbox_is_warm_is_shown(own_mounts: OwnMounts, pl
         "    tell(r.run('shell', 'cat file; echo; ls', cwd=place))\n"
     )
     assert told == [[0, f"{text}\nfile\nmnt\n", None] for text in ("second", "third", "third")]
+
+
+@pytest.mark.P1
+@pytest.mark.parametrize(
+    "change",
+    [
+        "os.rename('way', 'away'); os.rename('other', 'way')",
+        "os.rename('beside', 'other/old'); os.rename('other/new', 'beside')",
+        "os.chmod('way', 0o751)",
+        "os.chmod('way/mnt', 0o711)",
+    ],
+    ids=["above a mount", "beside a mount", "rights above a mount", "rights of a mount"],
+)
+def test_a_directory_that_changes_while_a_sandbox_is_warm_is_shown(
+    own_mounts: OwnMounts, place: Path, change: str
+) -> None:
+    """What is mounted holds on to the directories that lead there."""
+    for name in ("way/mnt", "beside/of this", "other/new/of the other"):
+        (place / name).mkdir(parents=True)
+    look = "stat -c %a way way/mnt; ls way beside"
+    told = own_mounts.run(
+        "mount('none', 'way/mnt', 'tmpfs', 0, 'mode=755')\n"
+        "subprocess.run('chown -R --reference=. *', shell=True, check=True)\n"
+        f"look = {look!r}\n"
+        "with runner() as r:\n"
+        f"{_READY}"
+        f"    {change}\n"
+        "    tell(r.run('shell', look, cwd=place))\n"
+        "told = subprocess.run(look, shell=True, stdout=subprocess.PIPE, text=True)\n"
+        "print(json.dumps([told.returncode, told.stdout, None]))\n"
+    )
+    assert told[0] == told[1]
 
 
 @pytest.mark.P1
