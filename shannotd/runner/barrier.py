@@ -17,7 +17,7 @@ from shannotd.runner.compare import Content
 from shannotd.runner.delta import History
 from shannotd.runner.frames import Header, RunnerError
 from shannotd.runner.freezer import frozen, shares_files
-from shannotd.runner.layer import TRUSTED, USER, Layer, failed_by
+from shannotd.runner.layer import TRUSTED, USER, Layer, failed_by, script_xattrs
 from shannotd.runner.plan import Identity, StepNote
 from shannotd.runner.sandbox import ONE_UID
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from shannotd.runner.warm import Settings, Warm
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-_OVERLAY_NAMES = (TRUSTED, USER)
 
 
 @dataclass(frozen=True)
@@ -193,9 +192,10 @@ class Recorder:
             opened.callback(os.chmod, name, mode, dir_fd=stage)
         upper = os.open(name, _DIRECTORY, dir_fd=stage)
         opened.callback(os.close, upper)
-        if overlay.path not in self._touched and _is_untouched(upper, expected, overlay):
+        if overlay.path not in self._touched and self._is_untouched(upper, expected, overlay):
             return None
-        return Layer(overlay.path, upper, self._prefix, expected, overlay.root_owner)
+        given = self._warm.given.get(overlay.index, {})
+        return Layer(overlay.path, upper, self._prefix, expected, overlay.root_owner, given)
 
     def _is_seen_untouched(self, name: str, overlay: Overlay) -> bool:
         """Whether there is no trace in it, as can be said of most in a few calls."""
@@ -206,18 +206,20 @@ class Recorder:
         except PermissionError:
             return False
         try:
-            return _is_untouched(upper, overlay.root_mode, overlay)
+            return self._is_untouched(upper, overlay.root_mode, overlay)
         finally:
             os.close(upper)
 
+    def _is_untouched(self, upper: int, mode: int, overlay: Overlay) -> bool:
+        """Whether nothing was ever copied up into the layer, and its root is as it was made.
 
-def _is_untouched(upper: int, mode: int, overlay: Overlay) -> bool:
-    """Whether nothing was ever copied up into the layer, and its root is as it was made.
-
-    Any change below needs an entry in the root.
-    """
-    status = os.fstat(upper)
-    found = (stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
-    if found != (mode, overlay.root_owner) or os.listdir(upper):
-        return False
-    return not any(not name.startswith(_OVERLAY_NAMES) for name in os.listxattr(upper))
+        Any change below needs an entry in the root.
+        """
+        status = os.fstat(upper)
+        found = (stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
+        if found != (mode, overlay.root_owner) or os.listdir(upper):
+            return False
+        given = self._warm.given.get(overlay.index, {})
+        if not given and not os.listxattr(upper):
+            return True
+        return script_xattrs(Layer(overlay.path, upper, self._prefix), upper) == given

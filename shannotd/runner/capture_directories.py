@@ -74,8 +74,11 @@ class Directories:
             owner = root.status.st_uid, root.status.st_gid
             if owner != self._layer.root_owner:
                 after = replace(after, uid=owner[0], gid=owner[1])
-        if root.xattrs:
-            after = replace(after, xattrs={**before.xattrs, **root.xattrs})
+        given = self._layer.root_xattrs
+        if root.xattrs != given:
+            kept = {n: v for n, v in before.xattrs.items() if n in root.xattrs or n not in given}
+            new = {n: v for n, v in root.xattrs.items() if given.get(n) != v}
+            after = replace(after, xattrs={**kept, **new})
         known = self._before.known(root.path)
         if known is not None:
             before = known.state

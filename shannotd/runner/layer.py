@@ -13,7 +13,7 @@ import errno
 import os
 import stat
 from dataclasses import dataclass, field
-from typing import AbstractSet, Dict, List, Optional, Tuple
+from typing import AbstractSet, Dict, List, Mapping, Optional, Tuple
 
 from shannotd.runner import filesystem
 from shannotd.runner.filesystem import Descent
@@ -30,8 +30,9 @@ class Layer:
     """One overlay of a sandbox.
 
     `upper` is a descriptor of its upper directory, `prefix` that of the kernel's attributes.
-    `root_mode` and `root_owner` are what the builder gave to the upper directory itself: a
-    difference from them is the script's; where they are None the root's own is not looked at.
+    `root_mode`, `root_owner` and `root_xattrs` are what the builder gave to the upper directory
+    itself: a difference from them is the script's; where mode or owner are None they are not looked
+    at.
     """
 
     mountpoint: str
@@ -39,6 +40,7 @@ class Layer:
     prefix: str
     root_mode: Optional[int] = None
     root_owner: Optional[Tuple[int, int]] = None
+    root_xattrs: Mapping[str, str] = field(default_factory=dict)
 
     def path(self, relative: str) -> str:
         """The host path of `relative` in this layer."""

@@ -7,14 +7,15 @@ import signal
 import socket
 import time
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
-from shannotd.runner import cgroups, identity, kernel, sandbox
+from shannotd.runner import cgroups, filesystem, identity, kernel, sandbox
 from shannotd.runner.concealment import Concealment
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.init import main as init_main
 from shannotd.runner.passwords import NO_PASSWORDS, Passwords
 from shannotd.runner.plan import Identity
+from shannotd.runner.tree import read_xattrs
 from shannotd.runner.usual import NOTHING, Usual
 
 # The size of a warm stage; a job's own limit replaces it at hand-out.
@@ -50,7 +51,8 @@ class Warm:
     `script` is the process that becomes the script, by its number inside. `listener` is that of
     its filter, `calls` the socket on which its shims call; its pid namespace is the inode
     `pid_namespace`. `channel` leads to its init, `orders` to the process that becomes the script.
-    `passwords` are those that its script sees tokens of.
+    `passwords` are those that its script sees tokens of. `given` are the attributes (in hex) with
+    which the roots of layers were made, by the layers' index; most have none.
     """
 
     init: int
@@ -70,6 +72,7 @@ class Warm:
     floor: identity.Floor
     account: Account
     cgroup: Optional[cgroups.Cgroup]
+    given: Mapping[int, Mapping[str, str]]
     passwords: Passwords = NO_PASSWORDS
     reaped: bool = False
 
@@ -238,13 +241,14 @@ def _build_watched(
     stage, processes, listener, calls, orders = descriptors
     account = _usual_account(settings, floor)
     for_root = account is not None and account[0].uid == 0
+    blueprint = sandbox.Blueprint.decode(plan)
     return Warm(
         init=pid,
         script=event["script"],
         channel=channel,
         orders=Channel(socket.socket(fileno=orders)),
         concealment=Concealment(settings.usual.hide, settings.hidden, for_root=for_root),
-        blueprint=sandbox.Blueprint.decode(plan),
+        blueprint=blueprint,
         stage=stage,
         processes=processes,
         listener=listener,
@@ -256,7 +260,23 @@ def _build_watched(
         floor=floor,
         account=account,
         cgroup=cgroup,
+        given=_given(blueprint, stage),
     )
+
+
+def _given(blueprint: sandbox.Blueprint, stage: int) -> Dict[int, Dict[str, str]]:
+    """What the roots of layers have before any script: the host's attributes, where copied."""
+    found: Dict[int, Dict[str, str]] = {}
+    for overlay in blueprint.overlays:
+        if not overlay.user:
+            root = os.open(f"upper/{overlay.index}", filesystem.O_DIRECTORY_PATH, dir_fd=stage)
+            try:
+                xattrs = read_xattrs(filesystem.by_descriptor(root))
+            finally:
+                os.close(root)
+            if xattrs:
+                found[overlay.index] = xattrs
+    return found
 
 
 def _namespaces(pid: int) -> List[int]:

@@ -237,6 +237,46 @@ def test_a_module_that_came_while_a_sandbox_was_warm_is_imported(
     assert told == [[0, f"{number}\n", None] for number in range(3)]
 
 
+_ATTRIBUTES = """
+import os
+for name in ("bound", "beside"):
+    if "user.old" in os.listxattr(name):
+        os.removexattr(name, "user.old")
+    BARRIER
+    os.setxattr(name, "user.overlay.opaque", b"y")
+"""
+
+
+@pytest.mark.P2
+@pytest.mark.parametrize("barrier", ["pass", "os.system('setarch')"], ids=["at once", "in two"])
+def test_attributes_of_what_a_layer_begins_with_are_recorded(
+    own_mounts: OwnMounts, place: Path, barrier: str, builder: str
+) -> None:
+    """Where they are all that changed, too; those of a mount are there to be taken away."""
+    for name in ("bound", "beside"):
+        (place / name).mkdir()
+        os.chown(place / name, place.stat().st_uid, -1)
+    os.setxattr(place / "bound", "user.old", b"1")
+    os.setxattr(place / "bound", "user.kept", b"1")
+    (found,) = own_mounts.run(
+        "from tests.support.runner import review\n"
+        "mount(f'{place}/bound', 'bound', None, 4096)\n"
+        "with runner() as r:\n"
+        f"    source = {_ATTRIBUTES.replace('BARRIER', barrier)!r}\n"
+        "    how = {'cwd': place, 'shims': ['setarch'], 'decide': lambda _: review()}\n"
+        "    told = r.run('python', source, **how)\n"
+        "print(json.dumps([told.error, told.stderr.decode(), told.steps]))\n"
+    )
+    error, said, steps = found
+    assert (error, said) == (None, "")
+    last = {step["path"]: step["after"]["xattrs"] for step in steps if step["kind"] == "file"}
+    old = {"user.old": "31"} if builder == "one-uid" else {}
+    assert last == {
+        f"{place}/bound": {**old, "user.kept": "31", "user.overlay.opaque": "79"},
+        f"{place}/beside": {"user.overlay.opaque": "79"},
+    }
+
+
 def test_a_copy_has_the_directories_that_the_layout_saw(tmp_path: Path) -> None:
     """A later one has no overlay: it would appear empty."""
     source, copy = tmp_path / "source", tmp_path / "copy"
