@@ -53,10 +53,11 @@ def _serve(channel: Channel, wanted: sandbox.Wanted, program: bytes) -> None:
     os.close(processes)
     os.close(listener)
     masked = _rehearse(channel, report)
-    # From here to the job nobody looks up a name: it and the script's process wait for it, and so
-    # the overlays show the host as it will be then.
+    # From here to the job nobody looks up a name: so the overlays will show the host as it is then.
     sandbox.refresh(plan)
+    sandbox.step_out()
     job, payload, _ = channel.receive()
+    sandbox.step_back()
     with report:
         kernel.resize_tmpfs(stage, job["stage_size"], job["stage_inodes"])
         os.close(stage)
@@ -69,6 +70,7 @@ def _serve(channel: Channel, wanted: sandbox.Wanted, program: bytes) -> None:
         end = size + job["stdin_size"]
         masks.show_instead(job["views"], payload[end:])
         sandbox.place_script(job["name"], payload[:size], payload[size:end])
+        channel.receive()  # the host is still what the sandbox shows
         try:
             report.send({"op": "start"})
         except Closed:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from functools import lru_cache
 from typing import Optional, Sequence, Union
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -271,6 +272,7 @@ class _CapabilityData(ctypes.Structure):
 _CAPABILITY_VERSION_3 = 0x20080522
 
 
+@lru_cache(maxsize=None)
 def last_capability() -> int:
     """The highest capability number that this kernel knows (proc(5))."""
     with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:

@@ -179,13 +179,16 @@ def _lay_out(wanted: Wanted) -> Tuple[List[mounts.Operation], Blueprint]:
     user = wanted.builder == ONE_UID
     also = wanted.also_writable
     extra = layout.writable_directories_of_others(found, also) if user else []
-    held = tuple((path, versions.place(path, user=user)) for path in layout.held(found, extra))
+    places = [(path, versions.place(path, user=user)) for path in layout.held(found, extra)]
     if user:
         operations, overlays, empty = layout.one_uid_operations(found, extra)
     else:
         operations, overlays, empty = layout.privileged_operations(found)
     copies = (each for each in operations if isinstance(each, (mounts.File, mounts.Skeleton)))
     copied = tuple((copy.path, copy.seen) for copy in copies)
+    # What is listed there is looked at with it.
+    listed = {path for path, _ in copied}
+    held = tuple(place for place in places if os.path.dirname(place[0]) not in listed)
     plan = Blueprint(wanted.builder, tuple(overlays), tuple(empty), copied, held)
     return operations, plan
 
@@ -321,6 +324,32 @@ def refresh(plan: Blueprint) -> None:
                 kernel.mount(None, overlay.path, None, wanted)
             except OSError as error:
                 raise unavailable(overlay.path, error) from error
+
+
+# Where the tree is within the script's place, while that is the root.
+_TREE = "/sandbox"
+
+
+def step_out() -> None:
+    """Make the script's place, which is empty yet, the root of all processes of the sandbox.
+
+    Who reads what is below /proc/PID/root of every process, as scanners do that look for files of
+    packages, would have the overlays cache it, or hold on to it. They find nothing there now
+    (pivot_root(2)).
+
+    :raises OSError: it cannot be done.
+    """
+    os.mkdir(SCRIPT_DIRECTORY + _TREE, 0o700)
+    kernel.pivot_root(SCRIPT_DIRECTORY, SCRIPT_DIRECTORY + _TREE)
+
+
+def step_back() -> None:
+    """Make the tree the root again.
+
+    :raises OSError: it cannot be done.
+    """
+    kernel.pivot_root(_TREE, _TREE + SCRIPT_DIRECTORY)
+    os.rmdir(SCRIPT_DIRECTORY + _TREE)
 
 
 def _prepare_script_directory(builder: str) -> None:

@@ -50,6 +50,8 @@ def main(report: Channel, program: bytes, privileged: bool) -> NoReturn:
         # Before the filter, which lets nobody change it.
         resource.setrlimit(resource.RLIMIT_CORE, (_NO_CORE, _NO_CORE))
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        if not privileged:
+            _drop_all()  # whoever it will be, it is this one
         listener = kernel.install_filter(program, listener=True)
         report.send({"event": "waiting"}, descriptors=(listener,))
         os.close(listener)
@@ -171,15 +173,20 @@ def _become(identity: Header, privileged: bool, isolated: bool) -> None:
         reason = "a script as root needs a user namespace, and they are switched off here"
         remedy = "Set user.max_user_namespaces above 0."
         raise RunnerError("sandbox_unavailable", reason=reason, remedy=remedy)
-    kept = sum(1 << kernel.CAPABILITIES[name] for name in _FILE_CAPABILITIES) if root else 0
-    if not root:
-        kernel.drop_bounding(0, kernel.last_capability())
     if privileged:
+        if not root:
+            kernel.drop_bounding(0, kernel.last_capability())
         os.setgroups(identity["groups"])
         os.setresgid(identity["gid"], identity["gid"], identity["gid"])
         os.setresuid(identity["uid"], identity["uid"], identity["uid"])
-    kernel.set_capabilities(kept)
+        kept = sum(1 << kernel.CAPABILITIES[name] for name in _FILE_CAPABILITIES) if root else 0
+        kernel.set_capabilities(kept)
     os.umask(identity["umask"])
+
+
+def _drop_all() -> None:
+    kernel.drop_bounding(0, kernel.last_capability())
+    kernel.set_capabilities(0)
 
 
 def _enter(cwd: str, identity: str) -> None:

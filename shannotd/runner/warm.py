@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -15,8 +16,10 @@ from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.init import main as init_main
 from shannotd.runner.passwords import NO_PASSWORDS, Passwords
 from shannotd.runner.plan import Identity
+from shannotd.runner.shims import SHIM
 from shannotd.runner.tree import read_xattrs
 from shannotd.runner.usual import NOTHING, Usual
+from shannotd.runner.view import View
 
 # The size of a warm stage; a job's own limit replaces it at hand-out.
 WARM_SIZE = 1 << 30
@@ -49,10 +52,10 @@ class Warm:
     """A sandbox that waits for its job; owns its descriptors, its cgroup and its init.
 
     `script` is the process that becomes the script, by its number inside. `listener` is that of
-    its filter, `calls` the socket on which its shims call; its pid namespace is the inode
-    `pid_namespace`. `channel` leads to its init, `orders` to the process that becomes the script.
-    `passwords` are those that its script sees tokens of. `given` are the attributes (in hex) with
-    which the roots of layers were made, by the layers' index; most have none.
+    its filter, `calls` the socket on which its shims call, which `shim` reads; its pid namespace is
+    the inode `pid_namespace`. `channel` leads to its init, `orders` to the process that becomes the
+    script. `passwords` are those that its script sees tokens of. `given` are the attributes (in
+    hex) with which the roots of layers were made, by the layers' index; most have none.
     """
 
     init: int
@@ -65,6 +68,7 @@ class Warm:
     processes: int
     listener: int
     calls: socket.socket
+    shim: int
     pid_namespace: int
     namespaces: Tuple[int, ...]
     built_at: float
@@ -95,8 +99,6 @@ class Warm:
         try:
             self.orders.send(order, descriptors=outputs)
             # The script's process gets ready while the host is looked at.
-            if not just_built and self.blueprint.outdated:
-                raise Outdated
             found = self.concealment.difference(hide, for_root=order["identity"]["uid"] == 0)
             self.passwords = found.passwords
             views = found.passwords.views
@@ -111,6 +113,10 @@ class Warm:
                 "views": [[path, len(view)] for path, view in views.items()],
             }
             self.channel.send(message, b"".join((payload, *views.values())))
+            # And so does the init.
+            if not just_built and self.blueprint.outdated:
+                raise Outdated
+            self.channel.send({"op": "start"})
         except Closed:
             pass  # Who follows its script finds out why.
 
@@ -142,7 +148,8 @@ class Warm:
         self.concealment.close()
         self.mounts.close()
         self.calls.close()
-        for descriptor in (self.stage, self.processes, self.listener, *self.namespaces):
+        held = (self.stage, self.processes, self.listener, self.shim, *self.namespaces)
+        for descriptor in held:
             os.close(descriptor)
         if self.cgroup is not None:
             self.cgroup.remove()
@@ -253,6 +260,7 @@ def _build_watched(
         processes=processes,
         listener=listener,
         calls=socket.socket(fileno=calls),
+        shim=_shim(processes),
         pid_namespace=pid_namespace,
         namespaces=tuple(namespaces),
         built_at=time.monotonic(),
@@ -262,6 +270,12 @@ def _build_watched(
         cgroup=cgroup,
         given=_given(blueprint, stage),
     )
+
+
+def _shim(processes: int) -> int:
+    """A readable descriptor, the caller's, of the shim in the sandbox of this /proc."""
+    with closing(View(processes)) as tree:
+        return tree.read(SHIM)
 
 
 def _given(blueprint: sandbox.Blueprint, stage: int) -> Dict[int, Dict[str, str]]:

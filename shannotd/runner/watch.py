@@ -14,7 +14,6 @@ from shannotd.runner.ending import has_succeeded
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.notifier import Notifier, Waiting
 from shannotd.runner.plan import BlockedStep
-from shannotd.runner.shims import SHIM
 from shannotd.runner.starts import Starts
 from shannotd.runner.usual import Usual
 from shannotd.runner.warm import Warm, kill
@@ -55,7 +54,7 @@ class Watch:
         self._starts = Starts(
             self._notifier,
             desk.tree,
-            desk.tree.read(SHIM),
+            os.dup(warm.shim),
             desk.programs,
             desk.decisions,
             desk.record.add,

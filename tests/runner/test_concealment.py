@@ -307,7 +307,7 @@ def test_a_warm_sandbox_hides_what_is_there_now(
     hide = [f"{place}/{name}" for name in ("keys/one", "keys/two", "token")]
     with fresh() as runner:
         table = warm(runner, hide)
-        assert f" {place}/keys/one " in table.read_text()
+        assert f"{place}/keys/one " in table.read_text()
         if change is not None:
             change(place)
         shown = [

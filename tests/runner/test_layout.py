@@ -221,6 +221,30 @@ def test_a_directory_that_changes_while_a_sandbox_is_warm_is_shown(
 
 
 @pytest.mark.P1
+def test_who_looks_into_a_warm_sandbox_has_it_remember_nothing(
+    own_mounts: OwnMounts, place: Path
+) -> None:
+    """From outside, as root: there are scanners that read what is below each /proc/PID/root."""
+    told = own_mounts.run(
+        "from tests.support.processes import descendants, inner_pid\n"
+        "Path('replaced').write_text('then\\n')\n"
+        "with runner() as r:\n"
+        f"{_READY}"
+        "    for pid in descendants(r.process.pid):\n"
+        "        if inner_pid(pid) == 1:\n"
+        "            while Path(f'/proc/{pid}/stat').read_text().split()[2] != 'S': pass\n"
+        "            seen = Path(f'/proc/{pid}/root{place}')\n"
+        "            assert not (seen / 'new').exists()\n"
+        "            assert not (seen / 'replaced').exists()\n"
+        "    Path('new').write_text('now\\n')\n"
+        "    os.rename('new', 'replaced')\n"
+        "    Path('new').touch()\n"
+        "    tell(r.run('shell', 'ls; cat replaced', cwd=place))\n"
+    )
+    assert told == [[0, "new\nreplaced\nnow\n", None]]
+
+
+@pytest.mark.P1
 def test_a_module_that_came_while_a_sandbox_was_warm_is_imported(
     own_mounts: OwnMounts, place: Path
 ) -> None:
