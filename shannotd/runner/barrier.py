@@ -17,15 +17,14 @@ from shannotd.runner.compare import Content
 from shannotd.runner.delta import History
 from shannotd.runner.frames import Header, RunnerError
 from shannotd.runner.freezer import frozen, shares_files
-from shannotd.runner.layer import TRUSTED, USER, Layer, failed_by, script_xattrs
+from shannotd.runner.layer import TRUSTED, USER, Layer, failed_by, is_overlays, script_xattrs
 from shannotd.runner.plan import Identity, StepNote
 from shannotd.runner.sandbox import ONE_UID
+from shannotd.runner.uppers import open_upper
 
 if TYPE_CHECKING:
     from shannotd.runner.mounts import Overlay
     from shannotd.runner.warm import Settings, Warm
-
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,8 @@ class Recorder:
         name = f"upper/{overlay.index}"
         stage = self._warm.stage
         expected = overlay.root_mode
-        if self._is_seen_untouched(name, overlay):
+        held = self._warm.uppers.rewound(overlay)
+        if held is not None and self._is_untouched(held, expected, overlay):
             return None
         mode = stat.S_IMODE(os.stat(name, dir_fd=stage, follow_symlinks=False).st_mode)
         if os.geteuid() != 0 and mode & 0o700 != 0o700:
@@ -190,36 +190,25 @@ class Recorder:
             expected = mode | 0o700
             os.chmod(name, expected, dir_fd=stage)
             opened.callback(os.chmod, name, mode, dir_fd=stage)
-        upper = os.open(name, _DIRECTORY, dir_fd=stage)
+        upper = open_upper(stage, overlay)
         opened.callback(os.close, upper)
-        if overlay.path not in self._touched and self._is_untouched(upper, expected, overlay):
+        if self._is_untouched(upper, expected, overlay):
             return None
-        given = self._warm.given.get(overlay.index, {})
+        given = self._warm.uppers.given.get(overlay.index, {})
         return Layer(overlay.path, upper, self._prefix, expected, overlay.root_owner, given)
-
-    def _is_seen_untouched(self, name: str, overlay: Overlay) -> bool:
-        """Whether there is no trace in it, as can be said of most in a few calls."""
-        if overlay.path in self._touched:
-            return False
-        try:
-            upper = os.open(name, _DIRECTORY, dir_fd=self._warm.stage)
-        except PermissionError:
-            return False
-        try:
-            return self._is_untouched(upper, overlay.root_mode, overlay)
-        finally:
-            os.close(upper)
 
     def _is_untouched(self, upper: int, mode: int, overlay: Overlay) -> bool:
         """Whether nothing was ever copied up into the layer, and its root is as it was made.
 
         Any change below needs an entry in the root.
         """
+        if overlay.path in self._touched:
+            return False
         status = os.fstat(upper)
         found = (stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
         if found != (mode, overlay.root_owner) or os.listdir(upper):
             return False
-        given = self._warm.given.get(overlay.index, {})
-        if not given and not os.listxattr(upper):
-            return True
+        given = self._warm.uppers.given.get(overlay.index, {})
+        if not given and all(is_overlays(name, self._prefix) for name in os.listxattr(upper)):
+            return True  # as are most: no attribute need be read
         return script_xattrs(Layer(overlay.path, upper, self._prefix), upper) == given

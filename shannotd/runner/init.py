@@ -56,6 +56,7 @@ def _serve(channel: Channel, wanted: sandbox.Wanted, program: bytes) -> None:
     # From here to the job nobody looks up a name: so the overlays will show the host as it is then.
     sandbox.refresh(plan)
     sandbox.step_out()
+    channel.send({"event": "rehearsed"})
     job, payload, _ = channel.receive()
     sandbox.step_back()
     with report:
@@ -117,7 +118,6 @@ def _rehearse(channel: Channel, report: Channel) -> List[str]:
     masked = masks.mask(job["masked"])
     _from_child(report)
     os.listdir("/proc")  # so that the next finds the memory for it our own
-    channel.send({"event": "rehearsed"})
     return masked
 
 

@@ -200,6 +200,11 @@ def _read_marks(layer: Layer, folder: Folder, directory: int) -> None:
     folder.xattrs = script_xattrs(layer, directory)
 
 
+def is_overlays(name: str, prefix: str) -> bool:
+    """Whether an attribute in an upper layer is the kernel's own, which no script set."""
+    return name.startswith(prefix) and not name.startswith(_ESCAPED_USER)
+
+
 def script_xattrs(layer: Layer, descriptor: int) -> Dict[str, str]:
     """The recorded attributes of an inode in the upper layer, as the script sees them."""
     names = os.listxattr(descriptor)

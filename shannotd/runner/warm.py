@@ -8,16 +8,16 @@ import socket
 import time
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
-from shannotd.runner import cgroups, filesystem, identity, kernel, sandbox
+from shannotd.runner import cgroups, identity, kernel, sandbox
 from shannotd.runner.concealment import Concealment
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.init import main as init_main
 from shannotd.runner.passwords import NO_PASSWORDS, Passwords
 from shannotd.runner.plan import Identity
 from shannotd.runner.shims import SHIM
-from shannotd.runner.tree import read_xattrs
+from shannotd.runner.uppers import Uppers
 from shannotd.runner.usual import NOTHING, Usual
 from shannotd.runner.view import View
 
@@ -54,8 +54,7 @@ class Warm:
     `script` is the process that becomes the script, by its number inside. `listener` is that of
     its filter, `calls` the socket on which its shims call, which `shim` reads; its pid namespace is
     the inode `pid_namespace`. `channel` leads to its init, `orders` to the process that becomes the
-    script. `passwords` are those that its script sees tokens of. `given` are the attributes (in
-    hex) with which the roots of layers were made, by the layers' index; most have none.
+    script. `passwords` are those that its script sees tokens of.
     """
 
     init: int
@@ -76,7 +75,7 @@ class Warm:
     floor: identity.Floor
     account: Account
     cgroup: Optional[cgroups.Cgroup]
-    given: Mapping[int, Mapping[str, str]]
+    uppers: Uppers
     passwords: Passwords = NO_PASSWORDS
     reaped: bool = False
 
@@ -147,6 +146,7 @@ class Warm:
         self.orders.close()
         self.concealment.close()
         self.mounts.close()
+        self.uppers.close()
         self.calls.close()
         held = (self.stage, self.processes, self.listener, self.shim, *self.namespaces)
         for descriptor in held:
@@ -268,7 +268,7 @@ def _build_watched(
         floor=floor,
         account=account,
         cgroup=cgroup,
-        given=_given(blueprint, stage),
+        uppers=Uppers(stage, blueprint.overlays),
     )
 
 
@@ -276,21 +276,6 @@ def _shim(processes: int) -> int:
     """A readable descriptor, the caller's, of the shim in the sandbox of this /proc."""
     with closing(View(processes)) as tree:
         return tree.read(SHIM)
-
-
-def _given(blueprint: sandbox.Blueprint, stage: int) -> Dict[int, Dict[str, str]]:
-    """What the roots of layers have before any script: the host's attributes, where copied."""
-    found: Dict[int, Dict[str, str]] = {}
-    for overlay in blueprint.overlays:
-        if not overlay.user:
-            root = os.open(f"upper/{overlay.index}", filesystem.O_DIRECTORY_PATH, dir_fd=stage)
-            try:
-                xattrs = read_xattrs(filesystem.by_descriptor(root))
-            finally:
-                os.close(root)
-            if xattrs:
-                found[overlay.index] = xattrs
-    return found
 
 
 def _namespaces(pid: int) -> List[int]:
