@@ -20,6 +20,8 @@ class Course:
         self._known: Dict[str, Optional[str]] = {}
         # Where on the untouched host everything was that a step has moved or deleted.
         self.moved: Set[str] = set()
+        # Where on the untouched host the names are of what steps have written anew, by their paths.
+        self._written: Dict[str, str] = {}
         # The metadata that steps gave to what is at a path of the untouched host.
         self._metadata: Dict[str, FileState] = {}
 
@@ -61,16 +63,24 @@ class Course:
             assert step.old_path is not None
             self._rename(step.old_path, step.path, directory=step.before.type == "directory")
         else:
-            if step.change == "delete":
-                was = self.before(step.path)
-                if was is not None:
-                    self.moved.add(was)
+            was = self._name(step.path)
+            if was is not None and step.change == "delete":
+                self.moved.add(was)
+            elif was is not None:
+                self._written[step.path] = was
             self._known[step.path] = None
+
+    def _name(self, path: str) -> Optional[str]:
+        """Where the name was of what is at `path` now, whatever was written to it since; it is not
+        known by that path any more."""
+        written = self._written.pop(path, None)
+        return self.before(path) or written
 
     def _rename(self, old: str, new: str, *, directory: bool) -> None:
         was = self.before(old)
-        if was is not None:
-            self.moved.add(was)
+        name = self._name(old)
+        if name is not None:
+            self.moved.add(name)
         if directory:
             inside = [path for path in self._known if path.startswith(old + "/")]
             for path in inside:

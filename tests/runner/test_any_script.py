@@ -214,6 +214,7 @@ def many(count: int) -> settings:
 @example([], [[("remove", "d")], [("mkdir", "d"), ("write", "d/a", "x")]], True)
 @example([], [[("write", "a", "")], [("attribute", "a", "x")]], True)
 @example([], [[("rename-file", "a", "n")], [("mode", "n", 0o600)]], True)
+@example([], [[("mkdir", "n"), ("write", "n/a", "")], [("write", "n/a", "one\n")]], True)
 @pytest.mark.parametrize("share", range(2))
 def test_any_script(bench: Bench, share: int, tree: Any, phases: Any, fails: bool) -> None:
     check(bench, tree, phases, fails=fails)
