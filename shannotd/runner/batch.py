@@ -18,7 +18,8 @@ from shannotd.runner.contents import Contents
 from shannotd.runner.filesystem import RENAME_EXCHANGE, RENAME_NOREPLACE, Status
 from shannotd.runner.finish import FinalPaths, close_directories, needing_closing
 from shannotd.runner.frames import RunnerError
-from shannotd.runner.intent import Intent
+from shannotd.runner.given import Given
+from shannotd.runner.intent import Intent, Made
 from shannotd.runner.journal import Journal
 from shannotd.runner.plan import ABSENT, FileState, FileStep, Identity
 from shannotd.runner.quarantine import Quarantine
@@ -53,13 +54,15 @@ class Points:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all batches of an apply have in common; `protected` as in Obstacles."""
+    """What all batches of an apply have in common; `protected` as in Obstacles. What those that
+    are done gave to files is `given`."""
 
     identity: Identity
     checkpoint: Checkpoint
     points: Points
     stop: Stop
     protected: Mapping[str, str] = field(default_factory=dict)
+    given: Given = field(default_factory=Given)
 
 
 class Batch:
@@ -80,7 +83,8 @@ class Batch:
         self._checkpoint = setting.checkpoint
         self._journal: Journal = setting.checkpoint.journal
         self._reverse = reverse
-        self._workspace = Workspace(setting.identity)
+        self._given = setting.given
+        self._workspace = Workspace(setting.identity, setting.given.copy())
         self._starting = Starting(self._workspace, setting.protected, reverse=reverse)
         self._stage = Stage(self._workspace, contents)
         self._quarantine = Quarantine(self._workspace)
@@ -136,7 +140,8 @@ class Batch:
             self._stage.write(self._actions, position, self._starting.changed_directories)
             if action.left is not None and not self._reverse:
                 self._checkpoint.note_left(action.index, action.left)
-        intents = [self._intent(action) for action in self._actions]
+        made = Made()
+        intents = [made.follow(self._intent(action), action.step) for action in self._actions]
         self._intents = [(one, action.step) for one, action in zip(intents, self._actions)]
         self._checkpoint.flush()
         self._journal.intend(intents, self._quarantine.paths)
@@ -151,7 +156,7 @@ class Batch:
         for action in self._actions:
             self._current = action
             self._stop.check(action)
-            self._checkpoint.save(action, self._starting.moved)
+            self._checkpoint.save(action, self._starting.moved, self._workspace.given)
             if action.found is not None:
                 action.found = replace(action.found, data=None)
 
@@ -189,6 +194,7 @@ class Batch:
             self._points.reached("changed", action.index)
         self._stage.sync()
         self._journal.write("done")
+        self._given.take(self._workspace.given)
 
     def _finish(self) -> None:
         """Nothing can be put back from here on; all is cleaned up that can be."""
@@ -254,7 +260,7 @@ class Batch:
             filesystem.rename(directory, temporary, directory, name, RENAME_NOREPLACE)
             self._begin()
         except FileExistsError as error:
-            found = self._workspace.entry(directory, name, path, with_tree=False)
+            found = self._workspace.entry(directory, name, path, ABSENT, with_tree=False)
             require(action.index, path, ABSENT, found)
             raise stale(action.index, path, "nothing", "something that came and went") from error
 
@@ -281,8 +287,8 @@ class Batch:
             directory,
             name,
             path,
+            expected,
             with_tree=expected.tree is not None,
-            hashed_size=expectation.hashed_size(expected),
         )
         require(action.index, path, expected, found, renamed=True)
         return found
@@ -302,6 +308,7 @@ class Batch:
                 hashed_size=expectation.hashed_size(action.step.after),
             )
             wanted = replace(action.step.after, mtime_ns=None)
+            found = self._workspace.seen(target, wanted, found)
             require(action.index, target, wanted, found, renamed=True)
             # linkat(2): the way without CAP_DAC_READ_SEARCH to link just this inode.
             source = filesystem.by_descriptor(descriptor)
@@ -367,10 +374,13 @@ class Batch:
         try:
             status = filesystem.status(descriptor)
             found = tree.describe(descriptor, status, identity=self._workspace.identity)
-            found = self._workspace.as_meant(found)
+            found = self._workspace.seen(step.path, step.before, found)
             require(action.index, step.path, step.before, found, renamed=self._reverse)
             self._begin()
             set_state(descriptor, step.after, status, keep_open=True)
+            self._workspace.given.changed(
+                step.path, found, step.after, filesystem.status(descriptor)
+            )
             if step.after.type == "directory":
                 self._workspace.kept_open[status.identity] = step.after.mode
         finally:

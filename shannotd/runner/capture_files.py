@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import replace
-from typing import AbstractSet, Callable, Dict, List, Optional, Set, Tuple
+from typing import AbstractSet, Callable, Dict, List, Optional, Set
 
 from shannotd.runner import filesystem, tree
 from shannotd.runner.before import Before
@@ -188,19 +188,9 @@ class Files:
             os.close(descriptor)
         self.versions[path] = version(status)
         inode = (status.st_dev, status.st_ino) if status.st_nlink > 1 else None
-        if change is not None and change.step.change == "metadata" and self._is_told(inode, path):
-            return
         if change is not None and change.step.change != "metadata":
             change.inode = inode
         elif inode is not None:
             self._findings.kept_inodes.setdefault(inode, path)
         if change is not None:
             self._findings.add(self._findings.body, change)
-
-    def _is_told(self, inode: Optional[Tuple[int, int]], path: str) -> bool:
-        """Whether metadata of a file were told under another name that it had before, too."""
-        other = None if inode is None else self._findings.kept_inodes.get(inode)
-        if other is None or self._is_scratch(other) != self._is_scratch(path):
-            return False
-        one, two = self._before.history.versions.get(other), self._before.history.versions.get(path)
-        return one is not None and two is not None and one[:2] == two[:2] == inode

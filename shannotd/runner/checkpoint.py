@@ -20,6 +20,7 @@ from typing import AbstractSet, Dict, List, Optional, Tuple
 from shannotd.runner import filesystem, journal, saved, staging, tree
 from shannotd.runner.filesystem import Descent, Status
 from shannotd.runner.frames import RunnerError
+from shannotd.runner.given import Given
 from shannotd.runner.journal import Journal
 from shannotd.runner.plan import FileState, TreeSummary
 from shannotd.runner.saved import Saved, SavedEntry, Stored
@@ -159,8 +160,9 @@ class Checkpoint:
             os.ftruncate(self._contents, 0)
             os.close(one)
 
-    def save(self, action: Action, excluded: AbstractSet[str]) -> None:
-        """Save what `action` displaces or changes; paths in `excluded` went elsewhere before.
+    def save(self, action: Action, excluded: AbstractSet[str], given: Given) -> None:
+        """Save what `action` displaces or changes; paths in `excluded` went elsewhere before. What
+        earlier steps have `given` to files in a directory is not how they were there.
 
         :raises RunnerError: `checkpoint_failed`: not all of it can be; `stale`.
         """
@@ -176,7 +178,7 @@ class Checkpoint:
                 stored = self._store(found.data, state.sha256)
                 entries = [SavedEntry("", state, stored)]
             else:
-                entries = self._look(action, here, found, excluded)
+                entries = self._look(action, here, found, excluded, given)
         except MountInside as error:
             raise _failed(action, f"something is mounted at {error}") from error
         except OSError as error:
@@ -197,13 +199,18 @@ class Checkpoint:
         self._unwritten[index] = replace(self._unwritten[index], left=state)
 
     def _look(
-        self, action: Action, here: str, found: Entry, excluded: AbstractSet[str]
+        self,
+        action: Action,
+        here: str,
+        found: Entry,
+        excluded: AbstractSet[str],
+        given: Given,
     ) -> List[SavedEntry]:
         """Entries for all that is at `here` now, which is what was `found` there."""
         parent, _, name = here.rpartition("/")
         directory = filesystem.open_directory(parent or "/")
         try:
-            return self._entries(action, directory, name, found, excluded)
+            return self._entries(action, directory, name, found, excluded, given)
         finally:
             os.close(directory)
 
@@ -214,6 +221,7 @@ class Checkpoint:
         name: str,
         found: Entry,
         excluded: AbstractSet[str],
+        given: Given,
     ) -> List[SavedEntry]:
         descriptor = os.open(name, filesystem.O_PATH, dir_fd=directory)
         try:
@@ -229,11 +237,13 @@ class Checkpoint:
             if not stat.S_ISDIR(status.mode):
                 return [first]
             assert action.here is not None
-            return [first, *self._below(descriptor, action.here, excluded)]
+            return [first, *self._below(descriptor, action.here, excluded, given)]
         finally:
             os.close(descriptor)
 
-    def _below(self, directory: int, path: str, excluded: AbstractSet[str]) -> List[SavedEntry]:
+    def _below(
+        self, directory: int, path: str, excluded: AbstractSet[str], given: Given
+    ) -> List[SavedEntry]:
         """Everything in the tree at `path`, a directory before what is in it."""
         entries: List[SavedEntry] = []
         top = _open_listed(directory, path)
@@ -254,7 +264,11 @@ class Checkpoint:
                     status = filesystem.status(descriptor)
                     if status.mount_root:
                         raise MountInside(full)
-                    entries.append(self._named(descriptor, status, relative, full))
+                    one = self._named(descriptor, status, relative, full)
+                    was = given.original(status)
+                    if was is not None:
+                        one = replace(one, state=_with_metadata(one.state, was))
+                    entries.append(one)
                     if stat.S_ISDIR(status.mode):
                         descent.enter(_open_listed(descriptor, full))
                         pending.append(None)

@@ -140,16 +140,15 @@ class Conflicts:
             directory, status = self._workspace.directories.get(parent)
             if not name:
                 found = tree.describe(directory, status, identity=self._workspace.identity)
-            else:
-                found = self._workspace.entry(
-                    directory,
-                    name,
-                    path,
-                    with_tree=not metadata,
-                    excluded=self._course.moved,
-                    hashed_size=expectation.hashed_size(expected),
-                )
-            return self._course.seen(path, found)
+                return self._workspace.seen(path, expected, found)
+            return self._workspace.entry(
+                directory,
+                name,
+                path,
+                expected,
+                with_tree=not metadata,
+                excluded=self._course.moved,
+            )
         except MountInside as error:
             raise _obstacle(path, expected, f"something is mounted at {error}") from error
         except OSError as error:

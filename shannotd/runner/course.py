@@ -5,11 +5,9 @@ The steps of a plan follow each other: one says `d/f` of what an earlier one ren
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Dict, Optional, Set
 
-from shannotd.runner.plan import FileState, FileStep
-from shannotd.runner.tree import Entry
+from shannotd.runner.plan import FileStep
 
 
 class Course:
@@ -22,8 +20,6 @@ class Course:
         self.moved: Set[str] = set()
         # Where on the untouched host the names are of what steps have written anew, by their paths.
         self._written: Dict[str, str] = {}
-        # The metadata that steps gave to what is at a path of the untouched host.
-        self._metadata: Dict[str, FileState] = {}
 
     def before(self, path: str) -> Optional[str]:
         """Where what is at `path` after the steps so far was before them.
@@ -40,26 +36,11 @@ class Course:
             above = above.rpartition("/")[0]
         return path
 
-    def seen(self, path: str, found: Entry) -> Entry:
-        """What was `found` at `path` of the untouched host, as it is after the steps so far."""
-        given = self._metadata.get(path)
-        if given is None or found.status is None:
-            return found
-        state = replace(
-            found.state, mode=given.mode, uid=given.uid, gid=given.gid, xattrs=given.xattrs
-        )
-        status = found.status
-        if given.mtime_ns is not None:
-            status = status._replace(mtime_ns=given.mtime_ns)
-        return replace(found, state=state, status=status)
-
     def add(self, step: FileStep) -> None:
         """Take in the next step."""
         if step.change == "metadata":
-            was = self.before(step.path)
-            if was is not None:
-                self._metadata[was] = step.after
-        elif step.change == "rename":
+            return
+        if step.change == "rename":
             assert step.old_path is not None
             self._rename(step.old_path, step.path, directory=step.before.type == "directory")
         else:

@@ -12,6 +12,7 @@ from typing import AbstractSet, Dict, List, Optional, Sequence, Tuple
 from shannotd.runner.delta import lineage
 from shannotd.runner.needed import argument_paths, runs
 from shannotd.runner.plan import CommandStep, FileStep
+from shannotd.runner.twins import Twins
 from shannotd.runner.world import World, alike, alike_below
 
 
@@ -56,6 +57,7 @@ class _Comparison:
         # The host with all steps, and without those that go.
         self._whole = World()
         self._rest = World(self._whole.facts)
+        self._twins = Twins()
         self._gone = _Gone()
         self._missed: List[Missed] = []
 
@@ -71,16 +73,29 @@ class _Comparison:
                 else:
                     self._look_at_command(index, step)
             elif isinstance(step, FileStep) and not step.scratch:
-                path = None if index in dropped else self._obstacle(step)
-                if path is not None:
-                    needs.append(Need(index, self._gone.nearest(path), path))
-                if path is not None or index in dropped:
+                need = None if index in dropped else self._need(steps, index, dropped)
+                if need is not None:
+                    needs.append(need)
+                if need is not None or index in dropped:
                     self._gone.add(index, step)
                 else:
                     self._look_above(index, step)
                     self._rest.add(step)
+                    self._twins.add(step)
                 self._whole.add(step)
         return Dependents(tuple(needs), tuple(self._missed))
+
+    def _need(
+        self, steps: Sequence[object], index: int, dropped: AbstractSet[int]
+    ) -> Optional[Need]:
+        step = steps[index]
+        assert isinstance(step, FileStep)
+        path = self._obstacle(step)
+        if path is not None:
+            return Need(index, self._gone.nearest(path), path)
+        # What it gives to one name the others would get as well, and no step would say so.
+        twin = self._twins.left_out(steps, index, {*dropped, *self._gone.paths.values()})
+        return None if twin is None else Need(index, twin, step.path)
 
     def _obstacle(self, step: FileStep) -> Optional[str]:
         """The path that is not as the step must find it; None where all is."""

@@ -7,8 +7,8 @@ a crash as well.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Dict, Optional
+from dataclasses import dataclass, replace
+from typing import Any, Dict, Optional, Tuple
 
 from shannotd.runner.filesystem import Lasting
 from shannotd.runner.plan import FileStep
@@ -44,6 +44,45 @@ class Intent:
 def rides(intent: Intent, step: FileStep) -> bool:
     """Whether the step's file is made inside a new directory, and comes and goes with it."""
     return step.change == "create" and intent.temporary is None
+
+
+class Made:
+    """What the steps of a batch have made so far, by its path: a later one may move or change it.
+
+    So does a batch that takes back others: what a step deleted is made anew, and then gets the
+    metadata that it had before another.
+    """
+
+    def __init__(self) -> None:
+        # Which inode, and the time that its content has.
+        self._at: Dict[str, Tuple[Optional[Lasting], Optional[int]]] = {}
+
+    def follow(self, intent: Intent, step: FileStep) -> Intent:
+        """The intent of the next step, with what it moves or changes if that was made."""
+        if step.change == "rename":
+            assert step.old_path is not None
+            return self._rename(intent, step.old_path, step.path)
+        if step.change == "metadata":
+            return self._change(intent, step)
+        self._at.pop(step.path, None)
+        if step.change != "delete":
+            self._at[step.path] = intent.inode, intent.written_ns
+        return intent
+
+    def _rename(self, intent: Intent, old: str, new: str) -> Intent:
+        for path in [path for path in self._at if path == old or path.startswith(old + "/")]:
+            self._at[new + path[len(old) :]] = self._at.pop(path)
+        if new not in self._at:
+            return intent
+        return replace(intent, inode=self._at[new][0])
+
+    def _change(self, intent: Intent, step: FileStep) -> Intent:
+        if step.path not in self._at:
+            return intent
+        inode, mtime_ns = self._at[step.path]
+        if step.after.mtime_ns is not None:
+            self._at[step.path] = inode, step.after.mtime_ns
+        return replace(intent, inode=inode, mtime_ns=mtime_ns)
 
 
 def encode(intent: Intent) -> Dict[str, object]:

@@ -96,18 +96,18 @@ class Starting:
         directory, status = self._workspace.directory(parent, action.index)
         if not name:
             found = tree.describe(directory, status, identity=self._workspace.identity)
+            found = self._workspace.seen(path, expected, found)
         else:
             found = self._workspace.entry(
                 directory,
                 name,
                 path,
+                expected,
                 with_tree=expected.tree is not None,
                 excluded=self._course.moved,
                 each=partial(self._removable, step) if _removes(step) else None,
                 keep=step.change in ("modify", "append", "delete"),
-                hashed_size=expectation.hashed_size(expected),
             )
-        found = self._course.seen(path, found)
         if found.status is not None:
             reason = self._obstacles.of_target(step, path, directory, found.status)
             if reason is not None:
@@ -116,6 +116,8 @@ class Starting:
         if step.change == "append":
             return self._appendable(action, directory, name, found)
         require(action.index, path, expected, found, renamed=self._reverse)
+        if step.change == "metadata":
+            self._workspace.given.intend(step.path, found, step.after)
         return expected
 
     def _removable(self, step: FileStep, path: str, status: Status) -> None:

@@ -25,7 +25,7 @@ ACCESS_ACL = "system.posix_acl_access"
 DEFAULT_ACL = "system.posix_acl_default"
 CAPABILITY = "security.capability"
 LABEL = "security.selinux"
-_RECORDED = frozenset((ACCESS_ACL, DEFAULT_ACL, CAPABILITY, LABEL))
+RECORDED = frozenset((ACCESS_ACL, DEFAULT_ACL, CAPABILITY, LABEL))
 
 DEVICES = ("character", "block")
 _TYPES = {
@@ -57,6 +57,8 @@ class Entry:
 NOTHING = Entry(ABSENT)
 
 Visit = Callable[[str, Status], None]
+# How a file with several names was before something that does not count; None where it is so.
+Original = Callable[[Status], Optional[Entry]]
 
 
 def file_type(mode: int) -> str:
@@ -129,7 +131,7 @@ def describe(
     readable = may_read(status, identity, acl=ACCESS_ACL in xattrs)
     if not readable:
         # These need read permission (xattr(7)), which the identity lacks when it applies.
-        xattrs = {name: value for name, value in xattrs.items() if name in _RECORDED}
+        xattrs = {name: value for name, value in xattrs.items() if name in RECORDED}
     if kind != "file":
         # Which device it is, is all there is to a device.
         device = "{}:{}".format(*status.special) if kind in DEVICES else None
@@ -230,7 +232,7 @@ def read_xattrs(path: str) -> Dict[str, str]:
         raise
     found: Dict[str, str] = {}
     for name in names:
-        if name.startswith("user.") or name in _RECORDED:
+        if name.startswith("user.") or name in RECORDED:
             try:
                 found[name] = os.getxattr(path, name).hex()
             except OSError as error:
@@ -247,6 +249,7 @@ def summarise(
     excluded: AbstractSet[str] = frozenset(),
     ignored_prefix: Optional[str] = None,
     each: Optional[Visit] = None,
+    original: Optional[Original] = None,
 ) -> TreeSummary:
     """The whole tree below `directory` (O_PATH suffices), which is at `path`.
 
@@ -254,11 +257,11 @@ def summarise(
     directories also size and modification time, and a link's target. Paths in `excluded`
     are left out with what is below them, as are names that begin with `ignored_prefix`.
     A directory that `identity` cannot read counts as an entry only. `each` is called with the
-    path and status of every entry that counts.
+    path and status of every entry that counts. Where `original` tells how one was, that counts.
 
     :raises MountInside: something is mounted in the tree.
     """
-    reader = _TreeReader(identity, excluded, ignored_prefix, each)
+    reader = _TreeReader(identity, excluded, ignored_prefix, each, original)
     return reader.read(directory, path)
 
 
@@ -269,8 +272,10 @@ class _TreeReader:
         excluded: AbstractSet[str],
         ignored_prefix: Optional[str],
         each: Optional[Visit],
+        original: Optional[Original],
     ) -> None:
         self._each = each
+        self._original = original
         self._identity = identity
         self._excluded = excluded
         self._ignored_prefix = ignored_prefix
@@ -334,14 +339,21 @@ class _TreeReader:
                 raise MountInside(f"{top}/{relative}")
             elif stat.S_ISLNK(status.st_mode):
                 size, target = 0, os.readlink(found.name, dir_fd=directory)
+            mode, uid, gid = status.st_mode, status.st_uid, status.st_gid
+            was = self._before(directory, found.name, status)
+            if was is not None:
+                mode, uid, gid, time = was.mode, was.uid, was.gid, was.mtime_ns
             self._entries += 1
             self._size += size
-            record = (
-                f"{relative}\0{status.st_mode:o}\0{status.st_uid}\0{status.st_gid}"
-                f"\0{size}\0{time}\0{target}\0"
-            )
+            record = f"{relative}\0{mode:o}\0{uid}\0{gid}\0{size}\0{time}\0{target}\0"
             self._hash.update(record.encode("utf-8", "surrogateescape"))
         return directories
+
+    def _before(self, directory: int, name: str, found: os.stat_result) -> Optional[Status]:
+        if self._original is None or found.st_nlink < 2 or stat.S_ISDIR(found.st_mode):
+            return None
+        was = self._original(filesystem.status_at(directory, name))
+        return None if was is None else was.status
 
 
 def _is_mount(directory: int, name: str) -> bool:

@@ -72,9 +72,16 @@ class _Undo:
         self._undone = Undone()
         # What may be in new directories, by the path that it has while they are in place.
         self._riding: Dict[str, _New] = {}
+        # All that is new.
+        self._made: Set[Optional[Lasting]] = set()
 
     def run(self, intents: Sequence[Tuple[Intent, FileStep]], begun: int) -> Undone:
         """See `undo`."""
+        self._made = {
+            intent.inode
+            for intent, step in intents
+            if step.change not in ("rename", "metadata", "delete")
+        }
         for intent, step in intents[begun:]:
             self._note_new(intent, step)
         for intent, step in reversed(intents[:begun]):
@@ -300,6 +307,8 @@ class _Undo:
         if here is None:
             return
         if here.inode != intent.inode[0]:
+            if intent.inode in self._made:
+                return  # what takes that place was not made yet
             if old is None or old.inode != intent.inode[0]:
                 raise OSError(errno.ESTALE, _REPLACED, intent.path)
             return
@@ -320,13 +329,20 @@ class _Undo:
 
     def _metadata(self, intent: Intent, step: FileStep) -> None:
         assert intent.inode is not None
-        directory, _ = self._directories.get(intent.parent)
+        made = intent.inode in self._made
         try:
+            directory, _ = self._directories.get(intent.parent)
             descriptor = os.open(intent.name or ".", filesystem.O_PATH, dir_fd=directory)
-        except FileNotFoundError:
+        except OSError as error:
+            if made and error.errno in _GONE:
+                return  # it was not made yet
+            if not isinstance(error, FileNotFoundError):
+                raise
             raise OSError(errno.ESTALE, _REPLACED, intent.path) from None
         try:
             status = filesystem.status(descriptor)
+            if made and status.lasting != intent.inode:
+                return
             found = tree.describe(descriptor, status, identity=self._identity)
             changed = status.inode == intent.inode[0] and between(found.state, step)
             if not changed:

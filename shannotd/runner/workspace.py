@@ -11,6 +11,7 @@ from shannotd.runner import expectation, filesystem, tree
 from shannotd.runner.directories import Directories
 from shannotd.runner.filesystem import Status
 from shannotd.runner.frames import RunnerError
+from shannotd.runner.given import Given
 from shannotd.runner.plan import FileState, FileStep, Identity
 from shannotd.runner.tree import Entry, MountInside
 
@@ -55,8 +56,10 @@ class Action:
 class Workspace:
     """The directories of one batch, and looking at what is in them."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, given: Optional[Given] = None) -> None:
+        """`given` is what earlier batches gave to files; what this one gives is added."""
         self.identity = identity
+        self.given = Given() if given is None else given
         self.directories = Directories()
         self.prefix = f"{TEMPORARY}{os.urandom(8).hex()}-"
         # Directories whose mode was widened for the batch: by inode, path and mode before.
@@ -71,7 +74,11 @@ class Workspace:
         self._names += 1
         return f"{self.prefix}{self._names}"
 
-    def as_meant(self, found: Entry) -> Entry:
+    def seen(self, path: str, expected: FileState, found: Entry) -> Entry:
+        """What was `found` at `path`, without what this batch or the steps so far made of it."""
+        return self.given.seen(path, expected, self._as_meant(found))
+
+    def _as_meant(self, found: Entry) -> Entry:
         """`found` with the mode that it has but for the batch, which needs access meanwhile."""
         if found.status is None:
             return found
@@ -111,25 +118,28 @@ class Workspace:
         directory: int,
         name: str,
         path: str,
+        expected: FileState,
         *,
         with_tree: bool,
         excluded: AbstractSet[str] = frozenset(),
         each: Optional[tree.Visit] = None,
         keep: bool = False,
-        hashed_size: Optional[int] = None,
     ) -> Entry:
-        """What is at `name` in `directory`, which is at `path`; what the batch staged is not.
+        """What is `seen` at `name` in `directory`, which is at `path`; not what the batch staged.
 
         `excluded` and `each` as for the tree's summary. With `keep` a small content comes along.
-        A file of `hashed_size` bytes is hashed however large it is.
         """
         kept = min(_KEPT_BYTES, self._room) if keep else 0
         found = tree.entry(
-            directory, name, identity=self.identity, keep=kept, hashed_size=hashed_size
+            directory,
+            name,
+            identity=self.identity,
+            keep=kept,
+            hashed_size=expectation.hashed_size(expected),
         )
         if kept and found.data is not None:
             self._room -= len(found.data)
-        found = self.as_meant(found)
+        found = self.seen(path, expected, found)
         if not with_tree or found.state.type != "directory":
             return found
         looked = os.open(name, filesystem.O_DIRECTORY_PATH, dir_fd=directory)
@@ -141,6 +151,7 @@ class Workspace:
                 excluded=excluded,
                 ignored_prefix=self.prefix,
                 each=each,
+                original=self.given.original,
             )
         finally:
             os.close(looked)

@@ -98,6 +98,14 @@ class Plot:
         who = None if self.bench.account is None else overlays.who(self.bench.account)
         overlays.in_child(work, who)
 
+    def dry_run_at_once(self, phases: Sequence[operations.Phase]) -> Outcome:
+        """What the script would do, without any command."""
+        everything = [operation for phase in phases for operation in phase]
+        script = (
+            f"{inspect.getsource(operations)}\nperform({str(self.top / 'host')!r}, {everything})"
+        )
+        return self.bench.run("python", script, cwd="/")
+
     def dry_run(self, phases: Sequence[operations.Phase]) -> Outcome:
         """What the script would do."""
         script = _SCRIPT.format(
@@ -215,6 +223,22 @@ def many(count: int) -> settings:
 @example([], [[("write", "a", "")], [("attribute", "a", "x")]], True)
 @example([], [[("rename-file", "a", "n")], [("mode", "n", 0o600)]], True)
 @example([], [[("mkdir", "n"), ("write", "n/a", "")], [("write", "n/a", "one\n")]], True)
+@example([], [[("link", "a", "n")], [("mode", "a", 0o600)]], True)
+@example([], [[("link", "a", "n")], [("mode", "a", 0o600)], [("write", "a", "")]], False)
+@example(
+    [],
+    [
+        [("rename-file", "b", "a"), ("link", "d/e/a", "b")],
+        [("remove", "d"), ("mode", "b", 0o600)],
+        [],
+    ],
+    True,
+)
+@example(
+    [],
+    [[("rename-file", "b", "a"), ("link", "a", "b"), ("write", "a", "")], [("mode", "a", 0o600)]],
+    True,
+)
 @pytest.mark.parametrize("share", range(2))
 def test_any_script(bench: Bench, share: int, tree: Any, phases: Any, fails: bool) -> None:
     check(bench, tree, phases, fails=fails)

@@ -135,6 +135,43 @@ def test_what_needs_one_that_cannot_stay_goes_too() -> None:
     assert dependents(steps, {2}).needs == (Need(6, 2, "/x"),)
 
 
+PRIVATE = replace(FILE, mode=0o600)
+NAMES = [
+    create("/a"),
+    create("/b", link_to="/a"),
+    create("/c", link_to="/b"),
+    rename("/c", "/d"),
+    command(),
+    chmod("/a", FILE, 0o600),
+    chmod("/b", FILE, 0o600),
+    chmod("/d", FILE, 0o600),
+]
+
+
+def test_what_one_name_of_a_file_is_given_the_others_are() -> None:
+    assert needing(NAMES, 5) == [(6, 5), (7, 6)]
+    assert needing(NAMES, 6) == [(5, 6), (7, 6)]
+    assert needing(NAMES, 7) == [(5, 7), (6, 5)]
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        # One that is no name of it any more, or is not made.
+        [*NAMES[:4], modify("/b", after=FILE), *NAMES[4:], delete("/b", PRIVATE)],
+        # In another batch the other names have got it already, or will.
+        [*NAMES[:6], command(), NAMES[6], delete("/b", PRIVATE)],
+    ],
+)
+def test_what_a_name_that_was_parted_is_given_is_its_own(steps: list[object]) -> None:
+    (dropped,) = (i for i, step in enumerate(steps) if step is NAMES[6])
+    assert needing(steps, dropped) == [(len(steps) - 1, dropped)]
+
+
+def test_a_name_that_is_not_made_is_given_nothing() -> None:
+    assert needing(NAMES[:7], 1) == [(2, 1), (3, 2), (6, 1)]
+
+
 def test_what_is_made_and_removed_again_is_needed_by_nothing_else() -> None:
     steps = [create("/d/f"), command("/d/f"), delete("/d/f"), delete("/d", TREE)]
     assert needing(steps, 0) == [(2, 0)]

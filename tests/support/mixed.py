@@ -45,6 +45,8 @@ LAYOUT: Phase = [
     ("write", "opaque/sub/deep", "deep\n"),
     ("write", "twin", "twin\n"),
     ("link", "twin", "d/twin"),
+    ("write", "brother", "brothers\n"),
+    ("link", "brother", "d/brother"),
     ("write", "file-to-directory", "file\n"),
     ("mkdir", "directory-to-file"),
     ("write", "directory-to-file/inner", "inner\n"),
@@ -71,6 +73,7 @@ PHASES: Sequence[Phase] = [
         ("chmod", "d", 0o700),
         ("remove", "d/link"),
         ("symlink", "d/link", "log"),
+        ("chmod", "d/brother", 0o640),
         ("write", "one", "two names\n"),
         ("link", "one", "another"),
         ("remove", "twin"),
@@ -94,6 +97,10 @@ PHASES: Sequence[Phase] = [
         ("remove", "opaque/new"),
         ("chmod", "d/file", 0o755),
         ("age", "another"),
+        ("chmod", "another", 0o600),
+        ("chmod", "brother", 0o600),
+        ("remove", "d/mode"),
+        ("remove", "renamed"),
     ],
 ]
 # What a command does: the names that it sees, on a line in a file beside.

@@ -66,7 +66,8 @@ class Model:
         if state.type != "directory":
             return state
         below = sorted(one for one in self.nodes if one.startswith(path + "/"))
-        text = repr([(one[len(path) :], self.nodes[one]) for one in below])
+        # Whether a directory of the host's was empty, no step tells: so it counts which one it is.
+        text = repr([(one[len(path) :], self.nodes[one]) for one in (path, *below)])
         return replace(
             state, tree=TreeSummary(len(below), 0, hashlib.sha256(text.encode()).hexdigest())
         )

@@ -1,0 +1,142 @@
+"""What the steps of an apply gave to files, by inode: all names of a file change with one.
+
+In the sandbox names of one file may have parted, and a plan tells each of them by its path. So what
+is found at one of them may be what an earlier step did through another: that is nobody else's
+doing, and counts as what the plan expects there (P2). All here is pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Dict, List, Optional, Tuple
+
+from shannotd.runner.filesystem import Identity, Status
+from shannotd.runner.plan import FileState
+from shannotd.runner.tree import RECORDED, Entry
+
+
+@dataclass(frozen=True)
+class _Look:
+    """The metadata that an inode has at some moment, and what is known of its content."""
+
+    state: FileState
+    status: Status
+
+    def is_expected(self, expected: FileState) -> bool:
+        """Whether a plan `expected` these metadata."""
+        one, two = self.state, expected
+        same = (one.mode, one.uid, one.gid, one.xattrs) == (two.mode, two.uid, two.gid, two.xattrs)
+        return same and expected.mtime_ns in (None, self.status.mtime_ns)
+
+    def is_still(self, found: Entry) -> bool:
+        """Whether `found`, the same inode, is just so."""
+        assert found.status is not None
+        one, two = self.state, found.state
+        if (one.type, one.mode, one.uid, one.gid) != (two.type, two.mode, two.uid, two.gid):
+            return False
+        if one.type == "directory":
+            return one.xattrs == two.xattrs
+        if (self.status.size, self.status.mtime_ns) != (found.status.size, found.status.mtime_ns):
+            return False
+        if None in (one.sha256, two.sha256):  # who may not read it sees fewer attributes as well
+            return _recorded(one) == _recorded(two)
+        return (one.sha256, one.xattrs) == (two.sha256, two.xattrs)
+
+    def on(self, found: Entry, now: _Look) -> Entry:
+        """`found`, which is as `now`, with these metadata instead."""
+        assert found.status is not None
+        one, status = self.state, found.status
+        state = replace(found.state, mode=one.mode, uid=one.uid, gid=one.gid, xattrs=one.xattrs)
+        if state.sha256 is None and one.sha256 is not None:
+            # A step has taken the right to read it from the identity.
+            state = replace(state, sha256=one.sha256, fingerprint=None)
+        if status.ctime_ns == now.status.ctime_ns:
+            status = status._replace(ctime_ns=self.status.ctime_ns)
+        return replace(found, state=state, status=status._replace(mtime_ns=self.status.mtime_ns))
+
+
+def _recorded(state: FileState) -> Dict[str, str]:
+    return {name: value for name, value in state.xattrs.items() if name in RECORDED}
+
+
+class Given:
+    """Remembers them from the first step on that changes an inode's metadata."""
+
+    def __init__(self) -> None:
+        # The looks that an inode has had or will have, in order, and how it really is.
+        self._looks: Dict[Identity, List[_Look]] = {}
+        self._now: Dict[Identity, _Look] = {}
+        # What was last given to one by each of its paths.
+        self._by_path: Dict[Tuple[Identity, str], _Look] = {}
+
+    def copy(self) -> Given:
+        """Another one that knows the same, for a batch that may fail."""
+        other = Given()
+        other.take(self)
+        return other
+
+    def take(self, other: Given) -> None:
+        """Know what `other` knows: its batch is done."""
+        self._looks = {identity: list(looks) for identity, looks in other._looks.items()}
+        self._now = dict(other._now)
+        self._by_path = dict(other._by_path)
+
+    def intend(self, path: str, found: Entry, after: FileState) -> None:
+        """A step is going to give `after` to what was `found` at `path`, which is as it expects."""
+        if found.status is None:
+            return
+        identity = found.status.identity
+        first = _Look(found.state, found.status)
+        self._now.setdefault(identity, first)
+        look = self._by_path[identity, path] = _after(first, after)
+        self._looks.setdefault(identity, [first]).append(look)
+
+    def changed(self, path: str, found: Entry, after: FileState, status: Status) -> None:
+        """A step has done so, which has the `status` now."""
+        assert found.status is not None
+        first = _Look(found.state, found.status)
+        planned = _after(first, after)
+        look = replace(planned, status=status)
+        identity = status.identity
+        self._now[identity] = self._by_path[identity, path] = look
+        # Of what the batch has made itself, no step intended anything when all was looked at.
+        looks = self._looks.get(identity, [first, planned])
+        self._looks[identity] = [look if one == planned else one for one in looks]
+
+    def seen(self, path: str, expected: FileState, found: Entry) -> Entry:
+        """What was `found` at `path`, as it is `expected` if it was so at any of the steps."""
+        if not self._looks or found.status is None:
+            return found
+        identity = found.status.identity
+        looks = self._looks.get(identity)
+        now = self._now.get(identity)
+        if looks is None or now is None or not now.is_still(found):
+            return found
+        # The one of just this path is the right one, if only a time that no step tells differs.
+        known = self._by_path.get((identity, path))
+        if known is None and found.status.links == 1:
+            known = now
+        likely = looks if known is None else [known, *looks]
+        look = next((one for one in likely if one.is_expected(expected)), looks[-1])
+        return look.on(found, now)
+
+    def original(self, status: Status) -> Optional[Entry]:
+        """The metadata that the inode had before the steps; None where none of them changed it, or
+        it is not as they left it."""
+        identity = status.identity
+        if identity not in self._looks:
+            return None
+        now, first = self._now[identity].status, self._looks[identity][0]
+        as_left = (now.mode, now.uid, now.gid, now.size, now.mtime_ns)
+        is_now = (status.mode, status.uid, status.gid, status.size, status.mtime_ns)
+        return Entry(first.state, first.status) if as_left == is_now else None
+
+
+def _after(look: _Look, after: FileState) -> _Look:
+    """The same inode with the metadata of `after`."""
+    state = look.state
+    state = replace(state, mode=after.mode, uid=after.uid, gid=after.gid, xattrs=after.xattrs)
+    status = look.status
+    if after.mtime_ns is not None:
+        status = status._replace(mtime_ns=after.mtime_ns)
+    return _Look(state, status)
