@@ -33,15 +33,15 @@ for number in range(writes):
 
 def measure(bench: Bench, count: int, few: int = 1000, many: int = 10_000) -> Iterator[Row]:
     """`few` files written beside the plain write, `many` beside the few, and reads."""
-    written_few, plain_few = _write(bench, count, few)
+    written_few, plain_few, _ = _write(bench, count, few)
     yield ratio_row(
         f"{few:,} files written: run, capture, diff, store",
         written_few,
         [("plain write", plain_few)],
         most=4,
     )
-    written_many, plain_many = _write(bench, count, many)
-    growth = written_many.median / written_few.median
+    written_many, plain_many, beside = _write(bench, count, many, few)
+    growth = written_many.median / beside.median
     yield Row(
         what=f"{many:,} files written",
         median=milliseconds(written_many.median),
@@ -54,8 +54,11 @@ def measure(bench: Bench, count: int, few: int = 1000, many: int = 10_000) -> It
     yield _read_and_write(bench, count, few, few // 10)
 
 
-def _write(bench: Bench, count: int, files: int) -> tuple[Figures, Figures]:
-    """The dry run and the plain write of so many files into a new directory."""
+def _write(
+    bench: Bench, count: int, files: int, beside: int = 1
+) -> tuple[Figures, Figures, Figures]:
+    """The dry run and the plain write of so many files into a new directory, and the dry run of
+    so many others `beside` them."""
     script = bench.directory / "write.py"
     script.write_text(WRITE)
     # A new directory each time, removed at the end: ext4 searches long for inodes that were
@@ -63,11 +66,10 @@ def _write(bench: Bench, count: int, files: int) -> tuple[Figures, Figures]:
     target = bench.directory / "written"
     target.mkdir()
     numbers = itertools.count()
-    submission = python(WRITE, str(target / "dry"), str(files))
 
-    def ours() -> float:
+    def ours(files: int) -> float:
         bench.settle()
-        seconds, session = bench.dry_run(submission)
+        seconds, session = bench.dry_run(python(WRITE, str(target / "dry"), str(files)))
         bench.reject(session)
         return seconds
 
@@ -75,9 +77,9 @@ def _write(bench: Bench, count: int, files: int) -> tuple[Figures, Figures]:
         bench.settle()
         return timed_command(PYTHON, str(script), str(target / str(next(numbers))), str(files))
 
-    written, bare = interleave(count, ours, plain)
+    written, bare, others = interleave(count, lambda: ours(files), plain, lambda: ours(beside))
     shutil.rmtree(target)
-    return written, bare
+    return written, bare, others
 
 
 def _read_and_write(bench: Bench, count: int, reads: int, writes: int) -> Row:

@@ -21,7 +21,7 @@ from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.holders import holders
 from shannotd.runner.obstacles import protected_paths
 from shannotd.runner.orders import Orders
-from shannotd.runner.outcome import Part, apply_over, command_result, parts
+from shannotd.runner.outcome import Part, apply_over, command_result, parts, told
 from shannotd.runner.plan import CommandStep, FileStep, Plan
 from shannotd.runner.resume import settle_all
 from shannotd.runner.sealed import opened
@@ -172,8 +172,8 @@ class _Teller:
         if self.lost is not None:
             return
         try:
-            for index, result in sorted(new.items()):
-                self._orders.hold({"event": "step", "index": index, "applied": result})
+            for event in told(new):
+                self._orders.hold(event)
             self._orders.flush()
         except Closed as error:
             self.lost = error

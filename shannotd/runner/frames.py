@@ -82,14 +82,14 @@ Apply. The daemon sends one frame and then answers each `need`:
     <- {event: "command", index, exit_status: int|null, signal: int|null,
         stopped: null|"seconds"|"output_bytes"|"cancelled"|"not_started",
         duration, truncated: [stream], left: int}       (`left`: processes that it left behind)
-    <- {event: "step", index, applied: "done"|"failed"|"stale"|"skipped"|"undone"|"in_doubt"}
+    <- {event: "steps", first, last, applied: "done"|"failed"|"stale"|"skipped"|"undone"|"in_doubt"}
     <- {event: "error", code: "stale"|"apply_failed"|..., details}    (what stopped it)
     <- {event: "end"}
 
 `undone` comes after `done` where a failure had the runner take back what was applied. `in_doubt` is
 a command that was running when its apply was cut short.
 
-Resume. The daemon sends one frame, and gets `step`, `error` and `end` as above when the apply of
+Resume. The daemon sends one frame, and gets `steps`, `error` and `end` as above when the apply of
 that session has ended, or was brought to an end:
 
     {op: "resume", session}

@@ -22,6 +22,7 @@ import json
 import os
 import zlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Dict, List, Optional, Sequence
 
 from shannotd.runner import filesystem
@@ -73,14 +74,26 @@ class Journal:
 
 @dataclass
 class BatchState:
-    """How far a batch came: `phase` is the last of its points. `reverse` is one of a rollback."""
+    """How far a batch came: `phase` is the last of its points. `reverse` is one of a rollback,
+    `encoded` its intents as they are written."""
 
     prefix: str
     reverse: bool
     phase: str = "batch"
     steps: List[int] = field(default_factory=list)
-    intents: List[Intent] = field(default_factory=list)
+    encoded: List[Json] = field(default_factory=list)
     places: List[str] = field(default_factory=list)
+
+    @cached_property
+    def intents(self) -> List[Intent]:
+        """What it was about to do; of a batch that is closed, nobody asks.
+
+        :raises Damaged: it cannot be read.
+        """
+        try:
+            return [intents_of.decode(value) for value in self.encoded]
+        except (TypeError, ValueError) as error:
+            raise Damaged(f"an intent: {type(error).__name__} {error}") from error
 
 
 @dataclass
@@ -159,7 +172,7 @@ def _take(applied: Applied, record: Json) -> None:
     elif point == "intents":
         batch = applied.batches[-1]
         batch.phase = point
-        batch.intents = [intents_of.decode(value) for value in record["intents"]]
+        batch.encoded = list(record["intents"])
         batch.places = list(record["places"])
     elif point in ("done", "cleaned", "undone"):
         applied.batches[-1].phase = point

@@ -4,10 +4,11 @@ it last. The same for an apply that failed and for one that was cut short."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from itertools import groupby
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 from shannotd.runner.batch import Setting
-from shannotd.runner.frames import RunnerError
+from shannotd.runner.frames import Header, RunnerError
 from shannotd.runner.plan import CommandStep, FileStep, Plan
 from shannotd.runner.rollback import take_back
 from shannotd.runner.wording import numbers
@@ -158,3 +159,12 @@ def _reason(error: RunnerError) -> str:
         expected, found = details.get("expected"), details.get("found")
         return f"{details.get('path')} was changed since (expected {expected}, found {found})"
     return str(details.get("reason", error.code))
+
+
+def told(results: Mapping[int, str]) -> Iterator[Header]:
+    """The events that tell what became of steps, one for all neighbours that fared alike."""
+    places = enumerate(sorted(results.items()))
+    # Neighbours are as far from the start as from each other.
+    for (applied, _), run in groupby(places, lambda one: (one[1][1], one[1][0] - one[0])):
+        indexes = [index for _, (index, _) in run]
+        yield {"event": "steps", "first": indexes[0], "last": indexes[-1], "applied": applied}

@@ -14,7 +14,7 @@ from shannotd.runner.frames import Channel, Closed, RunnerError
 from shannotd.runner.identity import read_floor
 from shannotd.runner.journal import Damaged
 from shannotd.runner.obstacles import protected_paths
-from shannotd.runner.outcome import Outcome
+from shannotd.runner.outcome import Outcome, told
 from shannotd.runner.recovery import recover
 from shannotd.runner.sealed import session_asked
 from shannotd.runner.stop import Stop
@@ -33,8 +33,8 @@ def serve(channel: Channel, *, state: str) -> None:
             with Turn(state) as turn:
                 turn.wait()  # whatever the daemon wants: without it nothing may be touched
                 ended = _outcome(state, session)
-            for index, result in sorted(ended.results.items()):
-                channel.hold({"event": "step", "index": index, "applied": result})
+            for event in told(ended.results):
+                channel.hold(event)
             if ended.failure is not None:
                 raise ended.failure
         except RunnerError as error:

@@ -13,10 +13,12 @@ from typing import Any, Protocol
 from shannotd.sessions.channel import Channel, ChannelClosed, Frame
 from shannotd.sessions.records import Content
 from shannotd.sessions.runner import Job, Runner, RunnerGone
+from shannotd.wire.decode import decode
 from shannotd.wire.errors import RunnerLost, ShannotError, error_from_wire
 
 log = logging.getLogger(__name__)
 
+_MOST_STEPS = 10_000_000
 _APPLIED = ("done", "failed", "stale", "skipped", "undone", "in_doubt")
 
 
@@ -28,6 +30,15 @@ class Approved:
     digest: str
     seal: str
     canonical: bytes
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """What became of steps that follow each other."""
+
+    first: int
+    last: int
+    applied: str
 
 
 class Progress(Protocol):
@@ -139,10 +150,10 @@ class Execution:
             )
         elif event == "error":
             self._failure = self._failure or error_from_wire(header)
+        elif event == "steps":
+            self._checked(lambda: self._take_steps(header))
         elif type(index) is not int:
             raise self._lost("it reported a step that is none")
-        elif event == "step" and header.get("applied") in _APPLIED:
-            self._progress.stepped(index, header["applied"])
         elif event == "held":
             self._checked(lambda: self._progress.held(index, header.get("holders")))
         elif event == "command_starting":
@@ -154,6 +165,13 @@ class Execution:
             self._end_command(index, header)
         else:
             raise self._lost("it reported what cannot be")
+
+    def _take_steps(self, header: Mapping[str, Any]) -> None:
+        told = decode(_Steps, header, "steps")
+        if told.applied not in _APPLIED or not 0 <= told.first <= told.last < _MOST_STEPS:
+            raise ValueError("steps that are none")
+        for index in range(told.first, told.last + 1):
+            self._progress.stepped(index, told.applied)
 
     async def _start_command(self, channel: Channel, index: int) -> None:
         """Let a command run, unless its start cannot be logged, or somebody has said no."""

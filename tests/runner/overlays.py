@@ -309,8 +309,9 @@ def _answer(
             data = [contents[sha256] for sha256 in header["sha256"]]
             blobs = [[sha, len(one)] for sha, one in zip(header["sha256"], data, strict=True)]
             channel.send({"op": "blobs", "blobs": blobs}, b"".join(data))
-        elif event == "step":
-            applied.steps[header["index"]] = header["applied"]
+        elif event == "steps":
+            for index in range(header["first"], header["last"] + 1):
+                applied.steps[index] = header["applied"]
         elif event == "error":
             applied.error = header
         elif event == "command_starting":

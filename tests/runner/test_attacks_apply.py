@@ -111,8 +111,9 @@ def interrupted(
         with contextlib.suppress(Closed):
             while event["event"] != "end":
                 event, _, _ = job.receive()
-                if event["event"] == "step":
-                    told[str(event["index"])] = event["applied"]
+                if event["event"] == "steps":
+                    for index in range(event["first"], event["last"] + 1):
+                        told[str(index)] = event["applied"]
         select.select([process], [], [])
     return told
 

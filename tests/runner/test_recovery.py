@@ -89,8 +89,9 @@ def resumed(state: Path, session: str) -> Applied:
             event, _, _ = channel.receive()
             if event["event"] == "end":
                 break
-            if event["event"] == "step":
-                applied.steps[event["index"]] = event["applied"]
+            if event["event"] == "steps":
+                for index in range(event["first"], event["last"] + 1):
+                    applied.steps[index] = event["applied"]
             else:
                 applied.error = event
     os.waitpid(child, 0)
@@ -206,7 +207,7 @@ def test_an_apply_that_still_goes_on_is_waited_for_whatever_is_asked(
             fcntl.flock(turn.descriptor, fcntl.LOCK_UN)
             events = [channel.receive()[0]["event"] for _ in range(3)]
     os.waitpid(child, 0)
-    assert events == ["step", "error", "end"]
+    assert events == ["steps", "error", "end"]
 
 
 @pytest.mark.P4

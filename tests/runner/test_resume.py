@@ -83,7 +83,7 @@ def test_what_never_began_was_not_applied(begun: Path) -> None:
 @pytest.mark.P4
 def test_what_had_begun_is_brought_to_an_end_once(begun: Path) -> None:
     first = ask(begun, {"op": "resume", "session": SESSION})
-    assert [one["event"] for one in first] == ["step", "error", "end"]
+    assert [one["event"] for one in first] == ["steps", "error", "end"]
     assert (first[0]["applied"], first[1]["code"]) == ("skipped", "apply_interrupted")
     assert checkpoints.unfinished(str(begun)) == []
     assert ask(begun, {"op": "resume", "session": SESSION}) == first

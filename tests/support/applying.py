@@ -82,8 +82,9 @@ class Applying:
                     self.at_output(self)
             elif event == "command":
                 self.commands[header["index"]] = header
-            elif event == "step":
-                self.steps[header["index"]] = header["applied"]
+            elif event == "steps":
+                for index in range(header["first"], header["last"] + 1):
+                    self.steps[index] = header["applied"]
             else:
                 assert event == "error", event
                 self.error = header

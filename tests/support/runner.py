@@ -180,8 +180,9 @@ class RunnerProcess:
                     job.send({"op": "blobs", "blobs": listing}, content)
                 elif event["event"] == "command_starting":
                     job.send({"op": "go"})
-                elif event["event"] == "step":
-                    steps.append(event)
+                elif event["event"] == "steps":
+                    for index in range(event["first"], event["last"] + 1):
+                        steps.append({"index": index, "applied": event["applied"]})
                 elif event["event"] == "error":
                     error = event
 

@@ -269,11 +269,11 @@ def apply(job: Channel) -> None:
     for index, step in enumerate(steps):
         if step["kind"] == "command":
             if not ran(job, index, step["argv"][1]):
-                job.send({"event": "step", "index": index, "applied": "failed"})
+                job.send(became(index, "failed"))
                 details = {"step": index, "command": "tool", "ending": "failed", "expected": 0}
                 job.send({"event": "error", "code": "command_failed", "details": details})
                 break
-            job.send({"event": "step", "index": index, "applied": "done"})
+            job.send(became(index, "done"))
             continue
         path = step["path"]
         if "slow" in path:
@@ -283,12 +283,17 @@ def apply(job: Channel) -> None:
             os._exit(1)
         for word, code in (("stale", "stale"), ("failed", "apply_failed")):
             if word in path:
-                job.send({"event": "step", "index": index, "applied": word})
+                job.send(became(index, word))
                 job.send({"event": "error", "code": code, "details": {"path": path}})
                 job.send({"event": "end"})
                 return
-        job.send({"event": "step", "index": index, "applied": "done"})
+        job.send(became(index, "done"))
     job.send({"event": "end"})
+
+
+def became(index: int, applied: str) -> dict[str, object]:
+    """What became of a step, as an event."""
+    return {"event": "steps", "first": index, "last": index, "applied": applied}
 
 
 def amend(job: Channel) -> None:
