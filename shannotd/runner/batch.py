@@ -121,6 +121,8 @@ class Batch:
             self._workspace.directories.forget()
 
     def _prepare(self) -> None:
+        if self._reverse:
+            self._starting.foresee(self._steps)
         for index, step in self._steps:
             self._actions.append(self._starting.check(index, step))
             self._stop.check(self._actions[-1])

@@ -81,6 +81,13 @@ class Given:
         self._now = dict(other._now)
         self._by_path = dict(other._by_path)
 
+    def foresee(self, path: str, status: Status, before: FileState) -> None:
+        """A step that takes another back expects `before` at `path`, where the inode with this
+        `status` is: that was given to it, and others may have been through other names since."""
+        look = _after(_Look(before, status), before)
+        self._looks.setdefault(status.identity, []).append(look)
+        self._by_path.setdefault((status.identity, path), look)
+
     def intend(self, path: str, found: Entry, after: FileState) -> None:
         """A step is going to give `after` to what was `found` at `path`, which is as it expects."""
         if found.status is None:

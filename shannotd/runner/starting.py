@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from functools import partial
-from typing import AbstractSet, Mapping, Optional, Set
+from typing import AbstractSet, Mapping, Optional, Sequence, Set, Tuple
 
 from shannotd.runner import expectation, filesystem, tree
 from shannotd.runner.course import Course
@@ -38,6 +38,23 @@ class Starting:
     def moved(self) -> AbstractSet[str]:
         """Where on the host that was found everything is that the steps so far move or delete."""
         return self._course.moved
+
+    def foresee(self, steps: Sequence[Tuple[int, FileStep]]) -> None:
+        """Look at what those of `steps` will change that take back others, before any is checked:
+        what one expects may be found otherwise, since the same file has more names."""
+        course = Course()
+        for index, step in steps:
+            here = course.before(step.path)
+            course.add(step)
+            if step.change != "metadata" or not here:
+                continue
+            parent, _, name = here.rpartition("/")
+            directory, _ = self._workspace.directory(parent, index)
+            try:
+                status = filesystem.status_at(directory, name)
+            except FileNotFoundError:
+                continue  # as the check will say
+            self._workspace.given.foresee(step.path, status, step.before)
 
     def check(self, index: int, step: FileStep) -> Action:
         """The action for the next step, whose paths were found as it expects.

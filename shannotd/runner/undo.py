@@ -72,8 +72,9 @@ class _Undo:
         self._undone = Undone()
         # What may be in new directories, by the path that it has while they are in place.
         self._riding: Dict[str, _New] = {}
-        # All that is new.
+        # All that is new, and all steps that change the metadata of one file (or of its names).
         self._made: Set[Optional[Lasting]] = set()
+        self._changes: Dict[Optional[Lasting], List[FileStep]] = {}
 
     def run(self, intents: Sequence[Tuple[Intent, FileStep]], begun: int) -> Undone:
         """See `undo`."""
@@ -82,6 +83,9 @@ class _Undo:
             for intent, step in intents
             if step.change not in ("rename", "metadata", "delete")
         }
+        for intent, step in intents:
+            if step.change == "metadata":
+                self._changes.setdefault(intent.inode, []).append(step)
         for intent, step in intents[begun:]:
             self._note_new(intent, step)
         for intent, step in reversed(intents[:begun]):
@@ -344,7 +348,8 @@ class _Undo:
             if made and status.lasting != intent.inode:
                 return
             found = tree.describe(descriptor, status, identity=self._identity)
-            changed = status.inode == intent.inode[0] and between(found.state, step)
+            steps = self._changes[intent.inode]
+            changed = status.inode == intent.inode[0] and between(found.state, steps)
             if not changed:
                 raise OSError(errno.ESTALE, _REPLACED, intent.path)
             wanted = step.before
@@ -355,28 +360,29 @@ class _Undo:
             os.close(descriptor)
 
 
-def between(found: FileState, step: FileStep) -> bool:
-    """Whether `found` is what a change of metadata leaves at any moment of it: each attribute as
-    it was or as it is to be."""
-    before, after = step.before, step.after
+def between(found: FileState, steps: Sequence[FileStep]) -> bool:
+    """Whether `found` is what changes of metadata leave at any moment of them: each attribute as
+    it was before one of `steps`, all of one file, or as it is to be."""
+    before = steps[0].before
+    states = [state for step in steps for state in (step.before, step.after)]
     if (found.type, found.size, found.target) != (before.type, before.size, before.target):
         return False
     if None not in (found.sha256, before.sha256) and found.sha256 != before.sha256:
         return False
-    if found.uid not in (before.uid, after.uid) or found.gid not in (before.gid, after.gid):
+    if found.uid not in {one.uid for one in states} or found.gid not in {one.gid for one in states}:
         return False
-    if found.type != "symlink" and found.mode not in _modes(before, after):
+    if found.type != "symlink" and found.mode not in _modes(states):
         return False
-    names = {*found.xattrs, *before.xattrs, *after.xattrs}
+    names = {*found.xattrs}.union(*(one.xattrs for one in states))
     return all(
         # One that the kernel clears with the owner, or that is not there yet, is None.
-        found.xattrs.get(name) in (None, before.xattrs.get(name), after.xattrs.get(name))
+        found.xattrs.get(name) in (None, *(one.xattrs.get(name) for one in states))
         for name in names
     )
 
 
-def _modes(before: FileState, after: FileState) -> Set[int]:
+def _modes(states: Sequence[FileState]) -> Set[int]:
     """Every mode on the way: chown(2) clears bits, attributes and directories need access."""
-    modes = {mode for mode in (before.mode, after.mode) if mode is not None}
+    modes = {one.mode for one in states if one.mode is not None}
     modes |= {mode & ~0o6000 for mode in modes}
     return modes | {mode | 0o200 for mode in modes} | {mode | 0o700 for mode in modes}

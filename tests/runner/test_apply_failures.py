@@ -248,7 +248,9 @@ def test_no_batch_follows_one_that_is_not_cleaned_up(top: Path) -> None:
             told = {}
             while len(told) < 3:
                 event, _, _ = daemon.receive()
-                told.update(dict.fromkeys(range(event["first"], event["last"] + 1), event["applied"]))
+                told.update(
+                    dict.fromkeys(range(event["first"], event["last"] + 1), event["applied"])
+                )
         (left,) = host.glob(".shannot-*/*")
         subprocess.run(["chattr", "-i", left], check=True)
         assert raised.value.code == "clean_up_failed"

@@ -16,13 +16,16 @@ from shannotd.runner import apply as applying
 from shannotd.runner import checkpoints, plan, resume
 from shannotd.runner.batch import Points
 from shannotd.runner.frames import Channel, Closed
-from shannotd.runner.plan import CommandStep, Identity, Plan
+from shannotd.runner.plan import CommandStep, FileStep, Identity, Plan
 from shannotd.runner.turn import Turn
 from tests.runner import overlays
 from tests.runner.overlays import Applied, Recording
+from tests.runner.test_any_script import one_name_each
 from tests.runner.test_apply import CHANGE, LAYOUT, ROOT, record
+from tests.support import mixed
 from tests.support.accounts import is_root
 from tests.support.applying import shell
+from tests.support.operations import Phase
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="makes mounts and accounts")
 
@@ -161,6 +164,56 @@ def test_what_was_killed_while_it_was_taken_back(point: str, top: Path, state: P
     files = range(len(recording.steps))
     assert {applied.steps[number] for number in files} == {"undone"}
     assert applied.steps[len(recording.steps)] == "failed"
+
+
+# What the second phase removes is made anew when it is taken back, and then changed and moved.
+TWICE: list[Phase] = [
+    [
+        ("chmod", "d/mode", 0o600),
+        ("age", "d/file"),
+        ("chmod", "d/tree/inner", 0o640),
+        ("rename", "name", "renamed"),
+        ("chmod", "d/brother", 0o600),
+    ],
+    [("chmod", "d/file", 0o600)],
+    [
+        ("remove", "d/mode"),
+        ("remove", "d/file"),
+        ("remove", "d/tree"),
+        ("remove", "renamed"),
+        ("chmod", "brother", 0o640),
+    ],
+]
+
+
+@pytest.mark.P4
+@pytest.mark.parametrize("point", ["changing", "changed"])
+def test_what_was_killed_while_it_made_anew_what_it_then_changes(point: str, top: Path) -> None:
+    with mixed.bed(top, TWICE) as bed:
+        steps = (*bed.steps, shell("exit 1"))
+        recording = Recording(steps, (), dict(bed.contents))
+        found = overlays.plan_of(recording, ROOT)
+        for index, step in enumerate(steps):
+            if isinstance(step, CommandStep):
+                continue
+            bed.lay_out()
+            killed_apply(found, recording, bed.state, Kill(point, index, len(TWICE)))
+            applied = resumed(bed.state, found.session)
+            assert applied.code == "command_failed"
+            told = {applied.steps[i] for i, one in enumerate(steps) if isinstance(one, FileStep)}
+            [
+                print(
+                    "XX",
+                    i,
+                    getattr(s, "change", "cmd"),
+                    getattr(s, "path", "")[-10:],
+                    getattr(s, "before", None)
+                    and (oct(s.before.mode or 0), oct(s.after.mode or 0)),
+                )
+                for i, s in enumerate(steps)
+            ]
+            assert told == {"undone"}
+            assert one_name_each(overlays.snapshot(bed.host)) == one_name_each(bed.states[0])
 
 
 @pytest.mark.P4
