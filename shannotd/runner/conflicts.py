@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass, replace
-from typing import AbstractSet, Dict, List, Optional
+from typing import AbstractSet, Dict, List, Optional, Sequence
 
 from shannotd.runner import expectation, tree
 from shannotd.runner.course import Course
@@ -92,14 +92,36 @@ class Conflicts:
             return [Settled(index, step)]
         found = self._look(here, step.before, makes=makes, metadata=step.change == "metadata")
         if _as_expected(step.before, found):
-            return [Settled(index, _as_found(step, found))]
+            return self._settled(index, [_as_found(step, found)], found)
         conflict = _conflict(here, step.before, found)
         forced = _forced(step, found)
+        if forced is not None and self._is_as_left(step, found):
+            return self._settled(index, forced, found)
         if forced is None:
             raise _Blocked(replace(conflict, forcible=False))
         if not self._forces(here):
             raise _Blocked(conflict)
-        return [Settled(index, one, conflict.expected) for one in forced]
+        return self._settled(index, forced, found, conflict.expected)
+
+    def _is_as_left(self, step: FileStep, found: Entry) -> bool:
+        """Whether what was `found` has other metadata just since the session itself has given
+        them by another of its names, at which they were as expected."""
+        if step.change != "metadata" or not self._workspace.given.knows(found):
+            return False
+        now = found.state
+        given = replace(
+            step.before, mode=now.mode, uid=now.uid, gid=now.gid, xattrs=now.xattrs, mtime_ns=None
+        )
+        return _as_expected(given, found)
+
+    def _settled(
+        self, index: int, steps: Sequence[FileStep], found: Entry, changed: Optional[str] = None
+    ) -> List[Settled]:
+        """`steps`, which do what is to be done to what was `found`."""
+        for step in steps:
+            if step.change == "metadata":
+                self._workspace.given.intend(step.path, found, step.after)
+        return [Settled(index, step, changed) for step in steps]
 
     def _rename(self, index: int, step: FileStep) -> List[Settled]:
         """Back to the old name, with whatever became of it where that is forced."""

@@ -127,6 +127,10 @@ class Given:
         look = next((one for one in likely if one.is_expected(expected)), looks[-1])
         return look.on(found, now)
 
+    def knows(self, found: Entry) -> bool:
+        """Whether a step changes what was `found` by one of its names."""
+        return found.status is not None and found.status.identity in self._now
+
     def original(self, status: Status) -> Optional[Entry]:
         """The metadata that the inode had before the steps; None where none of them changed it, or
         it is not as they left it."""
