@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import time
-from typing import NoReturn, Optional, Tuple
+from typing import NoReturn, Optional, Sequence, Tuple
 
 from shannotd.runner import identity, sandbox
 from shannotd.runner.call import Desk
@@ -48,45 +48,68 @@ def main(control: Channel, settings: Settings) -> NoReturn:
     os._exit(status)
 
 
-def _serve(control: Channel, settings: Settings) -> None:
-    warm: Optional[Warm] = None
-    try:
-        warm = build_rehearsed(settings)
-        control.send({"event": "ready", "empty": list(warm.blueprint.empty)})
-    except RunnerError as error:
-        control.send(error.header())
-    try:
-        _, _, descriptors = control.receive()
-    except Closed:
+class _Hand:
+    """The sandbox at hand, or none; close it at the end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.warm: Optional[Warm] = None
+
+    def build(self, places: Sequence[str] = ()) -> Warm:
+        """Another one, which has layers of their own for `places`.
+
+        :raises RunnerError: there can be none.
+        """
+        self.close()
+        self.warm = build_rehearsed(self.settings, places)
+        return self.warm
+
+    def close(self) -> None:
+        """End it."""
+        warm, self.warm = self.warm, None
         if warm is not None:
             warm.close()
-        raise
+
+
+def _serve(control: Channel, settings: Settings) -> None:
+    hand = _Hand(settings)
     try:
+        try:
+            warm = hand.build()
+            control.send({"event": "ready", "empty": list(warm.blueprint.empty)})
+        except RunnerError as error:
+            control.send(error.header())
+        _, _, descriptors = control.receive()
         with Channel(socket.socket(fileno=descriptors[0])) as job:
             request, payload, _ = job.receive()
             # A daemon that hangs must not keep a script alive beyond its limits.
             job.limit_sending(DAEMON_SECONDS)
-            request = settings.usual.complete(request)
             try:
-                # What was missing a moment ago may be there now.
-                just_built = warm is None
-                warm = warm or build_rehearsed(settings)
-                try:
-                    if not just_built and _unfit(warm, request):
-                        raise Outdated
-                    _run(warm, control, job, request, payload, settings, just_built=just_built)
-                except Outdated:
-                    warm.close()
-                    warm = None
-                    warm = build_rehearsed(settings, [str(request["cwd"])])
-                    _run(warm, control, job, request, payload, settings, just_built=True)
+                _run_where_fit(hand, control, job, settings.usual.complete(request), payload)
             except RunnerError as error:
                 job.send(error.header())
             job.send({"event": "end"})
             _await_close(job)
     finally:
-        if warm is not None:
-            warm.close()
+        hand.close()
+
+
+def _run_where_fit(
+    hand: _Hand, control: Channel, job: Channel, request: Header, payload: bytes
+) -> None:
+    """Run the job in the sandbox at hand, or in a new one where that is outdated.
+
+    :raises RunnerError: what could not be done.
+    """
+    if hand.warm is not None and not _unfit(hand.warm, request):
+        try:
+            _run(hand.warm, control, job, request, payload, hand.settings, just_built=False)
+            return
+        except Outdated:
+            pass
+    # What was missing a moment ago may be there now.
+    warm = hand.build([str(request["cwd"])])
+    _run(warm, control, job, request, payload, hand.settings, just_built=True)
 
 
 def _await_close(job: Channel) -> None:

@@ -9,7 +9,8 @@ import pwd
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,17 @@ class Place:
         account = pwd.getpwnam(self.name)
         groups = os.getgrouplist(self.name, account.pw_gid)
         return await Caller.connect_as(self.directory, account.pw_uid, *groups)
+
+    @asynccontextmanager
+    async def serving(
+        self, config: str | None = None
+    ) -> AsyncIterator[tuple[Service, Caller, Caller]]:
+        """A daemon that serves, an agent of root's and the account's person."""
+        wanted = self.config() if config is None else config
+        async with running_service(self.directory, config=wanted, embedded=False) as service:
+            agent, person = await Caller.connect(self.directory), await self.person()
+            async with agent, person:
+                yield service, agent, person
 
 
 @pytest.fixture
@@ -186,27 +198,23 @@ def test_who_lost_the_role_is_told_so_though_nothing_happens(
 def test_who_lost_the_role_has_the_answers_first_that_he_waits_for(place: Place) -> None:
     @in_loop
     async def scenario() -> None:
-        async with running_service(
-            place.directory, config=place.config(), embedded=False
-        ) as service:
-            agent, person = await Caller.connect(place.directory), await place.person()
-            async with agent, person:
-                await person.call("sessions.watch")
-                answer = person.send(
-                    "sessions.submit", kind="python", script=script(("cancelled", None))
-                )
-                own = (await person.notification("session.changed")).params["id"]
-                refusal = asyncio.ensure_future(person.raw_error())
-                await asyncio.sleep(0)
-                await leave(service, place)
-                await agent.submit(("files", [FILE]))
-                assert (await person.call("daemon.status"))["roles"] == ["submit"]
-                await agent.call("sessions.list")
-                assert not refusal.done() and not answer.done()
-                await person.call("sessions.cancel", id=own)
-                assert (await answer).result["state"] == "cancelled"
-                assert isinstance(await refusal, NotAllowed)
-                await person.closed()
+        async with place.serving() as (service, agent, person):
+            await person.call("sessions.watch")
+            answer = person.send(
+                "sessions.submit", kind="python", script=script(("cancelled", None))
+            )
+            own = (await person.notification("session.changed")).params["id"]
+            refusal = asyncio.ensure_future(person.raw_error())
+            await asyncio.sleep(0)
+            await leave(service, place)
+            await agent.submit(("files", [FILE]))
+            assert (await person.call("daemon.status"))["roles"] == ["submit"]
+            await agent.call("sessions.list")
+            assert not refusal.done() and not answer.done()
+            await person.call("sessions.cancel", id=own)
+            assert (await answer).result["state"] == "cancelled"
+            assert isinstance(await refusal, NotAllowed)
+            await person.closed()
 
     scenario()
 
@@ -217,44 +225,40 @@ def test_a_request_on_an_open_connection_is_answered_by_the_roles_of_now(
 ) -> None:
     @in_loop
     async def scenario() -> None:
-        async with running_service(
-            place.directory, config=place.config(), embedded=False
-        ) as service:
-            agent, person = await Caller.connect(place.directory), await place.person()
-            async with agent, person:
-                theirs = await agent.submit(("files", [FILE]))
-                own = await person.submit(("files", [FILE]))
-                requests = {
-                    "sessions.get": {},
-                    "sessions.watch": {},
-                    "sessions.wait": {"timeout": 0},
-                    "sessions.reject": {},
-                    "sessions.cancel": {},
-                    "sessions.rollback": {"dry_run": True},
-                    "sessions.approve": {"digest": theirs["digest"]},
-                    "sessions.amend": {"digest": theirs["digest"], "drop": [0]},
-                    "blobs.get": {"sha256": "0" * 64},
-                    "checkpoints.get": {},
-                    "checkpoints.drop": {},
-                }
-                assert (await person.call("sessions.get", id=theirs["id"]))["state"] == "pending"
-                assert await person.call("audit.tail")
-                assert set((await person.call("daemon.status"))["roles"]) == {
-                    "submit",
-                    "review",
-                    "audit",
-                }
-                await lose(service, place)
-                for method, more in requests.items():
-                    refused = await person.failure(method, id=theirs["id"], **more)
-                    assert isinstance(refused, NotFound), method
-                assert isinstance(await person.failure("audit.tail"), NotAllowed)
-                assert isinstance(await person.failure("audit.verify"), NotAllowed)
-                listed = (await person.call("sessions.list"))["sessions"]
-                assert [session["id"] for session in listed] == [own["id"]]
-                assert (await person.call("daemon.status"))["roles"] == ["submit"]
-                assert (await person.call("sessions.get", id=own["id"]))["state"] == "pending"
-                assert (await agent.call("sessions.get", id=theirs["id"]))["state"] == "pending"
+        async with place.serving() as (service, agent, person):
+            theirs = await agent.submit(("files", [FILE]))
+            own = await person.submit(("files", [FILE]))
+            requests = {
+                "sessions.get": {},
+                "sessions.watch": {},
+                "sessions.wait": {"timeout": 0},
+                "sessions.reject": {},
+                "sessions.cancel": {},
+                "sessions.rollback": {"dry_run": True},
+                "sessions.approve": {"digest": theirs["digest"]},
+                "sessions.amend": {"digest": theirs["digest"], "drop": [0]},
+                "blobs.get": {"sha256": "0" * 64},
+                "checkpoints.get": {},
+                "checkpoints.drop": {},
+            }
+            assert (await person.call("sessions.get", id=theirs["id"]))["state"] == "pending"
+            assert await person.call("audit.tail")
+            assert set((await person.call("daemon.status"))["roles"]) == {
+                "submit",
+                "review",
+                "audit",
+            }
+            await lose(service, place)
+            for method, more in requests.items():
+                refused = await person.failure(method, id=theirs["id"], **more)
+                assert isinstance(refused, NotFound), method
+            assert isinstance(await person.failure("audit.tail"), NotAllowed)
+            assert isinstance(await person.failure("audit.verify"), NotAllowed)
+            listed = (await person.call("sessions.list"))["sessions"]
+            assert [session["id"] for session in listed] == [own["id"]]
+            assert (await person.call("daemon.status"))["roles"] == ["submit"]
+            assert (await person.call("sessions.get", id=own["id"]))["state"] == "pending"
+            assert (await agent.call("sessions.get", id=theirs["id"]))["state"] == "pending"
 
     scenario()
 
@@ -265,19 +269,15 @@ def test_who_waits_for_a_session_is_not_told_of_it_when_he_lost_the_role(
 ) -> None:
     @in_loop
     async def scenario() -> None:
-        async with running_service(
-            place.directory, config=place.config(), embedded=False
-        ) as service:
-            agent, person = await Caller.connect(place.directory), await place.person()
-            async with agent, person:
-                theirs = await agent.submit(("files", [FILE]))
-                waiting = person.send("sessions.wait", id=theirs["id"], states=[])
-                await person.call("daemon.status")  # it waits by now
-                await lose(service, place)
-                await agent.call("sessions.cancel", id=theirs["id"])
-                response = await waiting
-                assert response.error is not None
-                assert response.error["code"] == "not_found"
+        async with place.serving() as (service, agent, person):
+            theirs = await agent.submit(("files", [FILE]))
+            waiting = person.send("sessions.wait", id=theirs["id"], states=[])
+            await person.call("daemon.status")  # it waits by now
+            await lose(service, place)
+            await agent.call("sessions.cancel", id=theirs["id"])
+            response = await waiting
+            assert response.error is not None
+            assert response.error["code"] == "not_found"
 
     scenario()
 
@@ -286,26 +286,24 @@ def test_who_has_no_role_left_is_not_served(place: Place) -> None:
     @in_loop
     async def scenario() -> None:
         config, gid = place.config(submits=False), grp.getgrnam(place.group).gr_gid
-        async with running_service(place.directory, config=config, embedded=False) as service:
-            agent, person = await Caller.connect(place.directory), await place.person()
-            async with agent, person:
-                await person.call("sessions.watch")
-                refusal = asyncio.ensure_future(person.raw_error())
-                await asyncio.sleep(0)
-                await leave(service, place)
-                await agent.submit(("files", [FILE]))
-                refused = await refusal
+        async with place.serving(config) as (service, agent, person):
+            await person.call("sessions.watch")
+            refusal = asyncio.ensure_future(person.raw_error())
+            await asyncio.sleep(0)
+            await leave(service, place)
+            await agent.submit(("files", [FILE]))
+            refused = await refusal
+            assert isinstance(refused, NotAllowed) and "no role" in str(refused)
+            await person.closed()
+            assert person.notifications.empty()
+            async with await Caller.connect_as(place.directory, place.uid, gid) as former:
+                refused = await former.failure("daemon.status")
                 assert isinstance(refused, NotAllowed) and "no role" in str(refused)
-                await person.closed()
-                assert person.notifications.empty()
-                async with await Caller.connect_as(place.directory, place.uid, gid) as former:
-                    refused = await former.failure("daemon.status")
-                    assert isinstance(refused, NotAllowed) and "no role" in str(refused)
-                    # He has it again, and hears again.
-                    await run("gpasswd", "--add", place.name, place.group)
-                    await former.call("sessions.watch")
-                    again = await agent.submit(("files", [FILE]))
-                    assert {told for told, _ in await heard(former, again["id"])} == {again["id"]}
+                # He has it again, and hears again.
+                await run("gpasswd", "--add", place.name, place.group)
+                await former.call("sessions.watch")
+                again = await agent.submit(("files", [FILE]))
+                assert {told for told, _ in await heard(former, again["id"])} == {again["id"]}
 
     scenario()
 
@@ -353,36 +351,34 @@ def test_no_answer_overtakes_the_events_before_it(place: Place, database: Databa
 
     @in_loop
     async def scenario() -> None:
-        async with running_service(place.directory, config=place.config(), embedded=False):
-            agent, person = await Caller.connect(place.directory), await place.person()
-            async with agent, person:
-                await person.call("sessions.watch")
-                answer = person.send(
-                    "sessions.submit", kind="python", script=script(("cancelled", None))
-                )
-                own = (await person.notification("session.changed")).params["id"]
-                database.changed()
-                database.asked.clear()
-                database.may.clear()
-                theirs = await agent.submit(("files", [FILE]))
-                await agent.call("sessions.cancel", id=own)
-                await agent.call("sessions.cancel", id=theirs["id"])
-                while not person.notifications.empty():  # from before
-                    assert person.notifications.get_nowait().params["id"] == own
-                assert not answer.done()
-                assert len(database.asked) == 1  # once for all of them
-                database.may.set()
-                assert (await answer).result["state"] == "cancelled"
-                told = []
-                while not person.notifications.empty():
-                    event = person.notifications.get_nowait()
-                    told.append((event.params["id"], event.params["state"]))
-                assert told == [
-                    (theirs["id"], "running"),
-                    (theirs["id"], "pending"),
-                    (own, "cancelled"),
-                    (theirs["id"], "cancelled"),
-                ]
+        async with place.serving() as (_, agent, person):
+            await person.call("sessions.watch")
+            answer = person.send(
+                "sessions.submit", kind="python", script=script(("cancelled", None))
+            )
+            own = (await person.notification("session.changed")).params["id"]
+            database.changed()
+            database.asked.clear()
+            database.may.clear()
+            theirs = await agent.submit(("files", [FILE]))
+            await agent.call("sessions.cancel", id=own)
+            await agent.call("sessions.cancel", id=theirs["id"])
+            while not person.notifications.empty():  # from before
+                assert person.notifications.get_nowait().params["id"] == own
+            assert not answer.done()
+            assert len(database.asked) == 1  # once for all of them
+            database.may.set()
+            assert (await answer).result["state"] == "cancelled"
+            told = []
+            while not person.notifications.empty():
+                event = person.notifications.get_nowait()
+                told.append((event.params["id"], event.params["state"]))
+            assert told == [
+                (theirs["id"], "running"),
+                (theirs["id"], "pending"),
+                (own, "cancelled"),
+                (theirs["id"], "cancelled"),
+            ]
 
     scenario()
 
@@ -394,20 +390,18 @@ def test_events_that_wait_for_the_account_database_are_bounded(
     @in_loop
     async def scenario() -> None:
         config = "[daemon]\nmax_unread_bytes = 4096\n" + place.config()
-        async with running_service(place.directory, config=config, embedded=False):
-            agent, person = await Caller.connect(place.directory), await place.person()
-            async with agent, person:
-                await person.call("sessions.watch")
-                database.may.clear()
-                database.changed()
-                for _ in range(10):
-                    await agent.submit(("files", [FILE]))
-                await person.closed()
-                assert person.notifications.empty()
-                database.may.set()
-                # It goes on for others, and for him.
-                async with await place.person() as again:
-                    assert (await again.call("sessions.list"))["total"] == 10
+        async with place.serving(config) as (_, agent, person):
+            await person.call("sessions.watch")
+            database.may.clear()
+            database.changed()
+            for _ in range(10):
+                await agent.submit(("files", [FILE]))
+            await person.closed()
+            assert person.notifications.empty()
+            database.may.set()
+            # It goes on for others, and for him.
+            async with await place.person() as again:
+                assert (await again.call("sessions.list"))["total"] == 10
 
     scenario()
     said = [record.getMessage() for record in caplog.records]
@@ -538,17 +532,15 @@ def test_who_loses_the_role_while_he_proves_that_he_is_there_decides_nothing(
 
     @in_loop
     async def scenario() -> None:
-        async with running_service(place.directory, config=place.config(), embedded=False):
-            agent, person = await Caller.connect(place.directory), await place.person()
-            async with agent, person:
-                theirs = await agent.submit(("files", [FILE]))
-                refused = await person.failure(
-                    f"sessions.{method}",
-                    id=theirs["id"],
-                    **({"digest": theirs["digest"]} if method == "approve" else {}),
-                )
-                assert isinstance(refused, NotAllowed)
-                now = await agent.call("sessions.get", id=theirs["id"])
-                assert now["state"] == "pending" and not now["decided_by"]
+        async with place.serving() as (_, agent, person):
+            theirs = await agent.submit(("files", [FILE]))
+            refused = await person.failure(
+                f"sessions.{method}",
+                id=theirs["id"],
+                **({"digest": theirs["digest"]} if method == "approve" else {}),
+            )
+            assert isinstance(refused, NotAllowed)
+            now = await agent.call("sessions.get", id=theirs["id"])
+            assert now["state"] == "pending" and not now["decided_by"]
 
     scenario()
