@@ -85,7 +85,8 @@ class Recorder:
                 held = {sha256: self._hold(content) for sha256, content in contents.items()}
         self._history = recorded.history
         if shared:
-            self._history = replace(self._history, versions={})
+            # Then no version tells that a file is as it was.
+            self._history = replace(self._history, captured_ns=0)
         return Delta(recorded.steps, recorded.notes, held)
 
     def finish(self, starting: Callable[[], object] = lambda: None) -> Delta:

@@ -19,7 +19,7 @@ from shannotd.runner.filesystem import RENAME_EXCHANGE, RENAME_NOREPLACE, Status
 from shannotd.runner.finish import FinalPaths, close_directories, needing_closing
 from shannotd.runner.frames import RunnerError
 from shannotd.runner.given import Given
-from shannotd.runner.intent import Intent, Made
+from shannotd.runner.intent import Intent, Made, Metadata
 from shannotd.runner.journal import Journal
 from shannotd.runner.plan import ABSENT, FileState, FileStep, Identity
 from shannotd.runner.quarantine import Quarantine
@@ -173,8 +173,13 @@ class Batch:
                 place = self._quarantine.prepare(action.staged_in)
         elif step.link_to is not None:
             action.temporary = self._workspace.name()
+        was: Optional[Metadata] = None
         if step.change in ("rename", "metadata") and found is not None and found.status is not None:
             inode = found.status.lasting
+        if action.really is not None:
+            found = action.really
+            really = Metadata.of(found.state)
+            was = None if really == Metadata.of(step.before) else really
         return Intent(
             index=action.index,
             parent=action.parent,
@@ -185,6 +190,7 @@ class Batch:
             inode=inode,
             mtime_ns=None if found is None or found.status is None else found.status.mtime_ns,
             written_ns=action.written_ns,
+            was=was,
         )
 
     def _change_all(self) -> None:

@@ -183,6 +183,7 @@ class Files:
                 self._before.history.known.get(path),
                 host,
                 self._findings.mount,
+                parted=self._before.history.is_parted(path, version(status)),
             )
         finally:
             os.close(descriptor)

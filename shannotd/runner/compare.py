@@ -128,8 +128,12 @@ class Comparer:
         known: Optional[Known],
         host: Optional[int],
         mount: int,
+        *,
+        parted: bool = False,
     ) -> Optional[Change]:
         """The change at `path`, None where there is none.
+
+        If it was `parted` from other names, it is another file, whatever is in it.
 
         `descriptor` reads the file in the upper layer; `host` is the host's directory. `before`
         is of an earlier delta where that is `known`.
@@ -176,7 +180,7 @@ class Comparer:
             hidden = {name: value for name, value in was.xattrs.items() if name.startswith(USER)}
             after = replace(after, xattrs={**hidden, **after.xattrs})
         kept_prefix = self._prefix_kept(read, before, descriptor, host, path)
-        if kept_prefix and size == old_size:
+        if kept_prefix and size == old_size and not parted:
             times = self.times(path, before, known, status.st_mtime_ns)
             found = _metadata(path, was, after, times)
             return None if found is None else Change(found, StepNote(), mount, data=kept)

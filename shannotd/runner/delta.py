@@ -8,8 +8,21 @@ wherever it named a path. All here is pure.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set
+from functools import cached_property
+from typing import (
+    Dict,
+    FrozenSet,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 from shannotd.runner.diff import Budget
 from shannotd.runner.plan import ABSENT, BlockedStep, FileState, FileStep
@@ -83,6 +96,17 @@ class History:
         """
         settled = found.ctime_ns < self.captured_ns - CLOCK_LAG_NS
         return settled and self.versions.get(path) == found
+
+    def is_parted(self, path: str, found: Version) -> bool:
+        """Whether the file at `path` was one with others at the last barrier and is so no more."""
+        last = self.versions.get(path)
+        if last is None or last[:2] == found[:2]:
+            return False
+        return self._names[last[:2]] > 1
+
+    @cached_property
+    def _names(self) -> Counter[Tuple[int, int]]:
+        return Counter((one.device, one.inode) for one in self.versions.values())
 
     def below(self, path: str) -> List[str]:
         """The known paths in the directory `path`, at any depth."""

@@ -88,15 +88,18 @@ class Given:
         self._looks.setdefault(status.identity, []).append(look)
         self._by_path.setdefault((status.identity, path), look)
 
-    def intend(self, path: str, found: Entry, after: FileState) -> None:
-        """A step is going to give `after` to what was `found` at `path`, which is as it expects."""
+    def intend(self, path: str, found: Entry, after: FileState) -> Entry:
+        """A step is going to give `after` to what was `found` at `path`, which is as it expects;
+        how that really is now."""
         if found.status is None:
-            return
+            return found
         identity = found.status.identity
         first = _Look(found.state, found.status)
         self._now.setdefault(identity, first)
         look = self._by_path[identity, path] = _after(first, after)
         self._looks.setdefault(identity, [first]).append(look)
+        now = self._now[identity]
+        return Entry(now.state, now.status)
 
     def changed(self, path: str, found: Entry, after: FileState, status: Status) -> None:
         """A step has done so, which has the `status` now."""

@@ -8,10 +8,28 @@ a crash as well.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from shannotd.runner.filesystem import Lasting
-from shannotd.runner.plan import FileStep
+from shannotd.runner.plan import FileState, FileStep
+
+
+class Metadata(NamedTuple):
+    """Mode, owner and attributes of a file."""
+
+    mode: Optional[int]
+    uid: Optional[int]
+    gid: Optional[int]
+    xattrs: Dict[str, str]
+
+    @classmethod
+    def of(cls, state: FileState) -> Metadata:
+        """Those of a state."""
+        return cls(state.mode, state.uid, state.gid, state.xattrs)
+
+    def on(self, state: FileState) -> FileState:
+        """A state with these instead of its own."""
+        return replace(state, **self._asdict())
 
 
 @dataclass(frozen=True)
@@ -22,7 +40,8 @@ class Intent:
     with what is new (a delete's: what is old), `staged_in` the path of that directory when the
     new content was written. A delete moves to `temporary` in the directory `place`, or in
     `parent`. `inode` is that of what is new; of what is renamed or changed in place, its own.
-    `mtime_ns` is a time that the step may replace, `written_ns` that of a new file's content.
+    `mtime_ns` is a time that the step may replace, `written_ns` that of a new file's content. `was`
+    are the metadata that it replaces, where they are not those that its plan says (see given.py).
     """
 
     index: int
@@ -34,6 +53,7 @@ class Intent:
     inode: Optional[Lasting] = None
     mtime_ns: Optional[int] = None
     written_ns: Optional[int] = None
+    was: Optional[Metadata] = None
 
     @property
     def path(self) -> str:
@@ -99,4 +119,5 @@ def decode(value: Dict[str, Any]) -> Intent:
     if "inode" in value:
         number, born = value["inode"]
         inode = int(number), int(born)
-    return Intent(**{**value, "inode": inode})
+    was = Metadata(*value["was"]) if "was" in value else None
+    return Intent(**{**value, "inode": inode, "was": was})

@@ -134,7 +134,7 @@ class Starting:
             return self._appendable(action, directory, name, found)
         require(action.index, path, expected, found, renamed=self._reverse)
         if step.change == "metadata":
-            self._workspace.given.intend(step.path, found, step.after)
+            action.really = self._workspace.given.intend(step.path, found, step.after)
         return expected
 
     def _removable(self, step: FileStep, path: str, status: Status) -> None:

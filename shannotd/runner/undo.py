@@ -74,7 +74,7 @@ class _Undo:
         self._riding: Dict[str, _New] = {}
         # All that is new, and all steps that change the metadata of one file (or of its names).
         self._made: Set[Optional[Lasting]] = set()
-        self._changes: Dict[Optional[Lasting], List[FileStep]] = {}
+        self._changes: Dict[Optional[Lasting], List[FileState]] = {}
 
     def run(self, intents: Sequence[Tuple[Intent, FileStep]], begun: int) -> Undone:
         """See `undo`."""
@@ -85,7 +85,7 @@ class _Undo:
         }
         for intent, step in intents:
             if step.change == "metadata":
-                self._changes.setdefault(intent.inode, []).append(step)
+                self._changes.setdefault(intent.inode, []).extend(_looks(intent, step))
         for intent, step in intents[begun:]:
             self._note_new(intent, step)
         for intent, step in reversed(intents[:begun]):
@@ -348,11 +348,11 @@ class _Undo:
             if made and status.lasting != intent.inode:
                 return
             found = tree.describe(descriptor, status, identity=self._identity)
-            steps = self._changes[intent.inode]
-            changed = status.inode == intent.inode[0] and between(found.state, steps)
+            looks = self._changes[intent.inode]
+            changed = status.inode == intent.inode[0] and between(found.state, looks)
             if not changed:
                 raise OSError(errno.ESTALE, _REPLACED, intent.path)
-            wanted = step.before
+            wanted = step.before if intent.was is None else intent.was.on(step.before)
             if step.after.mtime_ns is not None:
                 wanted = replace(wanted, mtime_ns=intent.mtime_ns)
             staging.set_state(descriptor, wanted, status, keep_open=False)
@@ -360,11 +360,15 @@ class _Undo:
             os.close(descriptor)
 
 
-def between(found: FileState, steps: Sequence[FileStep]) -> bool:
+def _looks(intent: Intent, step: FileStep) -> List[FileState]:
+    was = [] if intent.was is None else [intent.was.on(step.before)]
+    return [step.before, step.after, *was]
+
+
+def between(found: FileState, states: Sequence[FileState]) -> bool:
     """Whether `found` is what changes of metadata leave at any moment of them: each attribute as
-    it was before one of `steps`, all of one file, or as it is to be."""
-    before = steps[0].before
-    states = [state for step in steps for state in (step.before, step.after)]
+    in one of `states`, which are those of one file before and after each."""
+    before = states[0]
     if (found.type, found.size, found.target) != (before.type, before.size, before.target):
         return False
     if None not in (found.sha256, before.sha256) and found.sha256 != before.sha256:

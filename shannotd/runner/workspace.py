@@ -31,9 +31,10 @@ class Action:
     directory was before the batch, None if the batch makes it, `parent_identity` which it
     is (`old_identity` that of a renamed path's old one). `expected` is what is to be
     displaced, `found` just that as it was found, at the host's path `here`; None where a step
-    of the batch makes it. `temporary` is the name of what takes its place (of a deleted path,
-    where it waits), in the directory that was at `written_in`; `inode` that of what is new,
-    `written_ns` the time of its content. `left` is what an append leaves, where the file had grown.
+    of the batch makes it; `really` what is there, if steps have changed its metadata. `temporary`
+    is the name of what takes its place (of a deleted path, where it waits), in the directory that
+    was at `written_in`; `inode` that of what is new, `written_ns` the time of its content. `left`
+    is what an append leaves, where the file had grown.
     """
 
     index: int
@@ -46,6 +47,7 @@ class Action:
     expected: Optional[FileState] = None
     found: Optional[Entry] = None
     here: Optional[str] = None
+    really: Optional[Entry] = None
     temporary: Optional[str] = None
     written_in: Optional[str] = None
     inode: Optional[filesystem.Incarnation] = None

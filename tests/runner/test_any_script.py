@@ -224,6 +224,12 @@ def many(count: int) -> settings:
 @example([], [[("rename-file", "a", "n")], [("mode", "n", 0o600)]], True)
 @example([], [[("mkdir", "n"), ("write", "n/a", "")], [("write", "n/a", "one\n")]], True)
 @example([], [[("link", "a", "n")], [("mode", "a", 0o600)]], True)
+@example([], [[("link", "a", "n")], [("replace", "a", "one\n")]], False)
+@example(
+    [],
+    [[("write", "n", "x"), ("link", "n", ".dot")], [("replace", "n", "x")], [("mode", "n", 0o600)]],
+    False,
+)
 @example([], [[("link", "a", "n")], [("mode", "a", 0o600)], [("write", "a", "")]], False)
 @example(
     [],
