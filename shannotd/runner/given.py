@@ -137,13 +137,15 @@ class Given:
     def original(self, status: Status) -> Optional[Entry]:
         """The metadata that the inode had before the steps; None where none of them changed it, or
         it is not as they left it."""
-        identity = status.identity
-        if identity not in self._looks:
+        now = self._now.get(status.identity)
+        if now is None:
             return None
-        now, first = self._now[identity].status, self._looks[identity][0]
-        as_left = (now.mode, now.uid, now.gid, now.size, now.mtime_ns)
-        is_now = (status.mode, status.uid, status.gid, status.size, status.mtime_ns)
-        return Entry(first.state, first.status) if as_left == is_now else None
+        left = now.status
+        as_left = (left.mode, left.uid, left.gid, left.size, left.mtime_ns)
+        if as_left != (status.mode, status.uid, status.gid, status.size, status.mtime_ns):
+            return None
+        first = self._looks[status.identity][0]
+        return Entry(first.state, first.status)
 
 
 def _after(look: _Look, after: FileState) -> _Look:
