@@ -93,6 +93,8 @@ class _Comparison:
         path = self._obstacle(step)
         if path is not None:
             return Need(index, self._gone.nearest(path), path)
+        if step.change != "metadata" or step.path not in self._twins:
+            return None
         # What it gives to one name the others would get as well, and no step would say so.
         twin = self._twins.left_out(steps, index, {*dropped, *self._gone.paths.values()})
         return None if twin is None else Need(index, twin, step.path)

@@ -33,16 +33,18 @@ class Twins:
         for path in [path for path in self._files if path == old or path.startswith(old + "/")]:
             self._files[new + path[len(old) :]] = self._files.pop(path)
 
+    def __contains__(self, path: str) -> bool:
+        """Whether steps made more names of the file at `path`."""
+        return path in self._files
+
     def left_out(
         self, steps: Sequence[object], index: int, dropped: AbstractSet[int]
     ) -> Optional[int]:
-        """Of the `steps` in the batch of the one at `index`, which gives metadata, one that is
-        `dropped` and would give them to the same file; None where there is none."""
+        """Of the `steps` in the batch of the one at `index`, which gives metadata to a file of more
+        names, one that is `dropped` and would give them as well; None where there is none."""
         step = steps[index]
         assert isinstance(step, FileStep)
-        file = self._files.get(step.path)
-        if file is None or step.change != "metadata":
-            return None
+        file = self._files[step.path]
         for other in sorted(dropped, key=lambda one: (abs(one - index), one)):
             twin = steps[other]
             if (
