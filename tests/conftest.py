@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.accounts import is_root, readable_code, temporary_account
 from tests.support.daemon import Daemon, running_daemon, workplace
@@ -25,6 +26,11 @@ def pytest_configure() -> None:
     # Started in the background we ignore interrupts, and so would all that tests start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # How long something takes is measured by benchmarks, and tells nothing here.
+    settings.register_profile(
+        "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("untimed")
 
 
 @pytest.fixture
