@@ -1,0 +1,68 @@
+"""Files with several names, where an apply fails or somebody else comes in between (P2, P4, P9)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shannotd.runner import checkpoints
+from shannotd.runner.plan import FileStep
+from tests.runner import overlays
+from tests.runner.overlays import Recording
+from tests.runner.test_any_script import one_name_each
+from tests.runner.test_apply import ROOT, At
+from tests.runner.test_apply_failures import failing
+from tests.runner.test_recovery import Kill, killed_apply, resumed
+from tests.support import mixed
+from tests.support.accounts import is_root
+from tests.support.operations import Phase
+
+pytestmark = pytest.mark.skipif(not is_root(), reason="makes mounts and accounts")
+
+# In the sandbox the two names of one file have parted: each has the mode that it was given.
+EACH_ITS_MODE: list[Phase] = [
+    [("chmod", "twin", 0o600), ("chmod", "d/twin", 0o640)],
+    [("chmod", "twin", 0o700), ("chmod", "d/twin", 0o755), ("write", "d/file", "x")],
+]
+
+
+@pytest.mark.P4
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_batch_that_was_cut_short_leaves_what_was_really_there(top: Path, killed: bool) -> None:
+    """Not what its plan expected at one of the names: the batches before are taken back from it."""
+    with mixed.bed(top, EACH_ITS_MODE) as bed:
+        recording = Recording(bed.steps, (), dict(bed.contents))
+        found = overlays.plan_of(recording, ROOT)
+        files = [index for index, step in enumerate(bed.steps) if isinstance(step, FileStep)]
+        for index in (one for one in files if bed.batch_of(one) == 1):
+            bed.lay_out()
+            if killed:
+                killed_apply(found, recording, bed.state, Kill("changed", index, 1))
+                applied = resumed(bed.state, found.session)
+            else:
+                at = At("changed", failing(lambda: None), index)
+                applied = overlays.apply_plan(found, recording.contents, state=bed.state, points=at)
+            assert applied.error is not None
+            assert "refused" not in applied.error["details"]["before"]
+            assert "done" not in {applied.steps[one] for one in files}
+            assert one_name_each(overlays.snapshot(bed.host)) == one_name_each(bed.states[0])
+
+
+@pytest.mark.P4
+@pytest.mark.P9
+def test_somebodys_name_of_a_changed_file_in_a_new_directory_is_told(top: Path) -> None:
+    phases: list[Phase] = [[("chmod", "d/mode", 0o600)], [("mkdir", "made")], [("age", "d/file")]]
+    with mixed.bed(top, phases) as bed:
+        recording = Recording(bed.steps, (), dict(bed.contents))
+        found = overlays.plan_of(recording, ROOT)
+        bed.lay_out()
+        killed_apply(found, recording, bed.state, Kill("synced", batch=1))
+        os.link(bed.host / "d/mode", bed.host / "made/theirs")
+        before = overlays.snapshot(bed.host)
+        applied = resumed(bed.state, found.session)
+        assert applied.error is not None
+        assert f"{bed.host}/made was changed since" in applied.error["details"]["before"]
+        assert overlays.snapshot(bed.host) == before
+        assert checkpoints.unfinished(str(bed.state)) == []
