@@ -18,7 +18,9 @@ from shannotd.runner.command_group import CommandGroup
 from shannotd.runner.commands import run_command
 from shannotd.runner.contents import AskedContents
 from shannotd.runner.frames import Channel, Closed, RunnerError
+from shannotd.runner.given import Given
 from shannotd.runner.holders import holders
+from shannotd.runner.joined import Joined
 from shannotd.runner.obstacles import protected_paths
 from shannotd.runner.orders import Orders
 from shannotd.runner.outcome import Part, apply_over, command_result, parts, told
@@ -69,7 +71,12 @@ def serve(
                         permission.become(found.identity)
                     os.umask(found.identity.umask)
                     setting = Setting(
-                        found.identity, checkpoint, points or Points(), stop, protected
+                        found.identity,
+                        checkpoint,
+                        points or Points(),
+                        stop,
+                        protected,
+                        Given(Joined(found.steps)),
                     )
                     try:
                         run(found, orders, setting, floor, turn, group)

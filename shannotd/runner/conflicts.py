@@ -14,6 +14,8 @@ from typing import AbstractSet, Dict, List, Optional, Sequence
 
 from shannotd.runner import expectation, tree
 from shannotd.runner.course import Course
+from shannotd.runner.given import Given
+from shannotd.runner.joined import Joined
 from shannotd.runner.plan import ABSENT, FileState, FileStep, Identity
 from shannotd.runner.tree import NOTHING, Entry, MountInside
 from shannotd.runner.workspace import Workspace
@@ -46,9 +48,12 @@ class Settled:
 class Conflicts:
     """Looks at the paths of a reversal's steps, in order, as the identity that will do them."""
 
-    def __init__(self, identity: Identity, force: AbstractSet[str], *, force_all: bool) -> None:
-        """`force` are paths where the change of somebody else does not count, or all do not."""
-        self._workspace = Workspace(identity)
+    def __init__(
+        self, identity: Identity, force: AbstractSet[str], *, force_all: bool, names: Joined
+    ) -> None:
+        """`force` are paths where the change of somebody else does not count, or all do not;
+        `names` those of the plan that was applied."""
+        self._workspace = Workspace(identity, Given(names))
         self._force = force
         self._force_all = force_all
         self._course = Course()
@@ -95,7 +100,7 @@ class Conflicts:
             return self._settled(index, [_as_found(step, found)], found)
         conflict = _conflict(here, step.before, found)
         forced = _forced(step, found)
-        if forced is not None and self._is_as_left(step, found):
+        if forced is not None and self._is_as_left(here, step, found):
             return self._settled(index, forced, found)
         if forced is None:
             raise _Blocked(replace(conflict, forcible=False))
@@ -103,15 +108,15 @@ class Conflicts:
             raise _Blocked(conflict)
         return self._settled(index, forced, found, conflict.expected)
 
-    def _is_as_left(self, step: FileStep, found: Entry) -> bool:
+    def _is_as_left(self, here: str, step: FileStep, found: Entry) -> bool:
         """Whether what was `found` has other metadata just since the session itself has given
         them by another of its names, at which they were as expected."""
-        if step.change != "metadata" or not self._workspace.given.knows(found):
+        if step.change != "metadata" or not self._workspace.given.knows(here, found):
             return False
         now = found.state
-        given = replace(
-            step.before, mode=now.mode, uid=now.uid, gid=now.gid, xattrs=now.xattrs, mtime_ns=None
-        )
+        given = replace(step.before, mode=now.mode, uid=now.uid, gid=now.gid, xattrs=now.xattrs)
+        if self._workspace.given.timed(found):
+            given = replace(given, mtime_ns=None)
         return _as_expected(given, found)
 
     def _settled(

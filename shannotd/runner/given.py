@@ -8,9 +8,10 @@ doing, and counts as what the plan expects there (P2). All here is pure.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Set, Tuple
 
 from shannotd.runner.filesystem import Identity, Status
+from shannotd.runner.joined import Joined
 from shannotd.runner.plan import FileState
 from shannotd.runner.tree import RECORDED, Entry
 
@@ -62,16 +63,20 @@ def _recorded(state: FileState) -> Dict[str, str]:
 class Given:
     """Remembers them from the first step on that changes an inode's metadata."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Optional[Joined] = None) -> None:
+        """What was given by one path counts at those that `names` join with it."""
+        self._names = Joined(()) if names is None else names
         # The looks that an inode has had or will have, in order, and how it really is.
         self._looks: Dict[Identity, List[_Look]] = {}
         self._now: Dict[Identity, _Look] = {}
         # What was last given to one by each of its paths.
         self._by_path: Dict[Tuple[Identity, str], _Look] = {}
+        # By the names of which group an inode was given something.
+        self._groups: Dict[Identity, Set[str]] = {}
 
     def copy(self) -> Given:
         """Another one that knows the same, for a batch that may fail."""
-        other = Given()
+        other = Given(self._names)
         other.take(self)
         return other
 
@@ -80,6 +85,7 @@ class Given:
         self._looks = {identity: list(looks) for identity, looks in other._looks.items()}
         self._now = dict(other._now)
         self._by_path = dict(other._by_path)
+        self._groups = {identity: set(groups) for identity, groups in other._groups.items()}
 
     def foresee(self, path: str, status: Status, before: FileState) -> None:
         """A step that takes another back expects `before` at `path`, where the inode with this
@@ -96,6 +102,7 @@ class Given:
         identity = found.status.identity
         first = _Look(found.state, found.status)
         self._now.setdefault(identity, first)
+        self._groups.setdefault(identity, set()).add(self._names.group(path))
         look = self._by_path[identity, path] = _after(first, after)
         self._looks.setdefault(identity, [first]).append(look)
         now = self._now[identity]
@@ -109,6 +116,7 @@ class Given:
         look = replace(planned, status=status)
         identity = status.identity
         self._now[identity] = self._by_path[identity, path] = look
+        self._groups.setdefault(identity, set()).add(self._names.group(path))
         # Of what the batch has made itself, no step intended anything when all was looked at.
         looks = self._looks.get(identity, [first, planned])
         self._looks[identity] = [look if one == planned else one for one in looks]
@@ -120,7 +128,7 @@ class Given:
         identity = found.status.identity
         looks = self._looks.get(identity)
         now = self._now.get(identity)
-        if looks is None or now is None or not now.is_still(found):
+        if looks is None or now is None or not self.knows(path, found) or not now.is_still(found):
             return found
         # The one of just this path is the right one, if only a time that no step tells differs.
         known = self._by_path.get((identity, path))
@@ -130,9 +138,17 @@ class Given:
         look = next((one for one in likely if one.is_expected(expected)), looks[-1])
         return look.on(found, now)
 
-    def knows(self, found: Entry) -> bool:
-        """Whether a step changes what was `found` by one of its names."""
-        return found.status is not None and found.status.identity in self._now
+    def knows(self, path: str, found: Entry) -> bool:
+        """Whether a step changes what was `found` at `path` by one of the names that it had."""
+        if found.status is None:
+            return False
+        return self._names.group(path) in self._groups.get(found.status.identity, ())
+
+    def timed(self, found: Entry) -> bool:
+        """Whether a step gives a time to what was `found`."""
+        assert found.status is not None
+        looks = self._looks[found.status.identity]
+        return len({look.status.mtime_ns for look in looks}) > 1
 
     def original(self, status: Status) -> Optional[Entry]:
         """The metadata that the inode had before the steps; None where none of them changed it, or

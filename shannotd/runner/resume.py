@@ -11,7 +11,9 @@ from shannotd.runner import checkpoints, permission, plan
 from shannotd.runner.batch import Points, Setting
 from shannotd.runner.child import in_child
 from shannotd.runner.frames import Channel, Closed, RunnerError
+from shannotd.runner.given import Given
 from shannotd.runner.identity import read_floor
+from shannotd.runner.joined import Joined
 from shannotd.runner.journal import Damaged
 from shannotd.runner.obstacles import protected_paths
 from shannotd.runner.outcome import Outcome, told
@@ -91,7 +93,8 @@ def _recover(state: str, session: str) -> Optional[str]:
                 permission.become(found.identity)
             os.umask(found.identity.umask)
             stop = Stop()
-            setting = Setting(found.identity, checkpoint, Points(), stop, protected_paths(floor))
+            protected, given = protected_paths(floor), Given(Joined(found.steps))
+            setting = Setting(found.identity, checkpoint, Points(), stop, protected, given)
             recover(found, setting)
     except RunnerError as error:
         details = ", ".join(f"{name}: {value}" for name, value in error.details.items())

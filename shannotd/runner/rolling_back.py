@@ -19,6 +19,7 @@ from shannotd.runner.compensation import Compensation
 from shannotd.runner.conflicts import Conflict, Conflicts, Settled
 from shannotd.runner.frames import Channel, Closed, Header, RunnerError
 from shannotd.runner.holders import holders
+from shannotd.runner.joined import Joined
 from shannotd.runner.journal import Damaged
 from shannotd.runner.needed import contents_of
 from shannotd.runner.orders import Orders
@@ -239,7 +240,9 @@ def _look(contents: SavedContents, found: Plan, items: Sequence[Item], order: _O
 def _look_as_identity(
     contents: SavedContents, found: Plan, items: Sequence[Item], order: _Order
 ) -> _Looked:
-    conflicts = Conflicts(found.identity, order.force, force_all=order.force_all)
+    conflicts = Conflicts(
+        found.identity, order.force, force_all=order.force_all, names=Joined(found.steps)
+    )
     settled: List[Union[Settled, CommandStep]] = []
     try:
         for index, step in items:

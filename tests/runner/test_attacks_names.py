@@ -17,7 +17,9 @@ from tests.runner.test_apply_failures import failing
 from tests.runner.test_recovery import Kill, killed_apply, resumed
 from tests.support import mixed
 from tests.support.accounts import is_root
+from tests.support.applying import shell
 from tests.support.operations import Phase
+from tests.support.rolled import Host, around, conflicts_of
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="makes mounts and accounts")
 
@@ -66,3 +68,40 @@ def test_somebodys_name_of_a_changed_file_in_a_new_directory_is_told(top: Path) 
         assert f"{bed.host}/made was changed since" in applied.error["details"]["before"]
         assert overlays.snapshot(bed.host) == before
         assert checkpoints.unfinished(str(bed.state)) == []
+
+
+# Somebody makes another file's name one of the file that the plan has changed: they have the same
+# content, and the other's metadata are now those that the plan expects there, or once gave it.
+
+_APART = "write('a', '')\nwrite('m', '')\n"
+_SECRET, _SHARED = "os.chmod('a', 0o600)", "os.chmod('m', 0o640)"
+
+
+@pytest.mark.P2
+@pytest.mark.parametrize("act", ['ln -f "$1/a" "$1/m"', 'mv "$1/a" "$1/m"'])
+def test_a_name_that_somebody_gave_it_between_two_batches_is_stale(host: Host, act: str) -> None:
+    host.lay_out(_APART)
+    found, contents = around(host, _SECRET, shell(act, str(host.directory)), _SHARED)
+    applied = host.apply(found, contents)
+    assert applied.code == "stale"
+    assert applied.error is not None
+    assert applied.error["details"]["path"] == f"{host.directory}/m"
+    assert applied.steps[2] == "stale"
+
+
+@pytest.mark.P9
+def test_a_name_that_somebody_gave_it_afterwards_is_a_conflict(host: Host) -> None:
+    host.lay_out(_APART)
+    found, contents = around(host, _SECRET, shell("true"), _SHARED)
+    assert host.apply(found, contents).error is None
+    host.script("os.unlink('a')\nos.link('m', 'a')")
+    assert set(conflicts_of(host, host.ask())) == {"a"}
+
+
+@pytest.mark.P9
+def test_a_time_that_somebody_gave_it_by_any_name_is_a_conflict(host: Host) -> None:
+    host.lay_out("write('a', '')\nos.link('a', 'n')\n")
+    found, contents = around(host, "os.utime('a', (5, 5))", shell("true"), "os.chmod('n', 0o640)")
+    assert host.apply(found, contents).error is None
+    host.script("os.utime('n', (77, 77))")
+    assert set(conflicts_of(host, host.ask())) == {"a"}

@@ -11,6 +11,8 @@ import pytest
 
 from shannotd.runner import tree
 from shannotd.runner.given import Given
+from shannotd.runner.joined import Joined
+from shannotd.runner.plan import FileStep
 from tests.runner.conftest import Bench
 from tests.runner.test_any_script import check, make_gate, plot
 
@@ -109,6 +111,13 @@ def look(path: Path) -> tree.Entry:
         os.close(directory)
 
 
+def names(path: Path) -> Joined:
+    """A plan changes the file by both of its names."""
+    state = look(path).state
+    twin = str(path.with_name("twin"))
+    return Joined([FileStep("metadata", one, state, state) for one in (str(path), twin)])
+
+
 def changed(given: Given, path: Path, mode: int) -> tree.Entry:
     """A step has changed the mode; what it found."""
     found = look(path)
@@ -121,7 +130,7 @@ def changed(given: Given, path: Path, mode: int) -> tree.Entry:
 
 
 def test_what_a_step_gave_is_seen_as_expected(file: Path) -> None:
-    given = Given()
+    given = Given(names(file))
     before = changed(given, file, 0o600)
     twin = look(file.with_name("twin"))
     assert twin.state.mode == 0o600
@@ -146,7 +155,7 @@ def test_what_a_step_gave_is_seen_as_expected(file: Path) -> None:
 )
 def test_what_somebody_else_did_since_is_not(file: Path, act: Any) -> None:
     os.utime(file, ns=(1, 1))
-    given = Given()
+    given = Given(names(file))
     before = changed(given, file, 0o600)
     act(file)
     found = look(file.with_name("twin"))
@@ -154,14 +163,14 @@ def test_what_somebody_else_did_since_is_not(file: Path, act: Any) -> None:
 
 
 def test_what_no_step_had_there_is_seen_as_it_is_now(file: Path) -> None:
-    given = Given()
+    given = Given(names(file))
     before = changed(given, file, 0o600)
     found = look(file)
     assert given.seen(str(file), replace(before.state, mode=0o4755), found).state.mode == 0o600
 
 
 def test_of_a_batch_that_failed_nothing_is_kept(file: Path) -> None:
-    given = Given()
+    given = Given(names(file))
     batch = given.copy()
     before = changed(batch, file, 0o600)
     found = look(file)
