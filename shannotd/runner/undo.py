@@ -29,6 +29,8 @@ _REPLACED = "somebody replaced it meanwhile"
 _CHANGED = "somebody changed it meanwhile"
 _MOVED = "somebody moved its directory meanwhile"
 _FOREIGN = "somebody put something in it meanwhile"
+# Of an access list in hexadecimal: its version, an entry, the tags of accounts and groups by name.
+_ACL_HEAD, _ACL_ENTRY, _ACL_NAMED = 8, 16, ("0200", "0800")
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -380,9 +382,21 @@ def between(found: FileState, states: Sequence[FileState]) -> bool:
     names = {*found.xattrs}.union(*(one.xattrs for one in states))
     return all(
         # One that the kernel clears with the owner, or that is not there yet, is None.
-        found.xattrs.get(name) in (None, *(one.xattrs.get(name) for one in states))
+        found.xattrs.get(name) is None
+        or _lasting(name, found) in [_lasting(name, one) for one in states]
         for name in names
     )
+
+
+def _lasting(name: str, state: FileState) -> Optional[str]:
+    """The attribute without what changes with the mode: an access list holds its bits as well
+    (linux/posix_acl_xattr.h)."""
+    value = state.xattrs.get(name)
+    if name != tree.ACCESS_ACL or value is None:
+        return value
+    head, entries = value[:_ACL_HEAD], value[_ACL_HEAD:]
+    listed = [entries[at : at + _ACL_ENTRY] for at in range(0, len(entries), _ACL_ENTRY)]
+    return head + "".join(one if one[:4] in _ACL_NAMED else one[:4] + one[8:] for one in listed)
 
 
 def _modes(states: Sequence[FileState]) -> Set[int]:

@@ -105,3 +105,41 @@ def test_a_time_that_somebody_gave_it_by_any_name_is_a_conflict(host: Host) -> N
     assert host.apply(found, contents).error is None
     host.script("os.utime('n', (77, 77))")
     assert set(conflicts_of(host, host.ask())) == {"a"}
+
+
+@pytest.mark.P4
+def test_an_access_list_that_keeps_the_owner_out_of_a_directory_is_put_back(top: Path) -> None:
+    """The owner needs access for the batch, and chmod(2) changes the access list with the mode."""
+    with mixed.bed(top, [[("acl", "d/tree", 5), ("write", "d/tree/inner", "x")]]) as bed:
+        recording = Recording(bed.steps, (), dict(bed.contents))
+        found = overlays.plan_of(recording, ROOT)
+        bed.lay_out()
+        at = At("changed", failing(lambda: None), len(bed.steps) - 1)
+        applied = overlays.apply_plan(found, recording.contents, state=bed.state, points=at)
+        assert applied.error is not None
+        assert applied.error["details"]["before"] == "undone"
+        assert overlays.snapshot(bed.host) == bed.states[0]
+
+
+@pytest.mark.P2
+@pytest.mark.xfail(strict=True, reason="each step gives all metadata, as its name had them")
+def test_what_is_given_by_one_name_is_not_taken_away_by_another(host: Host) -> None:
+    """Neither the plan says so nor would the script have done it."""
+    host.lay_out("write('a', '')\nos.link('a', 'n')\n")
+    host.do("os.chown('a', 1, 1)\nos.chmod('n', 0o600)")
+    status = (host.directory / "a").stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (1, 1, 0o600)
+
+
+@pytest.mark.P4
+@pytest.mark.xfail(
+    strict=True, reason="the file that is made anew has just the name that was deleted"
+)
+def test_names_that_no_step_has_get_their_mode_back(host: Host) -> None:
+    host.lay_out("write('a', '')\nos.link('a', 'n')\n")
+    before = host.snapshot()
+    found, contents = around(
+        host, "os.chmod('n', 0o600)", shell("true"), "os.unlink('n')", shell("exit 1")
+    )
+    assert host.apply(found, contents).code == "command_failed"
+    assert host.snapshot() == before
