@@ -49,15 +49,15 @@ def dependents(steps: Sequence[object], dropped: AbstractSet[int]) -> Dependents
     """
     if not dropped:
         return Dependents((), ())
-    return _Comparison().follow(steps, dropped)
+    return _Comparison(Twins(steps, dropped)).follow(steps, dropped)
 
 
 class _Comparison:
-    def __init__(self) -> None:
+    def __init__(self, twins: Twins) -> None:
         # The host with all steps, and without those that go.
         self._whole = World()
         self._rest = World(self._whole.facts)
-        self._twins = Twins()
+        self._twins = twins
         self._gone = _Gone()
         self._missed: List[Missed] = []
 
@@ -73,11 +73,12 @@ class _Comparison:
                 else:
                     self._look_at_command(index, step)
             elif isinstance(step, FileStep) and not step.scratch:
-                need = None if index in dropped else self._need(steps, index, dropped)
+                need = None if index in dropped else self._need(index, step)
                 if need is not None:
                     needs.append(need)
                 if need is not None or index in dropped:
                     self._gone.add(index, step)
+                    self._twins.leave_out(index, step)
                 else:
                     self._look_above(index, step)
                     self._rest.add(step)
@@ -85,18 +86,12 @@ class _Comparison:
                 self._whole.add(step)
         return Dependents(tuple(needs), tuple(self._missed))
 
-    def _need(
-        self, steps: Sequence[object], index: int, dropped: AbstractSet[int]
-    ) -> Optional[Need]:
-        step = steps[index]
-        assert isinstance(step, FileStep)
+    def _need(self, index: int, step: FileStep) -> Optional[Need]:
         path = self._obstacle(step)
         if path is not None:
             return Need(index, self._gone.nearest(path), path)
-        if step.change != "metadata" or step.path not in self._twins:
-            return None
         # What it gives to one name the others would get as well, and no step would say so.
-        twin = self._twins.left_out(steps, index, {*dropped, *self._gone.paths.values()})
+        twin = self._twins.left_out(index, step)
         return None if twin is None else Need(index, twin, step.path)
 
     def _obstacle(self, step: FileStep) -> Optional[str]:
