@@ -201,17 +201,6 @@ def test_what_was_killed_while_it_made_anew_what_it_then_changes(point: str, top
             applied = resumed(bed.state, found.session)
             assert applied.code == "command_failed"
             told = {applied.steps[i] for i, one in enumerate(steps) if isinstance(one, FileStep)}
-            [
-                print(
-                    "XX",
-                    i,
-                    getattr(s, "change", "cmd"),
-                    getattr(s, "path", "")[-10:],
-                    getattr(s, "before", None)
-                    and (oct(s.before.mode or 0), oct(s.after.mode or 0)),
-                )
-                for i, s in enumerate(steps)
-            ]
             assert told == {"undone"}
             assert one_name_each(overlays.snapshot(bed.host)) == one_name_each(bed.states[0])
 
