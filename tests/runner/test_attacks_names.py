@@ -143,3 +143,16 @@ def test_names_that_no_step_has_get_their_mode_back(host: Host) -> None:
     )
     assert host.apply(found, contents).code == "command_failed"
     assert host.snapshot() == before
+
+
+@pytest.mark.P4
+@pytest.mark.xfail(strict=True, reason="made anew it is open to its owner, in its access list too")
+def test_a_directory_whose_access_list_keeps_the_owner_out_is_made_anew(top: Path) -> None:
+    phases: list[Phase] = [[("acl", "d/tree", 5)], [("remove", "d/tree")]]
+    with mixed.bed(top, phases) as bed:
+        steps = (*bed.steps, shell("exit 1"))
+        found = overlays.plan_of(Recording(steps, (), dict(bed.contents)), ROOT)
+        bed.lay_out()
+        applied = overlays.apply_plan(found, bed.contents, state=bed.state)
+        assert applied.code == "command_failed"
+        assert overlays.snapshot(bed.host) == bed.states[0]
