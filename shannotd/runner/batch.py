@@ -18,7 +18,7 @@ from shannotd.runner.contents import Contents
 from shannotd.runner.filesystem import RENAME_EXCHANGE, RENAME_NOREPLACE, Status
 from shannotd.runner.finish import FinalPaths, close_directories, needing_closing
 from shannotd.runner.frames import RunnerError
-from shannotd.runner.given import Given
+from shannotd.runner.given import Given, given_to
 from shannotd.runner.intent import Intent, Made, Metadata
 from shannotd.runner.journal import Journal
 from shannotd.runner.plan import ABSENT, FileState, FileStep, Identity
@@ -381,16 +381,17 @@ class Batch:
                 raise stale(action.index, step.path, step.before.type, "nothing") from error
         try:
             status = filesystem.status(descriptor)
-            found = tree.describe(descriptor, status, identity=self._workspace.identity)
-            found = self._workspace.seen(step.path, step.before, found)
+            real = tree.describe(descriptor, status, identity=self._workspace.identity)
+            real = self._workspace.as_meant(real)
+            found = self._workspace.seen(step.path, step.before, real)
             require(action.index, step.path, step.before, found, renamed=self._reverse)
             self._begin()
-            set_state(descriptor, step.after, status, keep_open=True)
-            self._workspace.given.changed(
-                step.path, found, step.after, filesystem.status(descriptor)
-            )
+            state = given_to(real.state, step.before, step.after)
+            set_state(descriptor, state, status, keep_open=True)
+            left = Entry(state, filesystem.status(descriptor))
+            self._workspace.given.changed(step.path, found, step.after, left)
             if step.after.type == "directory":
-                self._workspace.kept_open[status.identity] = step.after.mode
+                self._workspace.kept_open[status.identity] = state.mode
         finally:
             os.close(descriptor)
 

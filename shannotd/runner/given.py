@@ -108,14 +108,15 @@ class Given:
         now = self._now[identity]
         return Entry(now.state, now.status)
 
-    def changed(self, path: str, found: Entry, after: FileState, status: Status) -> None:
-        """A step has done so, which has the `status` now."""
-        assert found.status is not None
+    def changed(self, path: str, found: Entry, after: FileState, really: Entry) -> None:
+        """A step has done so, and left the file as it `really` is now."""
+        assert found.status is not None and really.status is not None
         first = _Look(found.state, found.status)
         planned = _after(first, after)
-        look = replace(planned, status=status)
-        identity = status.identity
-        self._now[identity] = self._by_path[identity, path] = look
+        look = replace(planned, status=really.status)
+        identity = really.status.identity
+        self._now[identity] = _Look(really.state, really.status)
+        self._by_path[identity, path] = look
         self._groups.setdefault(identity, set()).add(self._names.group(path))
         # Of what the batch has made itself, no step intended anything when all was looked at.
         looks = self._looks.get(identity, [first, planned])
@@ -134,7 +135,7 @@ class Given:
         known = self._by_path.get((identity, path))
         if known is None and found.status.links == 1:
             known = now
-        likely = looks if known is None else [known, *looks]
+        likely = [*([] if known is None else [known]), *looks, now]
         look = next((one for one in likely if one.is_expected(expected)), looks[-1])
         return look.on(found, now)
 
@@ -162,6 +163,29 @@ class Given:
             return None
         first = self._looks[status.identity][0]
         return Entry(first.state, first.status)
+
+
+def given_to(real: FileState, before: FileState, after: FileState) -> FileState:
+    """What a step makes of a file that is `real`: just what differs between `before` and `after`
+    changes, since another name may have got the rest."""
+
+    def given(now: Optional[int], old: Optional[int], new: Optional[int]) -> Optional[int]:
+        return now if old == new else new
+
+    xattrs = dict(real.xattrs)
+    for name in {*before.xattrs, *after.xattrs}:
+        if before.xattrs.get(name) == after.xattrs.get(name):
+            continue
+        xattrs.pop(name, None)
+        if name in after.xattrs:
+            xattrs[name] = after.xattrs[name]
+    return replace(
+        after,
+        mode=given(real.mode, before.mode, after.mode),
+        uid=given(real.uid, before.uid, after.uid),
+        gid=given(real.gid, before.gid, after.gid),
+        xattrs=xattrs,
+    )
 
 
 def _after(look: _Look, after: FileState) -> _Look:

@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 from shannotd.runner.batch import Setting
 from shannotd.runner.frames import Header, RunnerError
 from shannotd.runner.plan import CommandStep, FileStep, Plan
+from shannotd.runner.reverse import kept_by_other_names
 from shannotd.runner.rollback import take_back
 from shannotd.runner.wording import numbers
 from shannotd.runner.workspace import as_runner_error
@@ -126,6 +127,9 @@ def _explain(
     words = []
     if undone:
         words.append("rolled back")
+        kept = kept_by_other_names([(index, found.steps[index]) for index in undone])
+        if kept:
+            words.append(f"other names of the file of {numbers(kept)} keep what it was given")
     elif applied:
         words.append(f"applied ({numbers(applied)})")
     if refused is not None:

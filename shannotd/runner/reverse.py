@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, Iterable, List, Sequence, Tuple
 
 from shannotd.runner.plan import ABSENT, FileState, FileStep, TreeSummary
 from shannotd.runner.saved import Saved, SavedEntry
@@ -32,6 +32,28 @@ def reverse(done: Sequence[Indexed], saved: Dict[int, Saved]) -> List[Indexed]:
     for index, step in reversed(done):
         steps += [(index, one) for one in _reverse_one(index, step, saved)]
     return steps
+
+
+def kept_by_other_names(done: Sequence[Indexed]) -> List[int]:
+    """The indexes of those of `done` that gave metadata to a file with several names of which a
+    later one deleted or replaced the one that was named: what is made anew is another file."""
+    given: Dict[str, int] = {}
+    kept: List[int] = []
+    for index, step in done:
+        if step.change == "metadata":
+            if step.before.links is not None:
+                given[step.path] = index
+            continue
+        if step.old_path is not None:
+            for path in _with_below(given, step.old_path):
+                given[step.path + path[len(step.old_path) :]] = given.pop(path)
+            continue
+        kept += [given.pop(path) for path in _with_below(given, step.path)]
+    return sorted(kept)
+
+
+def _with_below(paths: Iterable[str], top: str) -> List[str]:
+    return [path for path in paths if path == top or path.startswith(top + "/")]
 
 
 def _reverse_one(index: int, step: FileStep, saved: Dict[int, Saved]) -> List[FileStep]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 from shannotd.runner import filesystem, staging, tree
+from shannotd.runner.access_list import without_mode
 from shannotd.runner.directories import Directories
 from shannotd.runner.filesystem import (
     RENAME_EXCHANGE,
@@ -29,8 +30,6 @@ _REPLACED = "somebody replaced it meanwhile"
 _CHANGED = "somebody changed it meanwhile"
 _MOVED = "somebody moved its directory meanwhile"
 _FOREIGN = "somebody put something in it meanwhile"
-# Of an access list in hexadecimal: its version, an entry, the tags of accounts and groups by name.
-_ACL_HEAD, _ACL_ENTRY, _ACL_NAMED = 8, 16, ("0200", "0800")
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -389,14 +388,9 @@ def between(found: FileState, states: Sequence[FileState]) -> bool:
 
 
 def _lasting(name: str, state: FileState) -> Optional[str]:
-    """The attribute without what changes with the mode: an access list holds its bits as well
-    (linux/posix_acl_xattr.h)."""
+    """The attribute without what changes with the mode."""
     value = state.xattrs.get(name)
-    if name != tree.ACCESS_ACL or value is None:
-        return value
-    head, entries = value[:_ACL_HEAD], value[_ACL_HEAD:]
-    listed = [entries[at : at + _ACL_ENTRY] for at in range(0, len(entries), _ACL_ENTRY)]
-    return head + "".join(one if one[:4] in _ACL_NAMED else one[:4] + one[8:] for one in listed)
+    return without_mode(value) if value is not None and name == tree.ACCESS_ACL else value
 
 
 def _modes(states: Sequence[FileState]) -> Set[int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import AbstractSet, Dict, Optional, Tuple
 
 from shannotd.runner import expectation, filesystem, tree
+from shannotd.runner.access_list import with_owner
 from shannotd.runner.directories import Directories
 from shannotd.runner.filesystem import Status
 from shannotd.runner.frames import RunnerError
@@ -78,9 +79,9 @@ class Workspace:
 
     def seen(self, path: str, expected: FileState, found: Entry) -> Entry:
         """What was `found` at `path`, without what this batch or the steps so far made of it."""
-        return self.given.seen(path, expected, self._as_meant(found))
+        return self.given.seen(path, expected, self.as_meant(found))
 
-    def _as_meant(self, found: Entry) -> Entry:
+    def as_meant(self, found: Entry) -> Entry:
         """`found` with the mode that it has but for the batch, which needs access meanwhile."""
         if found.status is None:
             return found
@@ -91,7 +92,10 @@ class Workspace:
             _, mode = self.widened[identity]
         else:
             return found
-        return replace(found, state=replace(found.state, mode=mode))
+        xattrs = found.state.xattrs
+        if tree.ACCESS_ACL in xattrs and mode is not None:
+            xattrs = {**xattrs, tree.ACCESS_ACL: with_owner(xattrs[tree.ACCESS_ACL], mode)}
+        return replace(found, state=replace(found.state, mode=mode, xattrs=xattrs))
 
     def directory(self, path: str, index: int) -> Tuple[int, Status]:
         """The directory at `path`, for the step `index`.

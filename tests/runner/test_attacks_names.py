@@ -18,7 +18,7 @@ from tests.runner.test_recovery import Kill, killed_apply, resumed
 from tests.support import mixed
 from tests.support.accounts import is_root
 from tests.support.applying import shell
-from tests.support.operations import Phase
+from tests.support.operations import Operation, Phase
 from tests.support.rolled import Host, around, conflicts_of
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="makes mounts and accounts")
@@ -122,7 +122,6 @@ def test_an_access_list_that_keeps_the_owner_out_of_a_directory_is_put_back(top:
 
 
 @pytest.mark.P2
-@pytest.mark.xfail(strict=True, reason="each step gives all metadata, as its name had them")
 def test_what_is_given_by_one_name_is_not_taken_away_by_another(host: Host) -> None:
     """Neither the plan says so nor would the script have done it."""
     host.lay_out("write('a', '')\nos.link('a', 'n')\n")
@@ -132,21 +131,36 @@ def test_what_is_given_by_one_name_is_not_taken_away_by_another(host: Host) -> N
 
 
 @pytest.mark.P4
-@pytest.mark.xfail(
-    strict=True, reason="the file that is made anew has just the name that was deleted"
+@pytest.mark.parametrize(
+    ("later", "stays"),
+    [
+        (("remove", "d/twin"), True),
+        (("remove", "d"), True),
+        (("write", "d/twin", "x"), True),
+        (("rename", "d/twin", "m"), True),
+        (("write", "d/file", "x"), False),
+    ],
 )
-def test_names_that_no_step_has_get_their_mode_back(host: Host) -> None:
-    host.lay_out("write('a', '')\nos.link('a', 'n')\n")
-    before = host.snapshot()
-    found, contents = around(
-        host, "os.chmod('n', 0o600)", shell("true"), "os.unlink('n')", shell("exit 1")
-    )
-    assert host.apply(found, contents).code == "command_failed"
-    assert host.snapshot() == before
+def test_names_that_no_step_has_are_told_where_they_keep_the_mode(
+    top: Path, later: Operation, stays: bool
+) -> None:
+    """The file that is made anew has just the name that was deleted."""
+    with mixed.bed(top, [[("chmod", "d/twin", 0o600)], [later]]) as bed:
+        steps = (*bed.steps, shell("exit 1"))
+        found = overlays.plan_of(Recording(steps, (), dict(bed.contents)), ROOT)
+        bed.lay_out()
+        applied = overlays.apply_plan(found, bed.contents, state=bed.state)
+        assert applied.code == "command_failed"
+        assert applied.error is not None
+        before = applied.error["details"]["before"]
+        assert before.startswith("rolled back")
+        told = "other names of the file of step 1 keep what it was given"
+        assert (told in before) == stays
+        mode = (bed.host / "twin").stat().st_mode & 0o7777
+        assert mode == (0o600 if stays else 0o644)
 
 
 @pytest.mark.P4
-@pytest.mark.xfail(strict=True, reason="made anew it is open to its owner, in its access list too")
 def test_a_directory_whose_access_list_keeps_the_owner_out_is_made_anew(top: Path) -> None:
     phases: list[Phase] = [[("acl", "d/tree", 5)], [("remove", "d/tree")]]
     with mixed.bed(top, phases) as bed:

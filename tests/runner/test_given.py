@@ -36,6 +36,8 @@ ALIKE = [
     [[("age", "a")], [("age", "n")]],
     [[("attribute", "a", "x"), ("attribute", "n", "x")]],
     [[("attribute", "a", "x")], [("attribute", "n", "x")]],
+    [[("attribute", "a", "x"), ("mode", "n", SECRET)]],
+    [[("attribute", "a", "x")], [("mode", "n", SECRET)], [("age", "d/e/b")]],
 ]
 # What parts them, as a plan says; and the modes that are left at the names.
 PARTED = [
@@ -123,9 +125,7 @@ def changed(given: Given, path: Path, mode: int) -> tree.Entry:
     found = look(path)
     given.intend(str(path), found, replace(found.state, mode=mode))
     path.chmod(mode)
-    status = look(path).status
-    assert status is not None
-    given.changed(str(path), found, replace(found.state, mode=mode), status)
+    given.changed(str(path), found, replace(found.state, mode=mode), look(path))
     return found
 
 
