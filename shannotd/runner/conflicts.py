@@ -95,12 +95,13 @@ class Conflicts:
             if makes:
                 self._require_directory(step.path.rpartition("/")[0])
             return [Settled(index, step)]
-        found = self._look(here, step.before, makes=makes, metadata=step.change == "metadata")
+        metadata = step.change == "metadata"
+        found = self._look(here, step.path, step.before, makes=makes, metadata=metadata)
         if _as_expected(step.before, found):
             return self._settled(index, [_as_found(step, found)], found)
         conflict = _conflict(here, step.before, found)
         forced = _forced(step, found)
-        if forced is not None and self._is_as_left(here, step, found):
+        if forced is not None and self._is_as_left(step, found):
             return self._settled(index, forced, found)
         if forced is None:
             raise _Blocked(replace(conflict, forcible=False))
@@ -108,10 +109,10 @@ class Conflicts:
             raise _Blocked(conflict)
         return self._settled(index, forced, found, conflict.expected)
 
-    def _is_as_left(self, here: str, step: FileStep, found: Entry) -> bool:
+    def _is_as_left(self, step: FileStep, found: Entry) -> bool:
         """Whether what was `found` has other metadata just since the session itself has given
         them by another of its names, at which they were as expected."""
-        if step.change != "metadata" or not self._workspace.given.knows(here, found):
+        if step.change != "metadata" or not self._workspace.given.knows(step.path, found):
             return False
         now = found.state
         given = replace(step.before, mode=now.mode, uid=now.uid, gid=now.gid, xattrs=now.xattrs)
@@ -135,7 +136,7 @@ class Conflicts:
         changed: Optional[str] = None
         here = self._course.before(step.old_path)
         if here is not None:
-            found = self._look(here, step.before, makes=False, metadata=True)
+            found = self._look(here, step.old_path, step.before, makes=False, metadata=True)
             if not _as_expected(step.before, found):
                 conflict = _conflict(here, step.before, found)
                 if found.state.type == "absent":
@@ -148,7 +149,7 @@ class Conflicts:
             step = replace(step, before=moved, after=moved)
         there = self._course.before(step.path)
         if there is not None:
-            taken = self._look(there, ABSENT, makes=True, metadata=False)
+            taken = self._look(there, step.path, ABSENT, makes=True, metadata=False)
             if taken.state.type != "absent":
                 conflict = _conflict(there, ABSENT, taken)
                 if not self._forces(there):
@@ -159,15 +160,18 @@ class Conflicts:
 
     # Looking.
 
-    def _look(self, path: str, expected: FileState, *, makes: bool, metadata: bool) -> Entry:
-        """What is at `path` of the host; where something is to be made there its directory must
-        be too. A directory comes with its tree, unless only its `metadata` matter."""
+    def _look(
+        self, path: str, named: str, expected: FileState, *, makes: bool, metadata: bool
+    ) -> Entry:
+        """What is at `path` of the host, which a step has `named`; where something is to be made
+        there its directory must be too. A directory comes with its tree, unless only its `metadata`
+        matter."""
         parent, _, name = path.rpartition("/")
         try:
             directory, status = self._workspace.directories.get(parent)
             if not name:
                 found = tree.describe(directory, status, identity=self._workspace.identity)
-                return self._workspace.seen(path, expected, found)
+                return self._workspace.seen(named, expected, found)
             return self._workspace.entry(
                 directory,
                 name,
@@ -175,6 +179,7 @@ class Conflicts:
                 expected,
                 with_tree=not metadata,
                 excluded=self._course.moved,
+                named=named,
             )
         except MountInside as error:
             raise _obstacle(path, expected, f"something is mounted at {error}") from error

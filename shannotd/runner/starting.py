@@ -71,11 +71,11 @@ class Starting:
         here = self._course.before(step.path)
         if step.old_path is not None:
             action.old_identity = self._check_parent(action, step.old_path.rpartition("/")[0])
-            self._check(action, self._course.before(step.old_path), step.before)
-            self._check(action, here, ABSENT)
+            self._check(action, self._course.before(step.old_path), step.before, step.old_path)
+            self._check(action, here, ABSENT, step.path)
             action.expected = step.before
         else:
-            action.expected = self._check(action, here, step.before)
+            action.expected = self._check(action, here, step.before, step.path)
         if step.change == "metadata" and here is not None and step.before.type == "directory":
             self.changed_directories.add(here)
         if step.after.type == "directory" and step.change in ("create", "modify"):
@@ -101,8 +101,11 @@ class Starting:
                 raise self._refusal(step, step.path, f"it {reason}")
         return status.identity
 
-    def _check(self, action: Action, path: Optional[str], expected: FileState) -> FileState:
-        """Check what is at the host's `path`; the state that is to be displaced.
+    def _check(
+        self, action: Action, path: Optional[str], expected: FileState, named: str
+    ) -> FileState:
+        """Check what is at the host's `path`, which the step has `named`; the state that is to be
+        displaced.
 
         Where `path` is None an earlier step decides what is there.
         """
@@ -113,7 +116,7 @@ class Starting:
         directory, status = self._workspace.directory(parent, action.index)
         if not name:
             found = tree.describe(directory, status, identity=self._workspace.identity)
-            found = self._workspace.seen(path, expected, found)
+            found = self._workspace.seen(named, expected, found)
         else:
             found = self._workspace.entry(
                 directory,
@@ -124,6 +127,7 @@ class Starting:
                 excluded=self._course.moved,
                 each=partial(self._removable, step) if _removes(step) else None,
                 keep=step.change in ("modify", "append", "delete"),
+                named=named,
             )
         if found.status is not None:
             reason = self._obstacles.of_target(step, path, directory, found.status)

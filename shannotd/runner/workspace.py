@@ -130,8 +130,10 @@ class Workspace:
         excluded: AbstractSet[str] = frozenset(),
         each: Optional[tree.Visit] = None,
         keep: bool = False,
+        named: Optional[str] = None,
     ) -> Entry:
         """What is `seen` at `name` in `directory`, which is at `path`; not what the batch staged.
+        Its plan calls it `named`, where it is elsewhere by then.
 
         `excluded` and `each` as for the tree's summary. With `keep` a small content comes along.
         """
@@ -145,7 +147,7 @@ class Workspace:
         )
         if kept and found.data is not None:
             self._room -= len(found.data)
-        found = self.seen(path, expected, found)
+        found = self.seen(named or path, expected, found)
         if not with_tree or found.state.type != "directory":
             return found
         looked = os.open(name, filesystem.O_DIRECTORY_PATH, dir_fd=directory)
