@@ -75,14 +75,17 @@ class Batch:
         contents: Contents,
         *,
         reverse: bool = False,
+        left: Optional[Mapping[int, FileState]] = None,
     ) -> None:
-        """`reverse` steps take back others of the same plan: nothing of them is saved."""
+        """`reverse` steps take back others of the same plan: nothing of them is saved. Those have
+        `left` this, by their indexes, where that is not what their plan says."""
         self._steps = steps
         self._points = setting.points
         self._stop = setting.stop
         self._checkpoint = setting.checkpoint
         self._journal: Journal = setting.checkpoint.journal
         self._reverse = reverse
+        self._left = left or {}
         self._given = setting.given
         self._workspace = Workspace(setting.identity, setting.given.copy())
         self._starting = Starting(self._workspace, setting.protected, reverse=reverse)
@@ -122,7 +125,7 @@ class Batch:
 
     def _prepare(self) -> None:
         if self._reverse:
-            self._starting.foresee(self._steps)
+            self._starting.foresee(self._steps, self._left)
         for index, step in self._steps:
             self._actions.append(self._starting.check(index, step))
             self._stop.check(self._actions[-1])

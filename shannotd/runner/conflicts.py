@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass, replace
-from typing import AbstractSet, Dict, List, Optional, Sequence
+from typing import AbstractSet, Dict, List, Mapping, Optional, Sequence
 
 from shannotd.runner import expectation, tree
 from shannotd.runner.course import Course
@@ -49,10 +49,18 @@ class Conflicts:
     """Looks at the paths of a reversal's steps, in order, as the identity that will do them."""
 
     def __init__(
-        self, identity: Identity, force: AbstractSet[str], *, force_all: bool, names: Joined
+        self,
+        identity: Identity,
+        force: AbstractSet[str],
+        *,
+        force_all: bool,
+        names: Joined,
+        left: Mapping[int, FileState],
     ) -> None:
         """`force` are paths where the change of somebody else does not count, or all do not;
-        `names` those of the plan that was applied."""
+        `names` those of the plan that was applied, whose steps have `left` something else than it
+        says, by their indexes."""
+        self._left = left
         self._workspace = Workspace(identity, Given(names))
         self._force = force
         self._force_all = force_all
@@ -101,7 +109,7 @@ class Conflicts:
             return self._settled(index, [_as_found(step, found)], found)
         conflict = _conflict(here, step.before, found)
         forced = _forced(step, found)
-        if forced is not None and self._is_as_left(step, found):
+        if forced is not None and self._is_as_left(index, step, found):
             return self._settled(index, forced, found)
         if forced is None:
             raise _Blocked(replace(conflict, forcible=False))
@@ -109,10 +117,15 @@ class Conflicts:
             raise _Blocked(conflict)
         return self._settled(index, forced, found, conflict.expected)
 
-    def _is_as_left(self, step: FileStep, found: Entry) -> bool:
+    def _is_as_left(self, index: int, step: FileStep, found: Entry) -> bool:
         """Whether what was `found` has other metadata just since the session itself has given
-        them by another of its names, at which they were as expected."""
-        if step.change != "metadata" or not self._workspace.given.knows(step.path, found):
+        them by another of its names: so it left them, or at that they were as expected."""
+        if step.change != "metadata":
+            return False
+        left = self._left.get(index)
+        if left is not None and _as_expected(left, found):
+            return True
+        if not self._workspace.given.knows(step.path, found):
             return False
         now = found.state
         given = replace(step.before, mode=now.mode, uid=now.uid, gid=now.gid, xattrs=now.xattrs)
@@ -126,7 +139,7 @@ class Conflicts:
         """`steps`, which do what is to be done to what was `found`."""
         for step in steps:
             if step.change == "metadata":
-                self._workspace.given.intend(step.path, found, step.after)
+                self._workspace.given.intend(step, found)
         return [Settled(index, step, changed) for step in steps]
 
     def _rename(self, index: int, step: FileStep) -> List[Settled]:

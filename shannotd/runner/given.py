@@ -12,7 +12,7 @@ from typing import Dict, List, Optional, Set, Tuple
 
 from shannotd.runner.filesystem import Identity, Status
 from shannotd.runner.joined import Joined
-from shannotd.runner.plan import FileState
+from shannotd.runner.plan import FileState, FileStep
 from shannotd.runner.tree import RECORDED, Entry
 
 
@@ -71,6 +71,10 @@ class Given:
         self._now: Dict[Identity, _Look] = {}
         # What was last given to one by each of its paths.
         self._by_path: Dict[Tuple[Identity, str], _Look] = {}
+        # How it will be after all that steps intend, and how one, by a path, left it that is to be
+        # taken back.
+        self._next: Dict[Identity, FileState] = {}
+        self._left: Dict[Tuple[Identity, str], _Look] = {}
         # By the names of which group an inode was given something.
         self._groups: Dict[Identity, Set[str]] = {}
 
@@ -85,28 +89,32 @@ class Given:
         self._looks = {identity: list(looks) for identity, looks in other._looks.items()}
         self._now = dict(other._now)
         self._by_path = dict(other._by_path)
+        self._next = {}
         self._groups = {identity: set(groups) for identity, groups in other._groups.items()}
 
-    def foresee(self, path: str, status: Status, before: FileState) -> None:
+    def foresee(self, path: str, status: Status, before: FileState, left: FileState) -> None:
         """A step that takes another back expects `before` at `path`, where the inode with this
-        `status` is: that was given to it, and others may have been through other names since."""
+        `status` is: that was given to it, and others may have been through other names since. The
+        other one has really `left` this."""
         look = _after(_Look(before, status), before)
         self._looks.setdefault(status.identity, []).append(look)
         self._by_path.setdefault((status.identity, path), look)
+        self._left.setdefault((status.identity, path), _after(_Look(left, status), left))
 
-    def intend(self, path: str, found: Entry, after: FileState) -> Entry:
-        """A step is going to give `after` to what was `found` at `path`, which is as it expects;
-        how that really is now."""
+    def intend(self, step: FileStep, found: Entry) -> Tuple[Entry, FileState]:
+        """A `step` is going to change the metadata of what was `found`, as it expects. How that
+        really is now, and how it will be."""
         if found.status is None:
-            return found
+            return found, step.after
         identity = found.status.identity
         first = _Look(found.state, found.status)
-        self._now.setdefault(identity, first)
-        self._groups.setdefault(identity, set()).add(self._names.group(path))
-        look = self._by_path[identity, path] = _after(first, after)
+        now = self._now.setdefault(identity, first)
+        self._groups.setdefault(identity, set()).add(self._names.group(step.path))
+        look = self._by_path[identity, step.path] = _after(first, step.after)
         self._looks.setdefault(identity, [first]).append(look)
-        now = self._now[identity]
-        return Entry(now.state, now.status)
+        real = self._next.get(identity, now.state)
+        self._next[identity] = given_to(real, step.before, step.after)
+        return Entry(now.state, now.status), self._next[identity]
 
     def changed(self, path: str, found: Entry, after: FileState, really: Entry) -> None:
         """A step has done so, and left the file as it `really` is now."""
@@ -128,9 +136,12 @@ class Given:
             return found
         identity = found.status.identity
         looks = self._looks.get(identity)
-        now = self._now.get(identity)
-        if looks is None or now is None or not self.knows(path, found) or not now.is_still(found):
+        now = self._now.get(identity) if self.knows(path, found) else None
+        if identity not in self._now:
+            now = self._left.get((identity, path))
+        if looks is None or now is None or not now.is_still(found):
             return found
+        self._now[identity] = now
         # The one of just this path is the right one, if only a time that no step tells differs.
         known = self._by_path.get((identity, path))
         if known is None and found.status.links == 1:

@@ -9,7 +9,7 @@ from shannotd.runner.batch import Batch, Setting
 from shannotd.runner.checkpoint import Checkpoint
 from shannotd.runner.contents import EMPTY, Source
 from shannotd.runner.frames import RunnerError
-from shannotd.runner.plan import FileStep
+from shannotd.runner.plan import FileState, FileStep
 from shannotd.runner.reverse import Irreversible, reverse
 from shannotd.runner.saved import Saved, Stored
 
@@ -40,12 +40,18 @@ class SavedContents:
 
     def __init__(self, checkpoint: Checkpoint, saved: Dict[int, Saved]) -> None:
         self._checkpoint = checkpoint
+        self._saved = saved
         self._stored: Dict[str, Stored] = {
             entry.content.sha256: entry.content
             for one in saved.values()
             for entry in one.entries
             if entry.content is not None
         }
+
+    @property
+    def left(self) -> Dict[int, FileState]:
+        """What steps left, by index, where that is not what their plan says."""
+        return {one.index: one.left for one in self._saved.values() if one.left is not None}
 
     def has(self, sha256: str) -> bool:
         """Whether it was saved."""
@@ -86,4 +92,5 @@ def take_back(setting: Setting, done: Sequence[Tuple[int, FileStep]]) -> None:
         path = dict(done)[step].path
         details = {"step": step, "path": path, "reason": reason, "before": "not applied"}
         raise RunnerError("apply_failed", **details) from error
-    Batch(steps, setting, SavedContents(setting.checkpoint, saved), reverse=True).run()
+    contents = SavedContents(setting.checkpoint, saved)
+    Batch(steps, setting, contents, reverse=True, left=contents.left).run()

@@ -241,7 +241,11 @@ def _look_as_identity(
     contents: SavedContents, found: Plan, items: Sequence[Item], order: _Order
 ) -> _Looked:
     conflicts = Conflicts(
-        found.identity, order.force, force_all=order.force_all, names=Joined(found.steps)
+        found.identity,
+        order.force,
+        force_all=order.force_all,
+        names=Joined(found.steps),
+        left=contents.left,
     )
     settled: List[Union[Settled, CommandStep]] = []
     try:

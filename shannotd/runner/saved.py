@@ -33,7 +33,8 @@ class SavedEntry:
 @dataclass(frozen=True)
 class Saved:
     """All that one step replaces, deletes or changes in place. `left` is what it left there where
-    that is not what its plan says: an append, to a file that had grown."""
+    that is not what its plan says: an append, to a file that had grown, or a change of metadata, of
+    a file that had got others by another name."""
 
     index: int
     entries: Tuple[SavedEntry, ...]

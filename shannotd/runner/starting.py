@@ -11,6 +11,7 @@ from shannotd.runner import expectation, filesystem, tree
 from shannotd.runner.course import Course
 from shannotd.runner.filesystem import Status
 from shannotd.runner.frames import RunnerError
+from shannotd.runner.intent import Metadata
 from shannotd.runner.obstacles import Obstacles, flagged
 from shannotd.runner.permission import not_permitted, verb
 from shannotd.runner.plan import ABSENT, FileState, FileStep
@@ -39,9 +40,10 @@ class Starting:
         """Where on the host that was found everything is that the steps so far move or delete."""
         return self._course.moved
 
-    def foresee(self, steps: Sequence[Tuple[int, FileStep]]) -> None:
+    def foresee(self, steps: Sequence[Tuple[int, FileStep]], left: Mapping[int, FileState]) -> None:
         """Look at what those of `steps` will change that take back others, before any is checked:
-        what one expects may be found otherwise, since the same file has more names."""
+        what one expects may be found otherwise, since the same file has more names. Some have
+        really `left` something else."""
         course = Course()
         for index, step in steps:
             here = course.before(step.path)
@@ -54,7 +56,8 @@ class Starting:
                 status = filesystem.status_at(directory, name)
             except FileNotFoundError:
                 continue  # as the check will say
-            self._workspace.given.foresee(step.path, status, step.before)
+            expected = left.get(index, step.before)
+            self._workspace.given.foresee(step.path, status, step.before, expected)
 
     def check(self, index: int, step: FileStep) -> Action:
         """The action for the next step, whose paths were found as it expects.
@@ -138,7 +141,9 @@ class Starting:
             return self._appendable(action, directory, name, found)
         require(action.index, path, expected, found, renamed=self._reverse)
         if step.change == "metadata":
-            action.really = self._workspace.given.intend(step.path, found, step.after)
+            action.really, left = self._workspace.given.intend(step, found)
+            if Metadata.of(left) != Metadata.of(step.after):
+                action.left = left
         return expected
 
     def _removable(self, step: FileStep, path: str, status: Status) -> None:

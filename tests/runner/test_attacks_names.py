@@ -125,9 +125,20 @@ def test_an_access_list_that_keeps_the_owner_out_of_a_directory_is_put_back(top:
 def test_what_is_given_by_one_name_is_not_taken_away_by_another(host: Host) -> None:
     """Neither the plan says so nor would the script have done it."""
     host.lay_out("write('a', '')\nos.link('a', 'n')\n")
+    before = host.snapshot()
     host.do("os.chown('a', 1, 1)\nos.chmod('n', 0o600)")
     status = (host.directory / "a").stat()
     assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (1, 1, 0o600)
+    host.roll_back()
+    assert host.snapshot() == before
+
+
+@pytest.mark.P9
+def test_what_somebody_gave_it_is_not_taken_for_what_was_left(host: Host) -> None:
+    host.lay_out("write('a', '')\nos.link('a', 'n')\n")
+    host.do("os.chown('a', 1, 1)\nos.chmod('n', 0o600)")
+    host.script("os.chmod('a', 0o640)")
+    assert set(conflicts_of(host, host.ask())) == {"a", "n"}
 
 
 @pytest.mark.P4

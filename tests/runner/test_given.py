@@ -123,9 +123,10 @@ def names(path: Path) -> Joined:
 def changed(given: Given, path: Path, mode: int) -> tree.Entry:
     """A step has changed the mode; what it found."""
     found = look(path)
-    given.intend(str(path), found, replace(found.state, mode=mode))
+    after = replace(found.state, mode=mode)
+    given.intend(FileStep("metadata", str(path), found.state, after), found)
     path.chmod(mode)
-    given.changed(str(path), found, replace(found.state, mode=mode), look(path))
+    given.changed(str(path), found, after, look(path))
     return found
 
 

@@ -174,6 +174,7 @@ TWICE: list[Phase] = [
         ("chmod", "d/tree/inner", 0o640),
         ("rename", "name", "renamed"),
         ("chmod", "d/brother", 0o600),
+        ("own", "d/brother", 1, 2),
     ],
     [("chmod", "d/file", 0o600)],
     [
