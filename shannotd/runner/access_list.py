@@ -5,10 +5,10 @@ A version, then entries of a tag and permissions (16 bits each) and an id (32 bi
 
 from __future__ import annotations
 
-from typing import List
+from typing import Dict, List
 
 _HEAD, _ENTRY = 8, 16
-_OWNER = "0100"
+_OWNER, _GROUP, _MASK, _OTHER = "0100", "0400", "1000", "2000"
 _NAMED = ("0200", "0800")  # accounts and groups other than the file's own
 
 
@@ -16,14 +16,25 @@ def _entries(value: str) -> List[str]:
     return [value[at : at + _ENTRY] for at in range(_HEAD, len(value), _ENTRY)]
 
 
-def with_owner(value: str, mode: int) -> str:
-    """The list with what `mode` gives the owner: chmod(2) changes both."""
-    permissions = f"{mode >> 6 & 7:02x}00"
+def _given(value: str, permissions: Dict[str, int]) -> str:
+    """The list with `permissions` by tag."""
     listed = [
-        one[:4] + permissions + one[8:] if one.startswith(_OWNER) else one
+        f"{one[:4]}{permissions[one[:4]] & 7:02x}00{one[8:]}" if one[:4] in permissions else one
         for one in _entries(value)
     ]
     return value[:_HEAD] + "".join(listed)
+
+
+def with_owner(value: str, mode: int) -> str:
+    """The list with what `mode` gives the owner."""
+    return _given(value, {_OWNER: mode >> 6})
+
+
+def with_mode(value: str, mode: int) -> str:
+    """The list as chmod(2) leaves it (acl(5))."""
+    masked = any(one.startswith(_MASK) for one in _entries(value))
+    group = _MASK if masked else _GROUP
+    return _given(value, {_OWNER: mode >> 6, group: mode >> 3, _OTHER: mode})
 
 
 def without_mode(value: str) -> str:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Dict, List, Optional, Set, Tuple
 
+from shannotd.runner.access_list import with_mode
 from shannotd.runner.filesystem import Identity, Status
 from shannotd.runner.joined import Joined
 from shannotd.runner.plan import FileState, FileStep
-from shannotd.runner.tree import RECORDED, Entry
+from shannotd.runner.tree import ACCESS_ACL, RECORDED, Entry
 
 
 @dataclass(frozen=True)
@@ -190,9 +191,12 @@ def given_to(real: FileState, before: FileState, after: FileState) -> FileState:
         xattrs.pop(name, None)
         if name in after.xattrs:
             xattrs[name] = after.xattrs[name]
+    mode = given(real.mode, before.mode, after.mode)
+    if ACCESS_ACL in xattrs and mode is not None:
+        xattrs[ACCESS_ACL] = with_mode(xattrs[ACCESS_ACL], mode)
     return replace(
         after,
-        mode=given(real.mode, before.mode, after.mode),
+        mode=mode,
         uid=given(real.uid, before.uid, after.uid),
         gid=given(real.gid, before.gid, after.gid),
         xattrs=xattrs,
