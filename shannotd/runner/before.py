@@ -67,19 +67,21 @@ class Before:
             raise failed(path, "its directory was renamed, and it changed around a command")
 
     def known(self, path: str) -> Optional[Entry]:
-        """What an earlier delta leaves at `path`, None where it is the host's that counts.
+        """What an earlier delta leaves at `path`, None where it is the host's that counts."""
+        known = self.history.known.get(path)
+        return None if known is None else Entry(known.state, data=known.data)
+
+    def check_known(self, path: str) -> None:
+        """See that a change of what an earlier delta leaves at `path` can be told.
 
         :raises RunnerError: `capture_failed`: nobody could tell that it is there.
         """
         known = self.history.known.get(path)
-        if known is None:
-            return None
-        if not can_be_checked(known.state, self._identity.uid):
+        if known is not None and not can_be_checked(known.state, self._identity.uid):
             raise failed(path, "it changed on both sides of a command, and cannot be read")
-        return Entry(known.state, data=known.data)
 
     def known_whole(self, path: str) -> Optional[Entry]:
-        """The same, a directory with the tree of what is the host's own in it."""
+        """The same as `known`, a directory with the tree of what is the host's own in it."""
         found = self.known(path)
         if found is None or found.state.type != "directory":
             return found

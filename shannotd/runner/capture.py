@@ -203,6 +203,7 @@ class _Capture:
         first: List[Change] = []
         last: List[Change] = []
         for path in gone(self._history, self._files.present):
+            self._before.check_known(path)
             before = self._before.known_whole(path)
             assert before is not None
             note = self._comparer.deleted(path, before)

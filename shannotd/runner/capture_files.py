@@ -105,6 +105,8 @@ class Files:
         if kind == "file" and self._before.history.unchanged(path, version(status)):
             self._unchanged(path, status)
             return
+        if kind != "file":
+            self._before.check_known(path)
         before = self._before.known_whole(path)
         if before is None:
             before = tree.NOTHING
@@ -187,6 +189,8 @@ class Files:
             )
         finally:
             os.close(descriptor)
+        if change is not None:
+            self._before.check_known(path)
         self.versions[path] = version(status)
         inode = (status.st_dev, status.st_ino) if status.st_nlink > 1 else None
         if change is not None and change.step.change != "metadata":

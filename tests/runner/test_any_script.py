@@ -258,6 +258,11 @@ def test_any_script_for_long(bench: Bench, tree: Any, phases: Any, fails: bool) 
     check(bench, tree, phases, fails=fails)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_the_script_may_not_read_any_more_is_as_it_left_it(bench: Bench, fails: bool) -> None:
+    check(bench, [], [[("mode", "a", 0o200)], [("write", "b", "x")], []], fails=fails)
+
+
 @pytest.mark.P2
 def test_a_renamed_file_that_is_written_again_alike_has_another_time(bench: Bench) -> None:
     phases = [[("rename-file", "b", ".dot")], [("write", ".dot", "two\n")]]
