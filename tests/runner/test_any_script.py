@@ -263,6 +263,18 @@ def test_what_the_script_may_not_read_any_more_is_as_it_left_it(bench: Bench, fa
     check(bench, [], [[("mode", "a", 0o200)], [("write", "b", "x")], []], fails=fails)
 
 
+@pytest.mark.parametrize("last", [("append", "a", "x"), ("mode", "a", 0o600), ("remove", "a")])
+def test_what_nobody_could_check_between_two_changes_is_refused(bench: Bench, last: Any) -> None:
+    with plot(bench, []) as found:
+        outcome = found.dry_run([[("mode", "a", 0o200)], [last]])
+        if bench.builder == "privileged":
+            assert outcome.error is None
+        else:
+            assert outcome.error is not None
+            assert outcome.error["code"] == "capture_failed"
+            assert "both sides of a command" in outcome.error["details"]["reason"]
+
+
 @pytest.mark.P2
 def test_a_renamed_file_that_is_written_again_alike_has_another_time(bench: Bench) -> None:
     phases = [[("rename-file", "b", ".dot")], [("write", ".dot", "two\n")]]
