@@ -10,9 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 # A program is kept with so many words, and so many bytes of each; of a list of programs so many.
 MAX_WORDS = 64
@@ -31,7 +30,8 @@ _POINTER = struct.Struct("=Q")
 class Execution:
     """One start of a program as the caller asks for it: `path` is absolute within the sandbox,
     `argv` what it will be given; `cut` says that words are missing. `named` is what the kernel
-    would call it to the interpreter of a script, `empty` the address of an empty string."""
+    would call it to the interpreter of a script, `empty` the address of an empty string. Where
+    nothing depends on `cwd` so far, it is empty (see `cwd_of`)."""
 
     path: str
     argv: Tuple[str, ...]
@@ -100,10 +100,13 @@ def read_execution(pid: int, where: Addresses) -> Optional[Execution]:
     :raises PermissionError: its memory may not be read.
     """
     try:
-        with _memory(pid) as memory:
-            given = _string(memory, where.path, MAX_PATH_BYTES)[0]
+        memory = _Memory(pid)
+        try:
+            given = memory.string(where.path, MAX_PATH_BYTES)[0]
             argv, cut = _words(memory, where.argv)
-        cwd = os.readlink(f"/proc/{pid}/cwd")
+        finally:
+            memory.close()
+        cwd = "" if given.startswith(b"/") else cwd_of(pid)
         path, named = _paths(pid, cwd, where, os.fsdecode(given))
         return Execution(path, argv, cwd, cut, named, where.path + len(given))
     except PermissionError:
@@ -112,15 +115,24 @@ def read_execution(pid: int, where: Addresses) -> Optional[Execution]:
         return None
 
 
+def cwd_of(pid: int) -> str:
+    """Where a process that waits is.
+
+    :raises OSError: it is gone.
+    """
+    return os.readlink(f"/proc/{pid}/cwd")
+
+
 def read_words(pid: int, where: Addresses) -> Optional[Tuple[str, ...]]:
     """All the words that the program will be given; None where they are too many, or gone."""
     words: List[str] = []
     left = MAX_CALL_BYTES
     address = where.argv
     try:
-        with _memory(pid) as memory:
+        memory = _Memory(pid)
+        try:
             while address:
-                raw = _some(memory, address, MAX_WORDS * _POINTER.size)
+                raw = memory.some(address, MAX_WORDS * _POINTER.size)
                 raw = raw[: len(raw) - len(raw) % _POINTER.size]
                 for (pointer,) in _POINTER.iter_unpack(raw):
                     if pointer == 0:
@@ -133,19 +145,50 @@ def read_words(pid: int, where: Addresses) -> Optional[Tuple[str, ...]]:
                 if not raw:
                     return None
                 address += len(raw)
+        finally:
+            memory.close()
     except (OSError, ValueError, OverflowError):
         return None
     return ()
 
 
-@contextmanager
-def _memory(pid: int) -> Iterator[int]:
-    """A descriptor of a process's memory."""
-    descriptor = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+class _Memory:
+    """The memory of a process that waits; close it."""
+
+    def __init__(self, pid: int) -> None:
+        self._descriptor = os.open(f"/proc/{pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        # What was read last: words most often stand side by side.
+        self._begin, self._last = 0, b""
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._descriptor)
+
+    def string(self, address: int, limit: int) -> Tuple[bytes, bool]:
+        """The bytes up to the first NUL, and whether there are more than `limit`."""
+        at = address - self._begin
+        if 0 <= at < len(self._last):
+            end = self._last.find(b"\0", at, at + limit)
+            if end >= 0:
+                return self._last[at:end], False
+        self._begin, self._last = address, self.some(address, limit)
+        end = self._last.find(b"\0")
+        return (self._last, True) if end < 0 else (self._last[:end], False)
+
+    def some(self, address: int, size: int) -> bytes:
+        """At most `size` bytes from `address`: fewer where the next page is not mapped.
+
+        :raises OSError: there is none, or its process is gone.
+        """
+        try:
+            found = os.pread(self._descriptor, size, address)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            found = os.pread(self._descriptor, min(size, 4096 - address % 4096), address)
+        if not found:
+            raise ProcessLookupError(errno.ESRCH, "its memory is gone")
+        return found
 
 
 def _paths(pid: int, cwd: str, where: Addresses, given: str) -> Tuple[str, str]:
@@ -161,10 +204,10 @@ def _paths(pid: int, cwd: str, where: Addresses, given: str) -> Tuple[str, str]:
     return f"{base.rstrip('/')}/{given}", f"{named}/{given}"
 
 
-def _words(memory: int, address: int) -> Tuple[Tuple[str, ...], bool]:
+def _words(memory: _Memory, address: int) -> Tuple[Tuple[str, ...], bool]:
     if address == 0:
         return (), False
-    raw = _some(memory, address, (MAX_WORDS + 1) * _POINTER.size)
+    raw = memory.some(address, (MAX_WORDS + 1) * _POINTER.size)
     words: List[str] = []
     cut = False
     for (pointer,) in _POINTER.iter_unpack(raw[: len(raw) - len(raw) % _POINTER.size]):
@@ -172,44 +215,21 @@ def _words(memory: int, address: int) -> Tuple[Tuple[str, ...], bool]:
             return tuple(words), cut
         if len(words) == MAX_WORDS:
             break
-        word, short = _string(memory, pointer, MAX_WORD_BYTES)
+        word, short = memory.string(pointer, MAX_WORD_BYTES)
         cut = cut or short
         words.append(os.fsdecode(word))
     return tuple(words), True
 
 
-def _whole(memory: int, address: int, limit: int) -> Optional[bytes]:
+def _whole(memory: _Memory, address: int, limit: int) -> Optional[bytes]:
     """The bytes up to the first NUL, None where they are more than `limit`."""
     word = b""
     while len(word) <= limit:
-        part, more = _string(memory, address + len(word), MAX_WORD_BYTES)
+        part, more = memory.string(address + len(word), MAX_WORD_BYTES)
         word += part
         if not more:
             return word if len(word) <= limit else None
     return None
-
-
-def _string(memory: int, address: int, limit: int) -> Tuple[bytes, bool]:
-    """The bytes up to the first NUL, and whether there are more than `limit`."""
-    data = _some(memory, address, limit)
-    end = data.find(b"\0")
-    return (data, True) if end < 0 else (data[:end], False)
-
-
-def _some(memory: int, address: int, size: int) -> bytes:
-    """At most `size` bytes from `address`: fewer where the next page is not mapped.
-
-    :raises OSError: there is none, or its process is gone.
-    """
-    try:
-        found = os.pread(memory, size, address)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        found = os.pread(memory, min(size, 4096 - address % 4096), address)
-    if not found:
-        raise ProcessLookupError(errno.ESRCH, "its memory is gone")
-    return found
 
 
 def _signed(value: int) -> int:

@@ -24,6 +24,7 @@ from shannotd.runner.executions import (
     Execution,
     Executions,
     addresses,
+    cwd_of,
     read_execution,
     read_words,
 )
@@ -156,11 +157,15 @@ class Starts:
         if execution is None or not self._notifier.waits(waiting.identifier):
             self._notifier.refuse(waiting, 0)
             return
-        start = self._find(waiting.pid, execution)
-        if start is None and self._view.lacks(waiting.pid, execution.path):
-            # Nothing starts: most often the next directory on PATH is tried.
+        try:
+            start = self._find(waiting.pid, execution)
+            if start is not None and not execution.cwd:
+                execution = replace(execution, cwd=cwd_of(waiting.pid))
+        except (FileNotFoundError, ProcessLookupError):
+            # Nothing starts, or it is dead: most often the next directory on PATH is tried.
             self._notifier.refuse(waiting, 0)
-        elif start is None:
+            return
+        if start is None:
             self._go_on(waiting, execution)
         else:
             self._ask(start, execution, waiting, where)
@@ -185,15 +190,22 @@ class Starts:
         """What of the host's is called, if policy is to be asked about that.
 
         The interpreter of a script is called, too, with more words.
+
+        :raises FileNotFoundError: nothing is there.
         """
         named = execution.named
         # What no path describes is found by its descriptor.
         path = named if named.startswith("/dev/fd/") else execution.path
         words: Tuple[str, ...] = ()
         arguments = None if execution.cut else execution.argv[1:]
-        for _ in range(MAX_DEPTH):
-            seen = self._view.open(pid, path)
-            if seen is None:
+        for depth in range(MAX_DEPTH):
+            try:
+                seen = self._view.open(pid, path)
+            except FileNotFoundError:
+                if depth == 0:
+                    raise
+                return None
+            except OSError:
                 return None
             try:
                 found = self._look(execution.path if not words else path, seen, arguments)
@@ -209,7 +221,7 @@ class Starts:
             words = (*interpreter, named, *words[1:])
             arguments = None  # it is given others
             named = interpreter[0]
-            path = os.path.join(execution.cwd, named)
+            path = named if named.startswith("/") else f"{execution.cwd or cwd_of(pid)}/{named}"
         return None
 
     def _look(self, path: str, seen: int, arguments: Optional[Sequence[str]]) -> Optional[Start]:

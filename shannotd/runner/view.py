@@ -6,10 +6,8 @@ root, not from ours.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-from typing import Optional
 
 from shannotd.runner import filesystem
 
@@ -34,23 +32,12 @@ class View:
         """Let go of it."""
         os.close(self._root)
 
-    def open(self, pid: int, path: str) -> Optional[int]:
+    def open(self, pid: int, path: str) -> int:
         """An O_PATH descriptor, the caller's, of the absolute `path` as process `pid` (a host's
-        number) sees it; None where it leads nowhere."""
-        try:
-            return self._open(pid, path)
-        except OSError:
-            return None
+        number) sees it.
 
-    def lacks(self, pid: int, path: str) -> bool:
-        """Whether nothing is there, as far as that can be told."""
-        try:
-            os.close(self._open(pid, path))
-        except OSError as error:
-            return error.errno == errno.ENOENT
-        return False
-
-    def _open(self, pid: int, path: str) -> int:
+        :raises OSError: it leads nowhere.
+        """
         flags = os.O_PATH | os.O_CLOEXEC
         magic = _MAGIC.fullmatch(path)
         if magic is not None:

@@ -37,8 +37,9 @@ def other(tmp_path: Path) -> Iterator[int]:
 
 def leads(view: View, pid: int, path: str) -> str | None:
     """Where a path leads, None for nowhere."""
-    found = view.open(pid, path)
-    if found is None:
+    try:
+        found = view.open(pid, path)
+    except OSError:
         return None
     try:
         return place(found)
