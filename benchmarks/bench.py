@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import select
 import shutil
 import socket
@@ -16,10 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shannotctl.client import Client, ScriptKind, Session, State, Submission
+from shannotd.runner.order import environment as environment_of
 
 ROOT = Path(__file__).resolve().parent.parent
 # The interpreter that the sandbox runs scripts with, so that like is compared with like.
 PYTHON = "/usr/bin/python3"
+# The environment that a script gets: with a locale each program loads that, for one.
+_ACCOUNT = pwd.getpwuid(os.geteuid())
+ENVIRONMENT = environment_of(
+    {"environment": {}, "cwd": os.getcwd(), "session": ""},
+    {
+        "HOME": _ACCOUNT.pw_dir,
+        "USER": _ACCOUNT.pw_name,
+        "LOGNAME": _ACCOUNT.pw_name,
+        "SHELL": _ACCOUNT.pw_shell,
+    },
+)
 _START_SECONDS = 60.0
 _POOL_SECONDS = 30.0
 _DISK_BYTES = 2 << 30
@@ -191,12 +204,13 @@ def python(script: str, *arguments: str) -> Submission:
 
 
 def timed_command(*command: str, environment: dict[str, str] | None = None) -> float:
-    """The seconds that a program takes from its start to its end.
+    """The seconds that a program takes from its start to its end, in the environment of scripts
+    if none is given.
 
     :raises subprocess.CalledProcessError: it failed.
     """
     started = time.perf_counter()
-    subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment)
+    subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment or ENVIRONMENT)
     return time.perf_counter() - started
 
 
