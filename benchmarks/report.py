@@ -21,7 +21,8 @@ What a supervised dry run costs beside an unsupervised one. The figures below ar
 one run on one machine; what counts are the ratios, which were measured side by side in that
 run. Medians; p95 is the time that 95 of 100 runs kept.
 
-- *bare* is `python3 script.py`, or the same programs, from start to end in the environment that scripts get.
+- *bare* is `python3 script.py`, or the same programs, from its start to its end, in the
+  environment that scripts get.
 - *bwrap* is `bwrap --ro-bind / / --unshare-all python3 script.py`.
 - A dry run is measured from the request over an open connection to the result, in a warm
   sandbox.
