@@ -257,7 +257,10 @@ class Call:
         desk = self._desk
 
         def look(path: str) -> Optional[int]:
-            return desk.tree.open(self._caller.process, path)
+            try:
+                return desk.tree.open(self._caller.process, path)
+            except OSError:
+                return None
 
         found = []
         search = environment.get("PATH", "")
