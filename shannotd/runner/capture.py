@@ -138,7 +138,6 @@ class _Capture:
             opened,
             clock,
             self._mountpoints,
-            self._is_scratch,
         )
         self._directories = Directories(self._before, self._findings, self._files, clock)
         # Old path to new of each layer's renamed directories.

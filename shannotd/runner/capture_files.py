@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import replace
-from typing import AbstractSet, Callable, Dict, List, Optional, Set
+from typing import AbstractSet, Dict, List, Optional, Set
 
 from shannotd.runner import filesystem, tree
 from shannotd.runner.before import Before
@@ -32,7 +32,6 @@ class Files:
         opened: Opened,
         clock: Clock,
         mountpoints: AbstractSet[str],
-        is_scratch: Callable[[str], bool],
     ) -> None:
         self._before = before
         self._findings = findings
@@ -40,7 +39,6 @@ class Files:
         self._opened = opened
         self._clock = clock
         self._mountpoints = mountpoints
-        self._is_scratch = is_scratch
         self._layer: Layer
         self.present: Set[str] = set(mountpoints)
         self.versions: Dict[str, Version] = {}
